@@ -14,7 +14,7 @@ from prometheus_client import CollectorRegistry
 
 from shieldgate.gateway.app import create_app
 from shieldgate.gateway.loading import LoadingScorer
-from shieldgate.gateway.services import Services
+from shieldgate.gateway.services import Policies, Services
 from shieldgate.settings import ServeSettings
 from shieldgate.telemetry import Telemetry
 from shieldgate.upstream import Upstream
@@ -72,18 +72,19 @@ async def gateway(
     loading: LoadingScorer | None = None,
     *,
     upstream: Upstream | None = None,
+    policies: Policies | None = None,
     profile: Mapping[str, object] | None = None,
     **settings: object,
 ) -> AsyncIterator[Gateway]:
     """Serve the gateway around a scorer, with the small policy book.
 
-    `profile` changes the default profile.
+    `profile` changes the default profile; `policies` are others than the small book's.
     """
     registry = CollectorRegistry()
     stopped_by: list[Exception] = []
     services = Services(
         settings=ServeSettings(**settings),
-        policies=FixedPolicies(small_book(**(profile or {}))),
+        policies=policies or FixedPolicies(small_book(**(profile or {}))),
         scorer=loading or LoadingScorer(scorer.opened),
         telemetry=Telemetry(registry),
         stop=stopped_by.append,

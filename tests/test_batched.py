@@ -176,6 +176,34 @@ async def test_a_full_house_refuses_at_once_and_says_when_to_return(engine: Leng
         assert (await scorer.score(Exchange("third"), [POLICY]))[0].margin == 5
 
 
+async def test_who_would_come_too_late_is_refused_at_once(engine: LengthEngine) -> None:
+    scorer = Batched(engine, max_batch_tokens=4, max_waiting=100, max_seconds=10)
+    async with scorer:
+        await scorer.score(Exchange("warm"), [POLICY])
+        scorer._seconds_per_token = 1.0
+        with engine.held():
+            first = await start_running(engine, scorer, "1234")
+            second = await start(scorer, "5678")  # done after 8 seconds, as far as is known
+            with pytest.raises(Overloaded) as refusal:
+                await scorer.score(Exchange("abc"), [POLICY])
+            assert 7 < refusal.value.retry_after <= 8
+            third = await start(scorer, "ab")
+            second.cancel()  # who has left is no longer in anybody's way
+            await asyncio.gather(second, return_exceptions=True)
+            fourth = await start(scorer, "abc")
+        await asyncio.gather(first, third, fourth)
+
+
+async def test_a_first_in_line_is_never_refused_so_that_the_estimate_can_mend(
+    engine: LengthEngine,
+) -> None:
+    async with Batched(engine, max_batch_tokens=9, max_waiting=9, max_seconds=1) as scorer:
+        scorer._seconds_per_token = 1e6
+        for _ in range(150):
+            await scorer.score(Exchange("long enough"), [POLICY])
+        assert scorer._seconds_per_token < 1
+
+
 async def test_closing_fails_what_is_queued_and_finishes(engine: LengthEngine) -> None:
     scorer = batched(engine)
     async with scorer:

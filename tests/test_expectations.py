@@ -2,29 +2,38 @@
 
 The numbers are those of the list in the design; behind each is an issue of a gateway in which it
 was missing. Here they are shown from outside, with the official client where it matters; their
-corner cases are tested beside the rooms that see to them. Found elsewhere: 14 in test_batched.py
-and 17 in test_cached.py (policies share a pass; keys hold the policy's text and the scorer), 18 in
-test_inline.py, 19 in test_policy_watch.py.
+corner cases are tested beside the rooms that see to them.
 """
 
 import asyncio
 import json
 import logging
-from collections.abc import Sequence
+import shutil
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import openai
 import pytest
-from fakes import FakeScorer
+from fakes import FakeScorer, FixedPolicies, small_book
 from front import Front, Open, opening
 from pydantic import BaseModel
+from serving import gateway
 from structlog.testing import capture_logs
-from upstream import DONE, data_of, delta, streamed, text_of, whole
+from test_batched import LengthEngine, Piece
+from test_policy_watch import ToldBook, edit, strict
+from upstream import DONE, Script, data_of, delta, serving, streamed, text_of, whole
 
 from shieldgate.errors import Overloaded, ScorerUnavailable
-from shieldgate.policy import Policy, Streaming
+from shieldgate.gateway.loading import LoadingScorer
+from shieldgate.policy import Policy, PolicyBook, Streaming, shipped_policies
+from shieldgate.scoring import Batched, Cached, Guarded, Scorer
 from shieldgate.types import Exchange, Score
+from shieldgate.upstream import Upstream
 
+CHAT = "/v1/chat/completions"
 CRUDE = "here it gets crude"
 PICKY = {"streaming": Streaming(first=1, growth=1.0, most=1)}
 
@@ -231,6 +240,56 @@ async def test_13_the_prompt_check_runs_beside_the_model_call(
         assert (await asking).status_code == 200
 
 
+class KindEngine(LengthEngine):
+    """Finds nothing in any text; `asked` has the number of policies of each piece."""
+
+    asked: list[int]
+
+    def forward(self, work: Sequence[Piece]) -> list[list[float]]:
+        self.asked = [piece.policies for piece in work]
+        super().forward(work)
+        return [[-6.0] * piece.policies for piece in work]
+
+
+def loading(scorer: Scorer) -> LoadingScorer:
+    @asynccontextmanager
+    async def opened() -> AsyncIterator[Scorer]:
+        yield scorer
+
+    return LoadingScorer(opened)
+
+
+async def test_14_policies_run_together_under_one_deadline(scorer: FakeScorer) -> None:
+    """In the composition that is served: one pass has them all, and one time-out ends them all."""
+    engine = KindEngine()
+    both = ("test/threat", "test/spam")
+
+    def failed(f: Front, action: str) -> list[float | None]:
+        labels = {"direction": "prompt", "result": action}
+        metric = "shieldgate_verdicts_total"
+        return [f.gateway.metric(metric, policy=id, **labels) for id in both]
+
+    async with Batched(engine, max_batch_tokens=1000, max_waiting=10) as batched:
+        guarded = Guarded(batched, seconds=0.5)
+        whole_guard = Cached(guarded, secret=b"0" * 16, max_entries=10)
+        for on_failure, status in (("closed", 503), ("open", 200)):
+            fails = {"prompt": on_failure, "response": "closed"}
+            profile = {"policies": both, "on_failure": fails}
+            async with opening(scorer)(profile=profile, loading=loading(whole_guard)) as f:
+                assert (await f.ask(f"kind-{on_failure}")).status_code == 200
+                assert engine.asked == [2]
+                passes = len(engine.batches)
+                f.script.asked.clear()
+                with engine.held():
+                    asking = asyncio.create_task(f.ask(f"slow-{on_failure}"))
+                    if on_failure == "open":
+                        await asyncio.wait_for(f.script.asked.wait(), 5)
+                        engine.released.set()
+                    assert (await asking).status_code == status
+                assert len(engine.batches) == passes + (2 if status == 200 else 1)
+                assert failed(f, f"failed_{on_failure}") == [1, 1]
+
+
 async def test_15_concurrent_streams_never_mix(front: Open) -> None:
     """200 at once, each with a secret word of its own, some of them blocked."""
     async with front([]) as f:
@@ -266,6 +325,33 @@ async def test_16_a_block_or_a_disconnect_ends_the_call_to_the_model(front: Open
         await asyncio.wait_for(f.script.left.wait(), 5)
 
 
+async def test_17_verdicts_are_kept_under_the_policys_text_and_the_models_revision(
+    scorer: FakeScorer,
+) -> None:
+    cached = Cached(scorer, secret=b"0" * 16, max_entries=100)
+    policies = FixedPolicies(small_book())
+
+    async def blocks(f: Front) -> tuple[bool, int]:
+        before = len(judged(scorer, answers=False))
+        status = (await f.ask("so crude")).status_code
+        return status == 400, len(judged(scorer, answers=False)) - before
+
+    def edited(**changes: Any) -> PolicyBook:
+        book = policies.current
+        threat = replace(book.policies["test/threat"], **changes)
+        return replace(book, policies={**book.policies, threat.id: threat})
+
+    async with opening(scorer)(policies=policies, loading=loading(cached)) as f:
+        assert await blocks(f) == (True, 1)
+        assert await blocks(f) == (True, 0), "it is known"
+        policies.current = edited(thresholds={"prompt": 0.99, "response": 0.99})
+        assert await blocks(f) == (False, 0), "a threshold changes the verdict, not the score"
+        policies.current = edited(guidelines={"prompt": "No rye.", "response": "No rye."})
+        assert await blocks(f) == (False, 1), "another text is another question"
+        cached.identity = replace(cached.identity, weights="1")
+        assert await blocks(f) == (False, 1), "other weights are another judge"
+
+
 async def test_18_callers_cannot_weaken_what_the_operator_demands(front: Open) -> None:
     weak = {"model": "monitor", "policy": {"input": {"mode": "score"}, "output": None}}
     for moderation in (weak, {"model": "open"}, {"model": "monitor"}):
@@ -274,6 +360,48 @@ async def test_18_callers_cannot_weaken_what_the_operator_demands(front: Open) -
             reply = await f.answer(moderation=moderation)
             assert reply["choices"][0]["finish_reason"] == "content_filter"
             assert "moderation" not in f.script.requests[-1]["body"]
+
+
+async def test_19_policies_change_at_once_on_every_server_or_not_at_all(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two servers follow the same files; what is under way ends under the book it began with."""
+    directory = shutil.copytree(shipped_policies(), tmp_path / "policies")
+    file, hate = directory / "profiles.yaml", "shieldgemma/hate"
+    scorer = FakeScorer({("crude", hate): 1.0})  # a probability of 0.73
+    books = [ToldBook(directory), ToldBook(directory)]
+    monkeypatch.setenv("SHIELDGATE_PROFILE", "strict")
+    asking = {"model": "m", "messages": user("crude")}
+
+    async with AsyncExitStack() as stack:
+        url = await stack.enter_async_context(serving(Script(whole("crude too"))))
+        clients = []
+        for book in books:
+            served = gateway(scorer, upstream=Upstream(url), policies=book)
+            clients.append((await stack.enter_async_context(served)).client)
+
+        async def statuses() -> list[int]:
+            replies = [await client.post(CHAT, json=asking) for client in clients]
+            return [reply.status_code for reply in replies]
+
+        async def change(old: str, new: str, holds: Callable[[ToldBook], bool]) -> None:
+            edit(file, f"{hate}: {old}", f"{hate}: {new}")
+            for book in books:
+                await book.until(lambda book=book: holds(book))
+
+        assert await statuses() == [400, 400]
+        scorer.released.clear()
+        scorer.entered.clear()
+        begun = asyncio.create_task(clients[0].post(CHAT, json=asking))
+        await scorer.entered.wait()
+        await change("0.3", "0.8", lambda book: strict(book) == 0.8)
+        scorer.released.set()
+        assert (await begun).status_code == 400
+        assert await statuses() == [200, 200]
+        await change("0.8", "8", lambda book: book.last_error is not None)
+        assert await statuses() == [200, 200]
+        await change("8", "0.4", lambda book: book.last_error is None)
+        assert await statuses() == [400, 400]
 
 
 async def test_20_no_text_and_no_key_in_logs_or_metrics(

@@ -33,6 +33,8 @@ VALUES = {
     "ping_seconds": "2.5",
     "max_body_bytes": "1000",
     "max_inputs": "5",
+    "guard_seconds": "2.5",
+    "prefix_bytes": "4096",
     "max_batch_tokens": "2000",
     "max_running": "2",
     "max_waiting": "7",

@@ -49,11 +49,13 @@ def test_a_verdict_counts_once_for_each_policy(registry: CollectorRegistry) -> N
     assert probabilities == 1
 
 
-def test_it_observes_the_batcher_and_the_cache(registry: CollectorRegistry) -> None:
+def test_it_observes_the_batcher_the_guard_and_the_cache(registry: CollectorRegistry) -> None:
     telemetry = Telemetry(registry)
     telemetry.forward(0.5, 300, 2)
     telemetry.queued(4)
     telemetry.looked_up(3, 1)
+    telemetry.guard_failed("timeout")
+    telemetry.breaker("open")
     page = generate_latest(registry).decode().splitlines()
     for line in (
         "shieldgate_forward_seconds_sum 0.5",
@@ -62,6 +64,9 @@ def test_it_observes_the_batcher_and_the_cache(registry: CollectorRegistry) -> N
         "shieldgate_queued_pieces 4.0",
         'shieldgate_cache_lookups_total{result="hit"} 3.0',
         'shieldgate_cache_lookups_total{result="miss"} 1.0',
+        'shieldgate_guard_failures_total{reason="timeout"} 1.0',
+        'shieldgate_breaker{state="open"} 1.0',
+        'shieldgate_breaker{state="closed"} 0.0',
     ):
         assert line in page
 

@@ -11,7 +11,7 @@
     └── ScoringError            no score could be had; the profile's `on_failure` decides
         ├── Unscreenable        an answer holds what no scorer here can read
         ├── Overloaded          the queue is full; try again after `retry_after` seconds
-        └── ScorerUnavailable   not loaded yet, closed, or the forward pass failed
+        └── ScorerUnavailable   not loaded yet, closed, failed, or past its deadline
 
 Messages are for people and never contain text that was to be judged.
 """
@@ -98,4 +98,9 @@ class Overloaded(ScoringError):
 
 
 class ScorerUnavailable(ScoringError):
-    """The scorer is not loaded, is closed, or failed."""
+    """The scorer is not loaded, is closed, failed, or did not answer in time."""
+
+    def __init__(self, message: str, *, retry_after: float | None = None) -> None:
+        """Take a sentence, and how many seconds the caller should wait, where that is known."""
+        super().__init__(message)
+        self.retry_after = retry_after

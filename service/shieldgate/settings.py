@@ -132,6 +132,19 @@ class ServeSettings(ListenSettings, ScoringSettings):
     max_waiting: int = Field(
         256, ge=1, description="Most texts that are being scored or wait for it; then comes a 429."
     )
+    guard_seconds: float = Field(
+        30,
+        gt=0,
+        allow_inf_nan=False,
+        description="Longest time in which one text is judged, in seconds, waiting included; then "
+        "the profile's on_failure decides. A large scorer on a CPU needs more.",
+    )
+    prefix_bytes: int = Field(
+        2**30,
+        ge=0,
+        description="Most memory for what was computed of answers that still grow, in bytes (with "
+        "the 2B 104 KiB a token in bfloat16, twice that in float32); 0 computes all at each check.",
+    )
     cache_entries: int = Field(
         100_000, ge=0, description="Most scores kept in memory; 0 keeps none."
     )

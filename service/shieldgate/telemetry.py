@@ -19,13 +19,14 @@ from shieldgate.types import Action, Verdict
 _SECONDS = (0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 _TOKENS = (64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768)
 _PIECES = (1, 2, 4, 8, 16, 32, 64)
+_BREAKER = ("closed", "half_open", "open")
 _PROBABILITIES = tuple(n / 20 for n in range(1, 21))
 
 Level = Literal["debug", "info", "warning", "error"]
 
 
 class Telemetry:
-    """Every metric of the service; also the observer of the batcher and of the cache."""
+    """Every metric of the service; also the observer of the batcher, the guard and the cache."""
 
     def __init__(self, registry: CollectorRegistry) -> None:
         """Register the metrics."""
@@ -76,6 +77,19 @@ class Telemetry:
             "Pieces of text that wait for a forward pass.",
             registry=registry,
         )
+        self._guard_failures = Counter(
+            "shieldgate_guard_failures",
+            "Exchanges that got no score: timeout, failure, overloaded, or refused by the breaker.",
+            ["reason"],
+            registry=registry,
+        )
+        self._breaker = Gauge(
+            "shieldgate_breaker",
+            "1 for the state of the scorer's breaker: closed, half_open or open.",
+            ["state"],
+            registry=registry,
+        )
+        self.breaker("closed")
         self._lookups = Counter(
             "shieldgate_cache_lookups", "Scores looked up.", ["result"], registry=registry
         )
@@ -120,6 +134,15 @@ class Telemetry:
         self._forward_seconds.observe(seconds)
         self._forward_tokens.observe(tokens)
         self._forward_pieces.observe(pieces)
+
+    def guard_failed(self, reason: str) -> None:
+        """Count an exchange that got no score."""
+        self._guard_failures.labels(reason).inc()
+
+    def breaker(self, state: str) -> None:
+        """Take the state of the scorer's breaker."""
+        for each in _BREAKER:
+            self._breaker.labels(each).set(each == state)
 
     def looked_up(self, hits: int, misses: int) -> None:
         """Take how many of a call's policies were known, or not."""

@@ -1,6 +1,7 @@
 """Opens the scorer, and finds the profile, that the settings ask for."""
 
 import asyncio
+import math
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
@@ -20,12 +21,18 @@ async def open_scorer(
     *,
     max_batch_tokens: int,
     max_waiting: int,
+    max_seconds: float = math.inf,
+    prefix_bytes: int = 0,
     observer: BatchObserver | None = None,
 ) -> AsyncIterator[Scorer]:
     """Load a scorer off the event loop, check it, and close it at the end; raise ModelError."""
-    engine = await asyncio.to_thread(open_engine, settings)
+    engine = await asyncio.to_thread(open_engine, settings, prefix_bytes)
     async with Batched(
-        engine, max_batch_tokens=max_batch_tokens, max_waiting=max_waiting, observer=observer
+        engine,
+        max_batch_tokens=max_batch_tokens,
+        max_waiting=max_waiting,
+        max_seconds=max_seconds,
+        observer=observer,
     ) as scorer:
         yield scorer
 
@@ -41,8 +48,11 @@ def chosen_profile(book: PolicyBook, settings: ScoringSettings) -> Profile:
         ) from None
 
 
-def open_engine(settings: ScoringSettings) -> "GemmaScorer":
-    """Load the blocking core of the scorer and check it; raise ModelError."""
+def open_engine(settings: ScoringSettings, prefix_bytes: int = 0) -> "GemmaScorer":
+    """Load the blocking core of the scorer and check it; raise ModelError.
+
+    `prefix_bytes` is for answers that are judged while they grow.
+    """
     try:
         # Here, because it imports torch: other commands, and the first answers, do without.
         from shieldgate.scoring.gemma import load_engine  # noqa: PLC0415
@@ -57,6 +67,7 @@ def open_engine(settings: ScoringSettings) -> "GemmaScorer":
         device=settings.device,
         dtype=settings.dtype,
         template=settings.template,
+        prefix_bytes=prefix_bytes,
     )
     engine.check()
     return engine

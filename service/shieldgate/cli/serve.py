@@ -18,7 +18,7 @@ from shieldgate.gateway.app import create_app
 from shieldgate.gateway.loading import LoadingScorer
 from shieldgate.gateway.services import Services
 from shieldgate.policy import LiveBook, PolicyBook
-from shieldgate.scoring import Cached, Identity, Scorer
+from shieldgate.scoring import Cached, Guarded, Identity, Scorer
 from shieldgate.settings import ServeSettings, flag
 from shieldgate.telemetry import Telemetry, configure_logging
 from shieldgate.types import DIRECTIONS
@@ -43,11 +43,13 @@ def run(settings: ServeSettings) -> None:
             settings,
             max_batch_tokens=settings.max_batch_tokens,
             max_waiting=settings.max_waiting,
+            max_seconds=settings.guard_seconds,
+            prefix_bytes=settings.prefix_bytes,
             observer=telemetry,
         ) as scorer:
             _introduce(scorer.identity, live.current, settings)
             yield Cached(
-                scorer,
+                Guarded(scorer, seconds=settings.guard_seconds, observer=telemetry),
                 secret=_cache_secret(settings),
                 max_entries=settings.cache_entries,
                 observer=telemetry,

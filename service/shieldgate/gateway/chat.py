@@ -57,7 +57,7 @@ def _told_from_upstream() -> Iterator[None]:
     try:
         yield
     except Overloaded as failure:
-        raise ScorerUnavailable(str(failure)) from failure
+        raise ScorerUnavailable(str(failure), retry_after=failure.retry_after) from failure
 
 
 async def _whole(call: Call) -> Response:

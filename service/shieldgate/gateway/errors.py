@@ -113,7 +113,8 @@ async def _known(request: Request, error: ShieldgateError) -> JSONResponse:
     status, type_, code = _entry(error)
     headers = {}
     if status in (429, 503):
-        seconds = error.retry_after if isinstance(error, Overloaded) else RETRY_SECONDS
+        known = isinstance(error, Overloaded | ScorerUnavailable) and error.retry_after
+        seconds = known or RETRY_SECONDS
         headers["retry-after"] = str(max(1, math.ceil(seconds)))
     return reply(status, str(error), type_, code=code, headers=headers)
 

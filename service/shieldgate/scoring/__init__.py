@@ -2,6 +2,7 @@
 
 from shieldgate.scoring.batched import Batched, BatchObserver
 from shieldgate.scoring.cached import Cached, CacheObserver
+from shieldgate.scoring.guarded import Guarded, GuardObserver
 from shieldgate.scoring.seam import Engine, Identity, Prepared, Scorer, Work
 
 __all__ = [
@@ -10,6 +11,8 @@ __all__ = [
     "CacheObserver",
     "Cached",
     "Engine",
+    "GuardObserver",
+    "Guarded",
     "Identity",
     "Prepared",
     "Scorer",

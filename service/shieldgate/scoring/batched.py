@@ -41,7 +41,8 @@ class Batched(Generic[W]):
 
     Tokenisation and forward passes run in threads of their own. A forward pass takes pieces in
     the order they came, up to `max_batch_tokens` (and always one); those whose caller has left
-    are skipped. At most `max_waiting` calls are in here at once, further ones get Overloaded.
+    are skipped. At most `max_waiting` calls are in here at once, further ones get Overloaded, and
+    so does at once who could not be done within `max_seconds`, because of those before.
     """
 
     def __init__(
@@ -50,17 +51,21 @@ class Batched(Generic[W]):
         *,
         max_batch_tokens: int,
         max_waiting: int,
+        max_seconds: float = math.inf,
         observer: BatchObserver | None = None,
     ) -> None:
         """Take the engine and the limits; `async with` starts and closes."""
         self._engine = engine
         self._budget = max_batch_tokens
         self._max_waiting = max_waiting
+        self._max_seconds = max_seconds
         self._observer = observer
         self._calls = 0
         self._queue: deque[_Waiting[W]] = deque()
         self._arrived = asyncio.Event()
         self._seconds_per_token = 0.0
+        self._computed = 0  # tokens of the pass under way
+        self._started = 0.0
         self._loop_task: asyncio.Task[None] | None = None
         self._tokenising = ThreadPoolExecutor(2, "tokenise")
         self._computing = ThreadPoolExecutor(1, "forward")
@@ -92,7 +97,7 @@ class Batched(Generic[W]):
         if self._loop_task is None:
             raise ScorerUnavailable("The scorer is closed.")
         if self._calls >= self._max_waiting:
-            raise Overloaded(self._seconds_of_queue())
+            raise Overloaded(max(1.0, self._seconds_ahead()))
         self._calls += 1
         try:
             loop = asyncio.get_running_loop()
@@ -100,6 +105,7 @@ class Batched(Generic[W]):
                 self._tokenising, self._engine.prepare, exchange, policies
             )
             waiting = [_Waiting(work, loop.create_future()) for work in prepared.work]
+            self._check_wait(sum(work.tokens for work in prepared.work))
             self._enqueue(waiting)
             try:
                 return prepared.scores(await asyncio.gather(*(w.done for w in waiting)))
@@ -113,6 +119,12 @@ class Batched(Generic[W]):
             raise ScorerUnavailable("The text could not be tokenised.") from failure
         finally:
             self._calls -= 1
+
+    def _check_wait(self, tokens: int) -> None:
+        """Refuse who comes too late; never when nobody is before, so that estimates are renewed."""
+        ahead = self._seconds_ahead()
+        if ahead and ahead + tokens * self._seconds_per_token > self._max_seconds:
+            raise Overloaded(max(1.0, ahead))
 
     def _enqueue(self, waiting: Sequence[_Waiting[W]]) -> None:
         if self._loop_task is None:  # closed while this caller's text was tokenised
@@ -130,7 +142,7 @@ class Batched(Generic[W]):
             if not batch:
                 continue
             work = [w.work for w in batch]
-            started = perf_counter()
+            self._started, self._computed = perf_counter(), sum(w.tokens for w in work)
             try:
                 margins = await loop.run_in_executor(self._computing, self._engine.forward, work)
                 for waiter, found in zip(batch, margins, strict=True):
@@ -144,7 +156,8 @@ class Batched(Generic[W]):
                 log.exception("forward pass failed", pieces=len(batch))
                 for waiter in batch:
                     self._fail(waiter)
-            self._measure(perf_counter() - started, sum(w.tokens for w in work), len(work))
+            self._measure(perf_counter() - self._started, self._computed, len(work))
+            self._computed = 0
 
     def _take(self) -> list[_Waiting[W]]:
         """Take what fits one forward pass, skipping those whose caller has left."""
@@ -173,10 +186,15 @@ class Batched(Generic[W]):
         if self._observer:
             self._observer.queued(len(self._queue))
 
-    def _seconds_of_queue(self) -> float:
-        """Estimate when the queue will have been worked off, in whole seconds, at least one."""
-        tokens = sum(w.work.tokens for w in self._queue)
-        return max(1.0, math.ceil(tokens * self._seconds_per_token))
+    def _seconds_ahead(self) -> float:
+        """Estimate when all that is here now will have been worked off."""
+        queued = sum(w.work.tokens for w in self._queue if not w.done.done())
+        seconds = queued * self._seconds_per_token
+        if self._computed:
+            # Who takes longer than expected is expected to be done.
+            expected = self._computed * self._seconds_per_token
+            seconds += max(0.0, expected - (perf_counter() - self._started))
+        return seconds
 
     def _fail(self, waiter: _Waiting[W]) -> None:
         if not waiter.done.done():

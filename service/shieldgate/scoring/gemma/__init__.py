@@ -12,10 +12,11 @@ def load_engine(
     device: str = "auto",
     dtype: str = "auto",
     template: str = "chat",
+    prefix_bytes: int = 2**30,
 ) -> GemmaScorer:
     """Load a checkpoint and make it an engine; raise ModelError in one clear sentence."""
     checkpoint = load_checkpoint(model, revision=revision, device=device, dtype=dtype)
-    return GemmaScorer(checkpoint, TEMPLATES[template])
+    return GemmaScorer(checkpoint, TEMPLATES[template], prefix_bytes=prefix_bytes)
 
 
 __all__ = ["Checkpoint", "GemmaScorer", "load_checkpoint", "load_engine"]

@@ -1,0 +1,81 @@
+"""A judgement has a deadline, and a scorer that keeps failing is left alone."""
+
+import asyncio
+from collections.abc import Sequence
+from typing import Literal, Protocol
+
+import structlog
+
+from shieldgate.errors import Overloaded, ScorerUnavailable
+from shieldgate.policy import Policy
+from shieldgate.scoring.breaker import Breaker, State
+from shieldgate.scoring.seam import Scorer
+from shieldgate.types import Exchange, Score
+
+Reason = Literal["timeout", "failure", "overloaded", "breaker"]
+
+log = structlog.get_logger(__name__)
+
+
+class GuardObserver(Protocol):
+    """Sees when the guard fails."""
+
+    def guard_failed(self, reason: Reason) -> None:
+        """Take why an exchange got no score."""
+
+    def breaker(self, state: State) -> None:
+        """Take the breaker's new state."""
+
+
+class Guarded:
+    """Bounds the time in which a scorer answers, and asks none that keeps failing; a Scorer.
+
+    All policies of an exchange share the one deadline. Time-outs and failures in a row open the
+    breaker; then calls fail at once, and one of them at a time probes whether the scorer is back.
+    """
+
+    def __init__(
+        self, scorer: Scorer, *, seconds: float, observer: GuardObserver | None = None
+    ) -> None:
+        """Wrap a scorer; `seconds` is the longest that one exchange may take, queueing included."""
+        self._scorer = scorer
+        self._seconds = seconds
+        self._observer = observer
+        self._breaker = Breaker(changed=self._changed)
+        self.identity = scorer.identity
+        self.template = scorer.template
+
+    async def score(self, exchange: Exchange, policies: Sequence[Policy]) -> list[Score]:
+        """Score one exchange; raise ScorerUnavailable at the deadline, else what the scorer does.
+
+        How long to wait is said by `retry_after` of what is raised, where that is known.
+        """
+        if seconds := self._breaker.wait():
+            self._failed("breaker")
+            raise ScorerUnavailable(
+                "The scorer keeps failing and is left alone for a moment.", retry_after=seconds
+            )
+        with self._breaker.watch(ScorerUnavailable):
+            try:
+                async with asyncio.timeout(self._seconds):
+                    return await self._scorer.score(exchange, policies)
+            except TimeoutError:
+                self._failed("timeout")
+                raise ScorerUnavailable(
+                    f"The scorer did not answer within {self._seconds:g} seconds."
+                ) from None
+            except ScorerUnavailable:
+                self._failed("failure")
+                raise
+            except Overloaded:
+                self._failed("overloaded")
+                raise
+
+    def _failed(self, reason: Reason) -> None:
+        if self._observer:
+            self._observer.guard_failed(reason)
+
+    def _changed(self, state: State) -> None:
+        log.warning("scorer's breaker", state=state)
+        if self._observer:
+            self._observer.breaker(state)
