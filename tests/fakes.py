@@ -64,8 +64,6 @@ class FakeScorer:
 class FixedPolicies:
     """Policies that don't change."""
 
-    last_error: str | None = None
-
     def __init__(self, book: PolicyBook) -> None:
         self.current = book
 

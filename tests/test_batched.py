@@ -5,6 +5,7 @@ import threading
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from time import monotonic
 
 import pytest
 
@@ -232,10 +233,17 @@ async def test_the_event_loop_is_free_while_a_forward_pass_runs(engine: LengthEn
         await task
 
 
-async def test_the_observer_sees_queue_and_forward_passes(engine: LengthEngine) -> None:
+async def test_the_observer_sees_queue_forward_passes_and_phases(engine: LengthEngine) -> None:
     seen: list[tuple[object, ...]] = []
+    spent: dict[str, float] = {}
 
     class Observer:
+        def tokenised(self, tokens: int) -> None:
+            seen.append(("tokenised", tokens))
+
+        def phase(self, phase: str, seconds: float) -> None:
+            spent[phase] = seconds
+
         def queued(self, pieces: int) -> None:
             seen.append(("queued", pieces))
 
@@ -245,4 +253,16 @@ async def test_the_observer_sees_queue_and_forward_passes(engine: LengthEngine) 
 
     async with Batched(engine, max_batch_tokens=9, max_waiting=9, observer=Observer()) as scorer:
         await scorer.score(Exchange("aa bbb"), [POLICY])
-    assert seen == [("queued", 2), ("queued", 0), ("forward", 5, 2)]
+        assert seen == [("queued", 2), ("queued", 0), ("forward", 5, 2), ("tokenised", 5)]
+        with engine.held():
+            first = await start_running(engine, scorer, "first")
+            began = monotonic()
+            second = await start(scorer, "second")
+            queued = monotonic()
+            spent.clear()
+            least = monotonic() - queued
+        await asyncio.gather(first, second)
+        most = monotonic() - began
+    assert list(spent) == ["tokenise", "queue", "forward"]
+    assert least < spent["queue"]
+    assert sum(spent.values()) <= most

@@ -1,7 +1,7 @@
 """A score is computed once: kept when known, shared while under way, never confused."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 import pytest
@@ -249,13 +249,17 @@ async def test_a_growing_exchange_is_neither_kept_nor_looked_up() -> None:
 
 
 async def test_the_observer_sees_hits_and_misses() -> None:
-    seen: list[tuple[int, int]] = []
+    seen: list[object] = []
 
     class Observer:
-        def looked_up(self, hits: int, misses: int) -> None:
-            seen.append((hits, misses))
+        def looked_up(self, found: Mapping[str, int]) -> None:
+            seen.append(found)
+
+        def phase(self, phase: str, seconds: float) -> None:
+            assert seconds > 0
+            seen.append(phase)
 
     cache = Cached(CountingScorer(), secret=SECRET, max_entries=9, observer=Observer())
     await cache.score(Exchange("x"), [A])
     await cache.score(Exchange("x"), [A, B])
-    assert seen == [(0, 1), (1, 1)]
+    assert seen == [{"memory": 0, "miss": 1}, "cache", {"memory": 1, "miss": 1}, "cache"]

@@ -98,7 +98,7 @@ def test_from_start_to_verdict_to_end(hot_checkpoint: Path) -> None:
             assert found["policies"][policy] == pytest.approx(judged, abs=1e-4)
 
         metrics = httpx.get(f"{url}/metrics").text
-        assert 'shieldgate_cache_lookups_total{result="hit"} 6.0' in metrics
+        assert 'shieldgate_cache_lookups_total{level="memory"} 6.0' in metrics
         assert "shieldgate_forward_seconds_count" in metrics
         assert "process_resident_memory_bytes" in metrics
         assert CANARY not in metrics

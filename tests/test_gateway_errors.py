@@ -133,7 +133,7 @@ async def test_an_unknown_exception_is_a_500_with_an_id_and_its_message_goes_now
     request_id = reply.headers["x-request-id"]
     assert request_id in (error["message"] or "")
     assert CANARY not in reply.text
-    labels = {"route": "/v1/screen", "status": "500"}
+    labels = {"route": "/v1/screen", "status": "500", "outcome": "failed"}
     assert served.metric("shieldgate_requests_total", **labels) == 1
 
     assert CANARY not in logs.getvalue()

@@ -123,12 +123,13 @@ async def test_metrics_tell_of_routes_and_verdicts_and_never_of_texts(served: Ga
     assert page.headers["content-type"].startswith("text/plain")
     assert CANARY not in page.text
     for line in (
-        'shieldgate_requests_total{route="/v1/screen",status="200"} 1.0',
-        'shieldgate_requests_total{route="/v1/screen",status="400"} 1.0',
-        'shieldgate_requests_total{route="unknown",status="404"} 1.0',
+        'shieldgate_requests_total{outcome="answered",route="/v1/screen",status="200"} 1.0',
+        'shieldgate_requests_total{outcome="refused",route="/v1/screen",status="400"} 1.0',
+        'shieldgate_requests_total{outcome="refused",route="unknown",status="404"} 1.0',
+        "shieldgate_requests_in_progress 1.0",
         'shieldgate_request_seconds_count{route="/v1/screen"} 2.0',
         'shieldgate_verdicts_total{direction="prompt",policy="test/threat",result="blocked"} 1.0',
-        'shieldgate_probability_count{policy="test/threat"} 1.0',
+        'shieldgate_probability_count{direction="prompt",policy="test/threat"} 1.0',
         "shieldgate_ready 1.0",
     ):
         assert line in page.text.splitlines()

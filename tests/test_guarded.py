@@ -25,7 +25,7 @@ class Observer:
     def guard_failed(self, reason: str) -> None:
         self.reasons.append(reason)
 
-    def breaker(self, state: str) -> None:
+    def breaker(self, breaker: str, state: str) -> None:
         self.states.append(state)
 
 

@@ -9,6 +9,7 @@ import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
+from time import perf_counter
 from typing import Generic, TypeVar
 
 from shieldgate.policy import Streaming
@@ -27,12 +28,14 @@ class Step(Generic[P]):
 
     `start` and `end` bound what the verdict is new for, in characters of the answer in the order
     of their arrival; it covers all up to `end`. No piece leaves after a verdict that stops.
+    `held` is how long the first of the pieces was held back, in seconds.
     """
 
     pieces: tuple[P, ...] = ()
     verdict: Verdict | None = None
     start: int = 0
     end: int = 0
+    held: float = 0.0
 
 
 class Guard(Generic[P]):
@@ -63,7 +66,7 @@ class Guard(Generic[P]):
         self._emit = emit
         self._hold = hold
         self._texts: dict[str, list[str]] = {}
-        self._held: deque[tuple[P, int]] = deque()
+        self._held: deque[tuple[P, int, float]] = deque()
         self._held_size = 0
         self._read = 0
         self._covered = 0
@@ -100,7 +103,7 @@ class Guard(Generic[P]):
         self._complete |= complete
         # A stopped answer is given another ending, so its own may not have left.
         if self._hold or self._complete:
-            self._held.append((piece, size))
+            self._held.append((piece, size, perf_counter()))
             self._held_size += size
         else:
             self._emit(Step((piece,)))
@@ -130,7 +133,7 @@ class Guard(Generic[P]):
             if self._due():
                 await self._check()
             else:
-                self._emit(Step(self._release(len(self._held))))
+                self._emit(self._release(len(self._held)))
                 return
 
     def _due(self) -> bool:
@@ -158,7 +161,7 @@ class Guard(Generic[P]):
         if not (self.verdict and self.verdict.violated):
             self.verdict = verdict
         self._covered = end
-        self._emit(Step(self._release(pieces), verdict, start, end))
+        self._emit(self._release(pieces, verdict, start, end))
 
     def _settle(self, verdict: Verdict, start: int, end: int) -> None:
         self.verdict = verdict
@@ -166,7 +169,11 @@ class Guard(Generic[P]):
         self._held_size = 0
         self._emit(Step((), verdict, start, end))
 
-    def _release(self, count: int) -> tuple[P, ...]:
+    def _release(
+        self, count: int, verdict: Verdict | None = None, start: int = 0, end: int = 0
+    ) -> Step[P]:
         released = [self._held.popleft() for _ in range(count)]
-        self._held_size -= sum(size for _, size in released)
-        return tuple(piece for piece, _ in released)
+        self._held_size -= sum(size for _, size, _ in released)
+        held = perf_counter() - released[0][2] if released else 0.0
+        pieces = tuple(piece for piece, _, _ in released)
+        return Step(pieces, verdict, start, end, held)

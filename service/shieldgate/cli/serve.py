@@ -31,11 +31,13 @@ log = structlog.get_logger(__name__)
 def run(settings: ServeSettings) -> None:
     """Serve until a signal or a failure; raise ConfigurationError, or exit with 0 or 1."""
     configure_logging(settings.log_level, as_json=settings.log_format == "json")
-    live = LiveBook.load(settings.policies, profile=settings.profile)
-    chosen_profile(live.current, settings)
     registry = CollectorRegistry()
     ProcessCollector(registry=registry)
     telemetry = Telemetry(registry)
+    live = LiveBook.load(
+        settings.policies, profile=settings.profile, refused=telemetry.policies_refused
+    )
+    chosen_profile(live.current, settings)
 
     @asynccontextmanager
     async def opened() -> AsyncIterator[Scorer]:

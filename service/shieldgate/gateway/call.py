@@ -1,12 +1,13 @@
 """One request for a completion, and the judging of its prompts."""
 
 import asyncio
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from fastapi import Request
 from fastapi.responses import JSONResponse, Response
+from starlette.datastructures import State
 
 from shieldgate.conversation import Plan
 from shieldgate.errors import Unscreenable, UpstreamError
@@ -30,13 +31,17 @@ _MOST_CHOICES = 128
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A request on its way: what goes upstream, and what is judged under which profile."""
+    """A request on its way: what goes upstream, and what is judged under which profile.
+
+    `state` is the request's own; the outcome is named there for the metrics.
+    """
 
     services: Services
     upstream: Upstream
     surface: blocks.Surface
     body: dict[str, Any]
     headers: Mapping[str, str]
+    state: State
     plan: Plan
     demands: Demands
 
@@ -65,6 +70,7 @@ class Call:
             surface=surface,
             body=body,
             headers=request.headers,
+            state=request.state,
             plan=surface.plan(body, base),
             demands=demands(base, asked.moderation, book, _scorer(services)),
         )
@@ -131,6 +137,14 @@ class Call:
         failure = Unscreenable("The answer holds what can't be screened: only text can be.")
         return Verdict("response", action, ()), failure
 
+    def account(self, judged: Iterable[Judged]) -> None:
+        """Name the outcome that verdicts have."""
+        actions = {j.verdict.action for j in judged}
+        if Action.BLOCKED in actions:
+            self.state.outcome = "blocked"
+        else:
+            self.state.outcome = "unjudged" if Action.FAILED_CLOSED in actions else "answered"
+
     async def judge_prompts(self) -> list[Judged]:
         """Judge all that the model will read; raise ScoringError where the guard fails closed."""
         places = asyncio.Semaphore(_AT_ONCE)
@@ -150,6 +164,7 @@ class Call:
         """Write the reply to a request whose prompts are blocked; None where they are not."""
         if not any(judged.verdict.action.stops for judged in inputs):
             return None
+        self.account(inputs)
         if self.prompt_profile.on_block == "error":
             body = blocks.prompt_error(inputs, self.surface.asks_in, self.scorer)
             return JSONResponse(body, 400, {"x-should-retry": "false"})

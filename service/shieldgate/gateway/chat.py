@@ -4,6 +4,7 @@ import asyncio
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
+from time import perf_counter
 from typing import Any
 
 import orjson
@@ -12,7 +13,7 @@ from fastapi.responses import Response
 from starlette.requests import ClientDisconnect
 from starlette.types import Receive, Scope, Send
 
-from shieldgate.errors import Overloaded, ScorerUnavailable, UpstreamError
+from shieldgate.errors import Overloaded, ScorerUnavailable, ScoringError, UpstreamError
 from shieldgate.gateway import blocks
 from shieldgate.gateway.call import Call
 from shieldgate.gateway.errors import body as error_body
@@ -79,10 +80,13 @@ async def _whole(call: Call) -> Response:
 
 async def _ask(call: Call) -> Reply | UpstreamError:
     """Ask upstream; a refusal is a value, as it may not leave before the prompt's verdict."""
+    asked = perf_counter()
     try:
-        return await call.upstream.post(call.surface.path, call.body, call.headers)
+        reply = await call.upstream.post(call.surface.path, call.body, call.headers)
     except UpstreamError as failure:
         return failure
+    call.services.telemetry.phase("upstream", perf_counter() - asked)
+    return reply
 
 
 async def _screened(call: Call, inputs: Sequence[Judged], reply: Reply) -> Response:
@@ -96,6 +100,7 @@ async def _screened(call: Call, inputs: Sequence[Judged], reply: Reply) -> Respo
     async with together() as group:
         tasks = [group.create_task(_judge(call, choice, reply.body)) for choice in choices]
     outputs = [task.result() for task in tasks]
+    call.account(outputs)
     refusal = call.answer_profile.refusal
     stopped = any(judged.verdict.action.stops for judged in outputs)
     body = {
@@ -152,6 +157,8 @@ class _Streamed(Response):
             # A connection counts as closed, too, when all has been sent.
             if not self._sent:
                 raise
+            if not hasattr(self._call.state, "outcome"):
+                self._call.state.outcome = "left"
 
     async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
         outbox = Outbox()
@@ -179,8 +186,11 @@ class _Streamed(Response):
             await self._write(first + data, relay, send)
             first = b""
         if outbox.failure is None:
+            self._call.account(relay.outputs)
             last = first + relay.last_words(inputs)
         elif self._sent:
+            failed_guard = isinstance(outbox.failure, ScoringError)
+            self._call.state.outcome = "unjudged" if failed_guard else "cut_off"
             last = blocks.event({"error": error_body(outbox.failure).model_dump()})
         else:
             raise outbox.failure

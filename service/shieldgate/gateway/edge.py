@@ -11,11 +11,12 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from shieldgate.gateway.errors import reply
-from shieldgate.telemetry import Telemetry
+from shieldgate.telemetry import Outcome, Telemetry
 
 log = structlog.get_logger(__name__)
 
 _PROBES = {"/healthz", "/readyz", "/metrics"}
+_REFUSALS: dict[int, Outcome] = {429: "limited", 499: "left"}
 
 
 class Account:
@@ -39,22 +40,36 @@ class Account:
             nonlocal status
             if message["type"] == "http.response.start":
                 status = message["status"]
-                MutableHeaders(scope=message)["x-request-id"] = request_id
+                headers = MutableHeaders(scope=message)
+                headers["x-request-id"] = request_id
+                if headers.get("content-type", "").startswith("text/event-stream"):
+                    self._telemetry.first_byte(_route(scope), perf_counter() - started)
             await send(message)
 
+        self._telemetry.began()
+        outcome: Outcome = "cut_off"  # for a server that stops meanwhile
         with structlog.contextvars.bound_contextvars(request_id=request_id):
             try:
                 await self._app(scope, receive, send_with_id)
+                outcome = _outcome(scope, status)
             except Exception:
                 log.exception("unexpected error", route=_route(scope))
+                outcome = "failed"
                 if status is None:
                     message = f"Something went wrong on our side. Request id: {request_id}."
                     answer = reply(500, message, "server_error", code="internal_error")
                     await answer(scope, receive, send_with_id)
-            route, seconds = _route(scope), perf_counter() - started
-            self._telemetry.request(route, status or 500, seconds)
-            write = log.debug if route in _PROBES else log.info
-            write("request", route=route, status=status, seconds=round(seconds, 4))
+            finally:
+                route, seconds = _route(scope), perf_counter() - started
+                self._telemetry.ended(route, status or 500, outcome, seconds)
+                write = log.debug if route in _PROBES else log.info
+                write(
+                    "request",
+                    route=route,
+                    status=status,
+                    outcome=outcome,
+                    seconds=round(seconds, 4),
+                )
 
 
 class BodyLimit:
@@ -95,3 +110,15 @@ class BodyLimit:
 def _route(scope: MutableMapping[str, Any]) -> str:
     """Name the route by its pattern: the path itself is what the caller wrote."""
     return str(getattr(scope.get("route"), "path", "unknown"))
+
+
+def _outcome(scope: Scope, status: int | None) -> Outcome:
+    """Give the outcome that a route has named, else what the status says."""
+    named: Outcome | None = scope.get("state", {}).get("outcome")
+    if named:
+        return named
+    if status is None or status >= 500:
+        return "failed"
+    if status < 400:
+        return "answered"
+    return _REFUSALS.get(status, "refused")

@@ -101,6 +101,7 @@ def _of_upstream(error: UpstreamError) -> ErrorBody:
 
 
 async def _upstream(request: Request, error: UpstreamError) -> JSONResponse:
+    request.state.outcome = "upstream_failed"
     headers = {}
     if error.request_id is not None:
         headers[UPSTREAM_ID] = error.request_id
@@ -111,6 +112,8 @@ async def _upstream(request: Request, error: UpstreamError) -> JSONResponse:
 
 async def _known(request: Request, error: ShieldgateError) -> JSONResponse:
     status, type_, code = _entry(error)
+    if code == UNAVAILABLE:
+        request.state.outcome = "unjudged"
     headers = {}
     if status in (429, 503):
         known = isinstance(error, Overloaded | ScorerUnavailable) and error.retry_after

@@ -2,7 +2,7 @@
 
 import structlog
 from fastapi import APIRouter, Request, Response
-from prometheus_client import CONTENT_TYPE_LATEST, generate_latest
+from prometheus_client import CONTENT_TYPE_LATEST
 
 from shieldgate.errors import UpstreamError
 from shieldgate.gateway.services import Given, Services
@@ -72,5 +72,4 @@ async def ready(services: Given, response: Response) -> Status:
 @router.get("/metrics")
 async def metrics(services: Given) -> Response:
     """Show all metrics, for Prometheus."""
-    services.telemetry.policies_refused(services.policies.last_error is not None)
-    return Response(generate_latest(services.telemetry.registry), media_type=CONTENT_TYPE_LATEST)
+    return Response(services.telemetry.page(), media_type=CONTENT_TYPE_LATEST)

@@ -2,6 +2,7 @@
 
 import asyncio
 from collections.abc import Sequence
+from time import perf_counter
 from typing import Any
 
 from shieldgate.errors import ScoringError, ShieldgateError, Unscreenable, UpstreamError
@@ -89,19 +90,27 @@ class Relay:
         else:
             self._outbox.close()
 
+    @property
+    def outputs(self) -> list[Judged]:
+        """List the verdicts on the choices, as far as there are any."""
+        return [judged for c in self._choices.values() if (judged := c.judged)]
+
     def last_words(self, inputs: Sequence[Judged]) -> bytes:
         """Write what follows the choices: the verdicts if they matter, the usage, the end."""
-        outputs = [judged for c in self._choices.values() if (judged := c.judged)]
         last = self._last
-        if moderation := self._call.moderation(inputs, outputs):
+        if moderation := self._call.moderation(inputs, self.outputs):
             last = [{**self.envelope, "choices": [], **moderation}, *last]
         return b"".join(map(blocks.event, last)) + blocks.END
 
     async def _read(self, group: asyncio.TaskGroup) -> None:
         call = self._call
+        asked: float | None = perf_counter()
         async with call.upstream.stream(call.surface.path, call.body, call.headers) as stream:
             self.request_id = stream.request_id
             async for chunk in stream.chunks:
+                if asked is not None:
+                    call.services.telemetry.phase("upstream", perf_counter() - asked)
+                    asked = None
                 await self._take(chunk, group)
                 if self._may_leave():
                     break
@@ -216,6 +225,8 @@ class _Choice:
         return judged.verdict
 
     def _step(self, step: Step[bytes]) -> None:
+        if step.held:
+            self._call.services.telemetry.phase("held", step.held)
         for piece in step.pieces:
             self._begun = True
             self._outbox.put(piece)

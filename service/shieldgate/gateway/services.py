@@ -30,11 +30,6 @@ class Policies(Protocol):
         """Give the book in force, a snapshot."""
         ...
 
-    @property
-    def last_error(self) -> str | None:
-        """Say why the files are refused, where they are and an older book is in force."""
-        ...
-
     async def watch(self) -> None:
         """Follow the files until cancelled."""
         ...

@@ -1,5 +1,6 @@
 """The policy book in force, which can be replaced while it is being read."""
 
+from collections.abc import Callable
 from pathlib import Path
 
 import structlog
@@ -18,20 +19,35 @@ class LiveBook:
     `last_error` is why the last reload was refused, None when the files and the book agree.
     """
 
-    def __init__(self, path: Path | None, book: PolicyBook, *, profile: str = "default") -> None:
+    def __init__(
+        self,
+        path: Path | None,
+        book: PolicyBook,
+        *,
+        profile: str = "default",
+        refused: Callable[[bool], None] = lambda refused: None,
+    ) -> None:
         """Take the path that `book` was loaded from; None means the shipped files.
 
-        A book without `profile`, which callers get who name none, is refused.
+        A book without `profile`, which callers get who name none, is refused. `refused` is told
+        after each reload whether the files were.
         """
         self.path = path or shipped_policies()
         self._profile = profile
+        self._refused = refused
         self.current = book
         self.last_error: str | None = None
 
     @classmethod
-    def load(cls, path: Path | None = None, *, profile: str = "default") -> "LiveBook":
+    def load(
+        cls,
+        path: Path | None = None,
+        *,
+        profile: str = "default",
+        refused: Callable[[bool], None] = lambda refused: None,
+    ) -> "LiveBook":
         """Load the first book; raise PolicyError, because there is no old one to keep."""
-        return cls(path, load_book(path), profile=profile)
+        return cls(path, load_book(path), profile=profile, refused=refused)
 
     def reload(self) -> None:
         """Read the files again and swap the book; a bad file keeps the old one and is logged.
@@ -43,9 +59,11 @@ class LiveBook:
             book.profile(self._profile)
         except (PolicyError, UnknownName) as refused:
             self.last_error = str(refused)
+            self._refused(True)
             _log.error("policies_refused", kept=self.current.version, why=self.last_error)
             return
         self.last_error = None
+        self._refused(False)
         if book.version != self.current.version:
             _log.info("policies_replaced", old=self.current.version, new=book.version)
         self.current = book

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from time import perf_counter
 from types import TracebackType
-from typing import Generic, Protocol, Self
+from typing import Generic, Literal, Protocol, Self
 
 import structlog
 
@@ -23,6 +23,12 @@ log = structlog.get_logger(__name__)
 class BatchObserver(Protocol):
     """Sees how the batcher fares."""
 
+    def tokenised(self, tokens: int) -> None:
+        """Take how many tokens the scoring of a text takes."""
+
+    def phase(self, phase: Literal["tokenise", "queue", "forward"], seconds: float) -> None:
+        """Take how long a text was in a phase that has just ended; called by its caller's task."""
+
     def queued(self, pieces: int) -> None:
         """Take the number of pieces that wait for a forward pass."""
 
@@ -30,10 +36,12 @@ class BatchObserver(Protocol):
         """Take the duration and size of a forward pass."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True)
 class _Waiting(Generic[W]):
     work: W
     done: asyncio.Future[list[float]]
+    taken: float = 0.0
+    """When its forward pass began."""
 
 
 class Batched(Generic[W]):
@@ -101,17 +109,21 @@ class Batched(Generic[W]):
         self._calls += 1
         try:
             loop = asyncio.get_running_loop()
+            began = perf_counter()
             prepared = await loop.run_in_executor(
                 self._tokenising, self._engine.prepare, exchange, policies
             )
             waiting = [_Waiting(work, loop.create_future()) for work in prepared.work]
             self._check_wait(sum(work.tokens for work in prepared.work))
             self._enqueue(waiting)
+            queued = perf_counter()
             try:
-                return prepared.scores(await asyncio.gather(*(w.done for w in waiting)))
+                margins = await asyncio.gather(*(w.done for w in waiting))
             finally:
                 for w in waiting:
                     w.done.cancel()
+            self._observe_phases(began, queued, waiting)
+            return prepared.scores(margins)
         except (ShieldgateError, asyncio.CancelledError):
             raise
         except Exception as failure:
@@ -143,6 +155,8 @@ class Batched(Generic[W]):
                 continue
             work = [w.work for w in batch]
             self._started, self._computed = perf_counter(), sum(w.tokens for w in work)
+            for waiter in batch:
+                waiter.taken = self._started
             try:
                 margins = await loop.run_in_executor(self._computing, self._engine.forward, work)
                 for waiter, found in zip(batch, margins, strict=True):
@@ -181,6 +195,14 @@ class Batched(Generic[W]):
         self._seconds_per_token = 0.8 * before + 0.2 * recent
         if self._observer:
             self._observer.forward(seconds, tokens, pieces)
+
+    def _observe_phases(self, began: float, queued: float, waiting: Sequence[_Waiting[W]]) -> None:
+        if self._observer:
+            last = max((w.taken for w in waiting), default=queued)
+            self._observer.tokenised(sum(w.work.tokens for w in waiting))
+            self._observer.phase("tokenise", queued - began)
+            self._observer.phase("queue", last - queued)
+            self._observer.phase("forward", perf_counter() - last)
 
     def _observe_queue(self) -> None:
         if self._observer:

@@ -3,8 +3,9 @@
 import asyncio
 import hmac
 from collections import OrderedDict
-from collections.abc import Sequence
-from typing import Protocol
+from collections.abc import Mapping, Sequence
+from time import perf_counter
+from typing import Literal, Protocol
 
 from shieldgate.policy import Policy
 from shieldgate.prompt import Control
@@ -15,8 +16,11 @@ from shieldgate.types import Exchange, Score
 class CacheObserver(Protocol):
     """Sees how the cache fares."""
 
-    def looked_up(self, hits: int, misses: int) -> None:
-        """Take how many of a call's policies were known, or not."""
+    def looked_up(self, found: Mapping[Literal["memory", "redis", "miss"], int]) -> None:
+        """Take how many of a call's scores were found where, or nowhere."""
+
+    def phase(self, phase: Literal["cache"], seconds: float) -> None:
+        """Take how long the lookup took."""
 
 
 class _Flight:
@@ -75,11 +79,13 @@ class Cached:
         """
         if exchange.growing:
             return await self._scorer.score(exchange, policies)
+        began = perf_counter()
         keys = [self._key(exchange, policy) for policy in policies]
         known = {key: score for key in keys if (score := self._recall(key)) is not None}
         if self._observer:
             hits = sum(key in known for key in keys)
-            self._observer.looked_up(hits, len(keys) - hits)
+            self._observer.looked_up({"memory": hits, "miss": len(keys) - hits})
+            self._observer.phase("cache", perf_counter() - began)
         missing = {
             key: policy
             for key, policy in zip(keys, policies, strict=True)

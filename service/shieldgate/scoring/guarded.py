@@ -23,7 +23,7 @@ class GuardObserver(Protocol):
     def guard_failed(self, reason: Reason) -> None:
         """Take why an exchange got no score."""
 
-    def breaker(self, state: State) -> None:
+    def breaker(self, breaker: Literal["scorer"], state: State) -> None:
         """Take the breaker's new state."""
 
 
@@ -78,4 +78,4 @@ class Guarded:
     def _changed(self, state: State) -> None:
         log.warning("scorer's breaker", state=state)
         if self._observer:
-            self._observer.breaker(state)
+            self._observer.breaker("scorer", state)

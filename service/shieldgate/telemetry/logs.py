@@ -1,0 +1,62 @@
+"""Log lines, for people or as JSON, that never quote an exception's message."""
+
+import logging
+import sys
+import traceback
+from collections.abc import Iterable, MutableMapping
+from typing import Any, Literal, TextIO
+
+import structlog
+
+Level = Literal["debug", "info", "warning", "error"]
+
+
+def configure_logging(level: Level, *, as_json: bool, stream: TextIO | None = None) -> None:
+    """Send the log lines of the whole process to `stream` (stderr), for people or as JSON."""
+    stream = stream or sys.stderr
+    shared: list[structlog.types.Processor] = [
+        structlog.contextvars.merge_contextvars,
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+        _without_message,
+    ]
+    renderer: structlog.types.Processor = (
+        structlog.processors.JSONRenderer()
+        if as_json
+        else structlog.dev.ConsoleRenderer(colors=stream.isatty(), sort_keys=False)
+    )
+    structlog.configure(
+        processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
+        wrapper_class=structlog.make_filtering_bound_logger(level),
+        logger_factory=structlog.stdlib.LoggerFactory(),
+    )
+    handler = logging.StreamHandler(stream)
+    handler.setFormatter(
+        structlog.stdlib.ProcessorFormatter(
+            foreign_pre_chain=shared,
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
+        )
+    )
+    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+
+
+def _without_message(
+    logger: Any, method: str, event: MutableMapping[str, Any]
+) -> MutableMapping[str, Any]:
+    """Replace an exception by its types and stack frames: its message may quote user text."""
+    info = event.pop("exc_info", None)
+    if info:
+        error = info if isinstance(info, BaseException) else sys.exc_info()[1]
+        if isinstance(info, tuple):
+            error = info[1]
+        event["exception"] = "".join(_frames(error))
+    return event
+
+
+def _frames(error: BaseException | None) -> Iterable[str]:
+    while error is not None:
+        yield f"{type(error).__module__}.{type(error).__qualname__}\n"
+        yield from traceback.format_tb(error.__traceback__)
+        error = error.__cause__ or (None if error.__suppress_context__ else error.__context__)
+        if error is not None:
+            yield "caused by "

@@ -1,0 +1,239 @@
+"""Every metric of the service, on an injected registry; docs/metrics.md lists them.
+
+Where PROMETHEUS_MULTIPROC_DIR names a directory, the processes of one machine add their figures
+up there, and each of them shows the sum.
+"""
+
+import os
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Literal, get_args
+
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
+from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
+
+from shieldgate.types import Action, Verdict
+
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+_TOKENS = (64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768)
+_PIECES = (1, 2, 4, 8, 16, 32, 64)
+_PROBABILITIES = tuple(n / 20 for n in range(1, 21))
+
+Phase = Literal["cache", "tokenise", "queue", "forward", "upstream", "held"]
+Outcome = Literal[
+    "answered",
+    "blocked",
+    "refused",
+    "limited",
+    "unjudged",
+    "upstream_failed",
+    "cut_off",
+    "left",
+    "failed",
+]
+Found = Literal["memory", "redis", "miss"]
+Breaker = Literal["scorer", "redis"]
+GuardFailure = Literal["timeout", "failure", "overloaded", "breaker"]
+BreakerState = Literal["closed", "half_open", "open"]
+
+
+class Telemetry:
+    """Every metric of the service; also the observer of the batcher, the guard and the cache."""
+
+    def __init__(self, registry: CollectorRegistry) -> None:
+        """Register the metrics."""
+        self.registry = registry
+        self._requests = Counter(
+            "shieldgate_requests",
+            "Requests answered.",
+            ["route", "status", "outcome"],
+            registry=registry,
+        )
+        self._request_seconds = Histogram(
+            "shieldgate_request_seconds",
+            "Time from a request's head to the end of its reply.",
+            ["route"],
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self._in_progress = Gauge(
+            "shieldgate_requests_in_progress",
+            "Requests that are being answered.",
+            multiprocess_mode="livesum",
+            registry=registry,
+        )
+        self._first_byte = Histogram(
+            "shieldgate_stream_first_byte_seconds",
+            "Time from a request's head to the first byte of its streamed answer.",
+            ["route"],
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self._phases = Histogram(
+            "shieldgate_phase_seconds",
+            "Time that a text spent in one phase of its screening.",
+            ["phase"],
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self._verdicts = Counter(
+            "shieldgate_verdicts",
+            "Exchanges judged, by policy; the result of a policy that is not violated is allowed.",
+            ["policy", "direction", "result"],
+            registry=registry,
+        )
+        self._probabilities = Histogram(
+            "shieldgate_probability",
+            "Violation probabilities.",
+            ["policy", "direction"],
+            buckets=_PROBABILITIES,
+            registry=registry,
+        )
+        self._text_tokens = Histogram(
+            "shieldgate_text_tokens",
+            "Tokens that scoring one text takes, with all its policies.",
+            buckets=_TOKENS,
+            registry=registry,
+        )
+        self._forward_seconds = Histogram(
+            "shieldgate_forward_seconds",
+            "Duration of a forward pass.",
+            buckets=_SECONDS,
+            registry=registry,
+        )
+        self._forward_tokens = Histogram(
+            "shieldgate_forward_tokens",
+            "Tokens packed into a forward pass.",
+            buckets=_TOKENS,
+            registry=registry,
+        )
+        self._forward_pieces = Histogram(
+            "shieldgate_forward_pieces",
+            "Pieces of text that shared a forward pass.",
+            buckets=_PIECES,
+            registry=registry,
+        )
+        self._queued = Gauge(
+            "shieldgate_queued_pieces",
+            "Pieces of text that wait for a forward pass.",
+            multiprocess_mode="livesum",
+            registry=registry,
+        )
+        self._lookups = Counter(
+            "shieldgate_cache_lookups",
+            "Scores looked up, by where they were found.",
+            ["level"],
+            registry=registry,
+        )
+        self._guard_failures = Counter(
+            "shieldgate_guard_failures",
+            "Exchanges that got no score.",
+            ["reason"],
+            registry=registry,
+        )
+        self._breakers = Gauge(
+            "shieldgate_breaker_state",
+            "0 while a breaker is closed, 1 while it probes, 2 while it is open.",
+            ["breaker"],
+            multiprocess_mode="livemax",
+            registry=registry,
+        )
+        self.breaker("scorer", "closed")
+        self._ready = Gauge(
+            "shieldgate_ready",
+            "1 once the scorer is loaded and checked.",
+            multiprocess_mode="livemin",
+            registry=registry,
+        )
+        self._refused = Gauge(
+            "shieldgate_policies_refused",
+            "1 while the policy files are refused and an older book is in force.",
+            multiprocess_mode="livemax",
+            registry=registry,
+        )
+
+    def page(self) -> bytes:
+        """Write all metrics in Prometheus' text format."""
+        directory = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
+        if not directory:
+            return generate_latest(self.registry)
+        _bury_the_dead(Path(directory))
+        registry = CollectorRegistry()
+        MultiProcessCollector(registry, directory)  # type: ignore[no-untyped-call]
+        return generate_latest(registry)
+
+    def began(self) -> None:
+        """Count a request in."""
+        self._in_progress.inc()
+
+    def ended(self, route: str, status: int, outcome: Outcome, seconds: float) -> None:
+        """Count a request out; `route` is the path's pattern, not what was asked for."""
+        self._in_progress.dec()
+        self._requests.labels(route, str(status), outcome).inc()
+        self._request_seconds.labels(route).observe(seconds)
+
+    def first_byte(self, route: str, seconds: float) -> None:
+        """Take when the first byte of a streamed answer left, counted from the request's head."""
+        self._first_byte.labels(route).observe(seconds)
+
+    def phase(self, phase: Phase, seconds: float) -> None:
+        """Take how long a text was in a phase that has just ended."""
+        self._phases.labels(phase).observe(seconds)
+
+    def verdict(self, verdict: Verdict, policies: Iterable[str]) -> None:
+        """Count a verdict on `policies`, and the probabilities it rests on."""
+        violated = set(verdict.violated)
+        for policy in policies:
+            held = verdict.judgements and policy not in violated
+            result = Action.ALLOWED if held else verdict.action
+            self._verdicts.labels(policy, verdict.direction, result.value).inc()
+        for judgement in verdict.judgements:
+            self._probabilities.labels(judgement.policy, verdict.direction).observe(
+                judgement.probability
+            )
+
+    def ready(self, ready: bool) -> None:
+        """Say whether texts can be scored."""
+        self._ready.set(ready)
+
+    def policies_refused(self, refused: bool) -> None:
+        """Say whether the policy files are refused."""
+        self._refused.set(refused)
+
+    def guard_failed(self, reason: GuardFailure) -> None:
+        """Count an exchange that got no score."""
+        self._guard_failures.labels(reason).inc()
+
+    def breaker(self, breaker: Breaker, state: BreakerState) -> None:
+        """Say how a breaker stands."""
+        self._breakers.labels(breaker).set(get_args(BreakerState).index(state))
+
+    def queued(self, pieces: int) -> None:
+        """Take the number of pieces that wait for a forward pass."""
+        self._queued.set(pieces)
+
+    def tokenised(self, tokens: int) -> None:
+        """Take how many tokens the scoring of a text takes."""
+        self._text_tokens.observe(tokens)
+
+    def forward(self, seconds: float, tokens: int, pieces: int) -> None:
+        """Take the duration and size of a forward pass."""
+        self._forward_seconds.observe(seconds)
+        self._forward_tokens.observe(tokens)
+        self._forward_pieces.observe(pieces)
+
+    def looked_up(self, found: Mapping[Found, int]) -> None:
+        """Take how many of a call's scores were found where, or nowhere."""
+        for level, scores in found.items():
+            self._lookups.labels(level).inc(scores)
+
+
+def _bury_the_dead(directory: Path) -> None:
+    """Forget the gauges of processes that are gone; what they counted stays."""
+    for pid in {int(file.stem.rpartition("_")[2]) for file in directory.glob("gauge_live*_*.db")}:
+        try:
+            os.kill(pid, 0)
+        except ProcessLookupError:
+            mark_process_dead(pid, str(directory))  # type: ignore[no-untyped-call]
+        except PermissionError:
+            pass  # alive, under another user
