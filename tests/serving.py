@@ -53,10 +53,12 @@ class Gateway:
 
 
 @asynccontextmanager
-async def running(app: object) -> AsyncIterator[str]:
-    """Serve an ASGI app; gives its URL."""
-    listener = socket.create_server(("127.0.0.1", 0))
-    server = _Server(uvicorn.Config(app, log_config=None, timeout_graceful_shutdown=5))
+async def running(
+    app: object, *, listener: socket.socket | None = None, **config: object
+) -> AsyncIterator[str]:
+    """Serve an ASGI app; gives its URL. `config` is for uvicorn."""
+    listener = listener or socket.create_server(("127.0.0.1", 0))
+    server = _Server(uvicorn.Config(app, log_config=None, timeout_graceful_shutdown=5, **config))
     serving = asyncio.create_task(server.serve(sockets=[listener]))
     try:
         await asyncio.wait_for(server.listening.wait(), 10)

@@ -40,6 +40,7 @@ VALUES = {
     "max_waiting": "7",
     "cache_entries": "0",
     "cache_secret": "0123456789abcdef",
+    "receive_seconds": "2.5",
     "drain_seconds": "3",
     "log_level": "debug",
     "log_format": "json",

@@ -72,6 +72,20 @@ def test_any_splitting_gives_the_events_of_the_standard(pieces: list[bytes]):
     assert decode(*pieces) == by_the_book(b"".join(pieces).decode())
 
 
+BYTES = st.one_of(
+    st.binary(max_size=4),
+    st.sampled_from(
+        [b"data:", b"event: x", b"\r", b"\n", b"\r\n", b": ", b"\xef\xbb\xbf", b"\xe2\x80"]
+    ),
+)
+
+
+@given(st.lists(BYTES, max_size=60))
+def test_any_bytes_at_all_give_the_events_of_the_standard(pieces: list[bytes]):
+    text = b"".join(pieces).decode(errors="replace")
+    assert decode(*pieces, limit=10**6) == by_the_book(text)
+
+
 @given(streams())
 def test_one_byte_at_a_time_gives_the_same_events(stream: bytes):
     assert decode(*(stream[i : i + 1] for i in range(len(stream)))) == decode(stream)

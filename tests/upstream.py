@@ -87,7 +87,7 @@ class Script:
             raw += message.get("body", b"")
             if not message.get("more_body"):
                 break
-        headers = {k.decode(): v.decode() for k, v in scope["headers"]}
+        headers = {k.decode(): v.decode("latin-1") for k, v in scope["headers"]}
         request = json.loads(raw) if raw else None
         self.requests.append({"path": scope["path"], "headers": headers, "body": request})
         self.asked.set()

@@ -57,6 +57,13 @@ class ListenSettings(Settings):
     max_body_bytes: int = Field(
         1_048_576, ge=1, description="Longest request body, in bytes; a longer one gets a 413."
     )
+    receive_seconds: float = Field(
+        30,
+        gt=0,
+        allow_inf_nan=False,
+        description="How long a request's head, and then its body, may take to arrive, and how "
+        "long a reply may wait for its reader, in seconds.",
+    )
     drain_seconds: int = Field(
         20, ge=0, description="How long a stopping server waits for the requests in progress."
     )

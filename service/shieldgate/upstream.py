@@ -136,6 +136,8 @@ class Upstream:
         try:
             if not response.is_success:
                 await self._raise_refusal(response)
+            if _encoded(response):
+                _refuse(response, "compressed its reply, which it was asked not to")
             yield response
         finally:
             await response.aclose()
@@ -173,7 +175,7 @@ class Upstream:
     async def _pieces(self, response: httpx.Response) -> AsyncGenerator[bytes]:
         """Give the body as it comes, up to the limit."""
         size = 0
-        pieces = response.aiter_bytes()
+        pieces = response.aiter_raw()
         while True:
             with _told_apart():
                 piece = await anext(pieces, None)
@@ -191,7 +193,7 @@ class Upstream:
         if self._key and status in (401, 403):
             # Not the caller's doing, so neither its status nor its text is for the caller.
             _refuse(response, f"refused the operator's key ({status})", "upstream_refused_key")
-        payload = _json_object(await self._read(response))
+        payload = None if _encoded(response) else _json_object(await self._read(response))
         raise _reported(payload, response, status)
 
     def _opened(self) -> httpx.AsyncClient:
@@ -245,10 +247,6 @@ def _told_apart() -> Iterator[None]:
         raise UpstreamError(
             "Upstream broke the connection off.", code="upstream_cut_off"
         ) from failure
-    except httpx.DecodingError as failure:
-        raise UpstreamError(
-            "Upstream sent a body that can't be decoded.", code="upstream_invalid"
-        ) from failure
 
 
 def _refuse(response: httpx.Response, why: str, code: str = "upstream_invalid") -> NoReturn:
@@ -294,6 +292,11 @@ def _json_object(text: bytes | str) -> dict[str, Any] | None:
     except orjson.JSONDecodeError:
         return None
     return value if isinstance(value, dict) else None
+
+
+def _encoded(response: httpx.Response) -> bool:
+    """Tell whether the body is compressed; a few bytes of it could then be any number."""
+    return str(response.headers.get("content-encoding", "identity")).lower() != "identity"
 
 
 def _request_id(response: httpx.Response) -> str | None:

@@ -12,6 +12,7 @@ import structlog
 import uvicorn
 from fastapi import FastAPI
 
+from shieldgate.cli.slow import bounded, drop_silent_readers
 from shieldgate.errors import ConfigurationError
 from shieldgate.settings import ListenSettings, flag, variable
 
@@ -23,7 +24,7 @@ def listen(settings: ListenSettings) -> socket.socket:
     host, port = settings.host, settings.port
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
-        return socket.create_server((host, port), family=family)
+        listener = socket.create_server((host, port), family=family)
     except OSError as refused:
         reason = str(refused.strerror).partition(" (while")[0]
         raise ConfigurationError(
@@ -31,6 +32,8 @@ def listen(settings: ListenSettings) -> socket.socket:
             f"Choose another {flag('port')} or {flag('host')} "
             f"({variable('port')}, {variable('host')})."
         ) from refused
+    drop_silent_readers(listener, settings.receive_seconds)
+    return listener
 
 
 def url(listener: socket.socket) -> str:
@@ -60,6 +63,8 @@ def run_app(
     server = uvicorn.Server(
         uvicorn.Config(
             build(stop),
+            http=bounded(settings.receive_seconds),
+            ws="none",
             log_config=None,
             access_log=False,  # our own says nothing that callers wrote
             server_header=False,

@@ -3,15 +3,27 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, nullcontext
+from typing import Any
 
 from fastapi import FastAPI
 
 from shieldgate import __version__
 from shieldgate.gateway import chat, moderations, operations, screen
 from shieldgate.gateway.edge import Account, BodyLimit
-from shieldgate.gateway.errors import install
+from shieldgate.gateway.errors import declared, install
 from shieldgate.gateway.services import Services
-from shieldgate.openai.errors import ErrorEnvelope
+
+
+class _App(FastAPI):
+    def openapi(self) -> dict[str, Any]:
+        """Describe the routes without the 422 that FastAPI assumes; ours are 400."""
+        described = super().openapi()
+        for path in described["paths"].values():
+            for operation in path.values():
+                operation["responses"].pop("422", None)
+        for assumed in ("HTTPValidationError", "ValidationError"):
+            described["components"]["schemas"].pop(assumed, None)
+        return described
 
 
 def create_app(services: Services) -> FastAPI:
@@ -30,19 +42,23 @@ def create_app(services: Services) -> FastAPI:
             running.cancel()
             await asyncio.gather(running, return_exceptions=True)
 
-    app = FastAPI(
+    app = _App(
         title="shieldgate",
         version=__version__,
         summary="Content moderation with ShieldGemma, in front of any LLM",
         lifespan=lifespan,
         redirect_slashes=False,
         redoc_url=None,
-        responses={"4XX": {"model": ErrorEnvelope}, "5XX": {"model": ErrorEnvelope}},
+        responses=declared(500),
     )
     app.state.services = services
     for part in (chat, moderations, screen, operations):
         app.include_router(part.router)
     install(app)
-    app.add_middleware(BodyLimit, max_bytes=services.settings.max_body_bytes)
+    app.add_middleware(
+        BodyLimit,
+        max_bytes=services.settings.max_body_bytes,
+        seconds=services.settings.receive_seconds,
+    )
     app.add_middleware(Account, telemetry=services.telemetry)
     return app

@@ -16,18 +16,44 @@ from starlette.types import Receive, Scope, Send
 from shieldgate.errors import Overloaded, ScorerUnavailable, ScoringError, UpstreamError
 from shieldgate.gateway import blocks
 from shieldgate.gateway.call import Call
+from shieldgate.gateway.errors import WITH_A_BODY, declared
 from shieldgate.gateway.errors import body as error_body
 from shieldgate.gateway.relay import Outbox, Relay
 from shieldgate.gateway.services import Given, Judged, together, while_connected
 from shieldgate.openai.chat import ChatRequest, CompletionRequest, answer, envelope
+from shieldgate.openai.errors import ErrorEnvelope
 from shieldgate.openai.sse import PING
 from shieldgate.types import Exchange
 from shieldgate.upstream import Reply
 
 router = APIRouter()
 
+_OBJECT = {"type": "object", "required": ["choices"]}
+_EVENT = {"type": "object", "properties": {"data": {"type": "string"}}, "required": ["data"]}
+_ENVELOPE = {"$ref": f"#/components/schemas/{ErrorEnvelope.__name__}"}
+_BLOCKED = {"type": "object", "required": ["error", "moderation"]}
+_OF_UPSTREAM = {"model": ErrorEnvelope, "description": "Upstream's own status and error."}
+_ANSWERS: dict[int | str, dict[str, Any]] = {
+    200: {
+        "description": "The answer, in the form and with the fields that upstream gave it; "
+        "`moderation` beside the choices where that was asked for or something happened.",
+        "content": {
+            "application/json": {"schema": _OBJECT},
+            "text/event-stream": {"itemSchema": _EVENT},
+        },
+    },
+    **declared(*WITH_A_BODY),
+    400: {
+        "description": "The request is wrong, and `param` names the field; or its prompt was "
+        "blocked, and `code` is `content_filter`.",
+        "content": {"application/json": {"schema": {"anyOf": [_ENVELOPE, _BLOCKED]}}},
+    },
+    "4XX": _OF_UPSTREAM,
+    "5XX": _OF_UPSTREAM,
+}
 
-@router.post("/v1/chat/completions")
+
+@router.post("/v1/chat/completions", response_class=Response, responses=_ANSWERS)
 async def chat(body: ChatRequest, request: Request, services: Given) -> Response:
     """Answer a chat with the upstream model.
 
@@ -38,7 +64,7 @@ async def chat(body: ChatRequest, request: Request, services: Given) -> Response
     return await _serve(Call.of(request, body, blocks.CHAT, services), request)
 
 
-@router.post("/v1/completions")
+@router.post("/v1/completions", response_class=Response, responses=_ANSWERS)
 async def complete(body: CompletionRequest, request: Request, services: Given) -> Response:
     """Continue a text with the upstream model, screened like a chat."""
     return await _serve(Call.of(request, body, blocks.COMPLETIONS, services), request)

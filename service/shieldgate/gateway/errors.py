@@ -3,6 +3,7 @@
 import math
 import re
 from collections.abc import Mapping
+from typing import Any
 
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
@@ -36,11 +37,34 @@ _REPLIES: Mapping[type[ShieldgateError], tuple[int, str, str]] = {
     ScorerUnavailable: (503, "server_error", UNAVAILABLE),
 }
 
-_HTTP_CODES = {404: "unknown_url", 405: "method_not_allowed", 413: "body_too_large"}
+_HTTP_CODES = {
+    404: "unknown_url",
+    405: "method_not_allowed",
+    408: "body_too_slow",
+    413: "body_too_large",
+    415: "body_encoded",
+}
 _HTTP_MESSAGES = {
     404: "There is nothing at this URL. /docs lists what there is.",
     405: "This URL does not take this method. /docs lists what there is.",
 }
+
+
+_MEANINGS = {
+    400: "The request is wrong, and `param` names the field.",
+    408: "The body took too long to arrive.",
+    413: "The body is too long.",
+    415: "The body is compressed.",
+    429: "The queue is full; `Retry-After` says when to come again.",
+    500: "A defect of ours; `x-request-id` finds it in the log.",
+    503: "Nothing was judged: the scorer is not loaded, or it failed.",
+}
+WITH_A_BODY = (400, 408, 413, 415, 503)
+
+
+def declared(*statuses: int) -> dict[int | str, dict[str, Any]]:
+    """Describe errors for OpenAPI."""
+    return {s: {"model": ErrorEnvelope, "description": _MEANINGS[s]} for s in statuses}
 
 
 class RequestError(Exception):

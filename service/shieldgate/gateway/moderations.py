@@ -4,7 +4,7 @@ from uuid import uuid4
 
 from fastapi import APIRouter, Request
 
-from shieldgate.gateway.errors import RequestError
+from shieldgate.gateway.errors import WITH_A_BODY, RequestError, declared
 from shieldgate.gateway.services import Given, while_connected
 from shieldgate.openai.categories import CATEGORIES
 from shieldgate.openai.moderations import Moderation, ModerationReply, ModerationRequest
@@ -14,7 +14,7 @@ from shieldgate.types import Exchange, Verdict
 router = APIRouter()
 
 
-@router.post("/v1/moderations")
+@router.post("/v1/moderations", responses=declared(*WITH_A_BODY, 429))
 async def moderate(body: ModerationRequest, request: Request, services: Given) -> ModerationReply:
     """Judge texts as prompts.
 

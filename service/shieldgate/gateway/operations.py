@@ -2,6 +2,7 @@
 
 import structlog
 from fastapi import APIRouter, Request, Response
+from fastapi.responses import PlainTextResponse
 from prometheus_client import CONTENT_TYPE_LATEST
 
 from shieldgate.errors import UpstreamError
@@ -69,7 +70,7 @@ async def ready(services: Given, response: Response) -> Status:
     return Status(status=status)
 
 
-@router.get("/metrics")
+@router.get("/metrics", response_class=PlainTextResponse)
 async def metrics(services: Given) -> Response:
     """Show all metrics, for Prometheus."""
     return Response(services.telemetry.page(), media_type=CONTENT_TYPE_LATEST)

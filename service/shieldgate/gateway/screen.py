@@ -4,14 +4,14 @@ from time import perf_counter
 
 from fastapi import APIRouter, Request
 
-from shieldgate.gateway.errors import RequestError
+from shieldgate.gateway.errors import WITH_A_BODY, RequestError, declared
 from shieldgate.gateway.services import Given, while_connected
 from shieldgate.gateway.wire import ExchangeResult, ScorerInfo, ScreenReply, ScreenRequest
 
 router = APIRouter()
 
 
-@router.post("/v1/screen")
+@router.post("/v1/screen", responses=declared(*WITH_A_BODY, 429))
 async def screen(body: ScreenRequest, request: Request, services: Given) -> ScreenReply:
     """Judge one exchange or several.
 

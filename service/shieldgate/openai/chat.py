@@ -81,7 +81,10 @@ class _Request(BaseModel):
 class ChatRequest(_Request):
     """A chat; `messages` are read by `contents`, one by one, whatever they hold."""
 
-    messages: list[Any] = Field(examples=[[{"role": "user", "content": "How do I bake bread?"}]])
+    # A megabyte of empty messages would keep everybody waiting while they are walked through.
+    messages: list[Any] = Field(
+        max_length=10_000, examples=[[{"role": "user", "content": "How do I bake bread?"}]]
+    )
 
 
 class CompletionRequest(_Request):

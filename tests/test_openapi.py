@@ -1,0 +1,65 @@
+"""What `/openapi.json` says is what comes, whatever is sent."""
+
+import asyncio
+from typing import Any
+
+import pytest
+import requests
+import schemathesis
+from fakes import FakeScorer
+from hypothesis import HealthCheck, given, settings
+from schemathesis import GenerationMode
+from schemathesis.specs.openapi.checks import positive_data_acceptance
+from serving import gateway
+from upstream import Script, serving, streamed, whole
+
+from shieldgate.upstream import Upstream
+
+
+class Willing(Script):
+    """A model that gives the choices that were asked for, streamed or not."""
+
+    def reply(self, request: dict[str, Any] | None) -> Any:
+        asked = request or {}
+        given = asked.get("prompt")
+        texts = given if isinstance(given, list) else [""]
+        answers = ["a kind answer"] * (asked.get("n") or 1) * max(len(texts), 1)
+        return streamed(*answers) if asked.get("stream") else whole(*answers)
+
+
+@pytest.mark.parametrize("mode", list(GenerationMode))
+async def test_every_reply_is_declared_and_none_is_a_500(
+    scorer: FakeScorer, mode: GenerationMode
+) -> None:
+    async with (
+        serving(Willing()) as url,
+        gateway(scorer, upstream=Upstream(url), max_body_bytes=100_000) as served,
+    ):
+        asked = await asyncio.to_thread(ask_anything, served.url, mode)
+    assert asked == {
+        *("/v1/chat/completions", "/v1/completions", "/v1/moderations", "/v1/screen"),
+        *("/v1/policies", "/v1/models", "/healthz", "/readyz", "/metrics"),
+    }
+
+
+def ask_anything(url: str, mode: GenerationMode) -> set[str]:
+    schema = schemathesis.openapi.from_url(f"{url}/openapi.json")
+    operations = [found.ok() for found in schema.get_all_operations()]
+    with requests.Session() as session:
+        for operation in operations:
+            # Without a body there is nothing to get wrong.
+            if operation.body or mode is GenerationMode.POSITIVE:
+                ask(operation, mode, session)
+    return {operation.path for operation in operations}
+
+
+def ask(operation: Any, mode: GenerationMode, session: requests.Session) -> None:
+    @settings(max_examples=30, suppress_health_check=list(HealthCheck))
+    @given(operation.as_strategy(generation_mode=mode))
+    def answers(case: Any) -> None:
+        reply = case.call(session=session)
+        # What is valid by the schema can still be too much, or name what there is not.
+        case.validate_response(reply, excluded_checks=[positive_data_acceptance])
+        assert reply.headers["x-request-id"]
+
+    answers()

@@ -1,0 +1,120 @@
+"""Callers who send their heads slowly, or don't read, are left; who waits for an answer is not."""
+
+import asyncio
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from urllib.parse import urlsplit
+
+import httpx
+import pytest
+from serving import running
+from starlette.types import Receive, Scope, Send
+
+from shieldgate.cli.slow import bounded, drop_silent_readers
+
+SECONDS = 0.2
+HEAD = b"GET / HTTP/1.1\r\nhost: a\r\n\r\n"
+
+Connection = tuple[asyncio.StreamReader, asyncio.StreamWriter]
+
+
+async def patient(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answers after longer than a head may take."""
+    if scope["type"] == "http":
+        await asyncio.sleep(2 * SECONDS)
+        headers = [(b"content-length", b"2")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": b"ok"})
+
+
+@asynccontextmanager
+async def connected() -> AsyncIterator[Connection]:
+    async with running(patient, http=bounded(SECONDS), timeout_keep_alive=60) as url:
+        reader, writer = await asyncio.open_connection("127.0.0.1", urlsplit(url).port)
+        try:
+            async with asyncio.timeout(20):
+                yield reader, writer
+        finally:
+            writer.close()
+
+
+async def drip(connection: Connection, text: bytes) -> bytes:
+    """Send a byte now and then, until the server closes; give what it said."""
+    reader, writer = connection
+    for byte in text:
+        writer.write(bytes([byte]))
+        try:
+            async with asyncio.timeout(SECONDS / 10):
+                return await reader.read()
+        except TimeoutError:
+            continue
+        except ConnectionError:
+            return b""
+    raise AssertionError("the connection stayed open")
+
+
+async def answered(connection: Connection) -> None:
+    reader, _ = connection
+    head = await reader.readuntil(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 200 ")
+    assert await reader.readexactly(2) == b"ok"
+
+
+async def test_a_connection_without_a_head_is_closed() -> None:
+    async with connected() as (reader, _):
+        assert await reader.read() == b""
+
+
+async def test_a_head_that_drips_is_not_waited_for() -> None:
+    async with connected() as connection:
+        assert await drip(connection, b"GET / HTTP/1.1\r\nx: " + b"a" * 1000) == b""
+
+
+async def test_neither_is_the_second_head_of_a_connection() -> None:
+    async with connected() as connection:
+        connection[1].write(HEAD)
+        await answered(connection)
+        assert await drip(connection, HEAD[:-2] + b"x: " + b"a" * 1000) == b""
+
+
+async def test_who_waits_for_answers_is_answered_each_time() -> None:
+    async with connected() as connection:
+        for _ in range(2):
+            connection[1].write(HEAD)
+            await answered(connection)
+        connection[1].write(HEAD * 2)
+        await answered(connection)
+        await answered(connection)
+
+
+@pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="this system can't tell")
+async def test_a_reply_that_nobody_reads_ends() -> None:
+    left = asyncio.Event()
+
+    async def endless(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+
+        async def write() -> None:
+            while True:
+                body = {"type": "http.response.body", "body": b"x" * 65_536, "more_body": True}
+                await send(body)
+                await asyncio.sleep(0)
+
+        writing = asyncio.create_task(write())
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        writing.cancel()
+        left.set()
+
+    listener = socket.create_server(("127.0.0.1", 0))
+    drop_silent_readers(listener, SECONDS)
+    async with (
+        running(endless, listener=listener) as url,
+        httpx.AsyncClient() as client,
+        client.stream("GET", url),
+        asyncio.timeout(20),
+    ):
+        await left.wait()
