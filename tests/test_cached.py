@@ -1,6 +1,7 @@
 """A score is computed once: kept when known, shared while under way, never confused."""
 
 import asyncio
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
@@ -248,18 +249,55 @@ async def test_a_growing_exchange_is_neither_kept_nor_looked_up() -> None:
     assert await cache.score(Exchange("x", "y"), [A]) == [Score(2.0)]
 
 
-async def test_the_observer_sees_hits_and_misses() -> None:
-    seen: list[object] = []
+class SecondLevel:
+    """A second level that knows what it is given."""
+
+    def __init__(self) -> None:
+        self.scores: dict[bytes, Score] = {}
+
+    async def find(self, keys: Sequence[bytes]) -> dict[bytes, Score]:
+        return {key: self.scores[key] for key in keys if key in self.scores}
+
+    def keep(self, scores: Mapping[bytes, Score]) -> None:
+        self.scores.update(scores)
+
+
+async def test_what_another_process_scored_is_not_computed_again() -> None:
+    first, other = CountingScorer(), CountingScorer()
+    second = SecondLevel()
+    here = Cached(first, secret=SECRET, max_entries=9, second=second)
+    there = Cached(other, secret=SECRET, max_entries=9, second=second)
+    found = await here.score(Exchange("x"), [A, C])
+    assert await there.score(Exchange("x"), [A, B, C]) == [found[0], Score(0.0), found[1]]
+    assert other.calls == [("x", ["a/b"])]
+    second.scores.clear()
+    assert await there.score(Exchange("x"), [C]) == [found[1]]  # kept in memory, too
+
+
+async def test_a_growing_exchange_stays_out_of_the_second_level() -> None:
+    second = SecondLevel()
+    cache = Cached(CountingScorer(), secret=SECRET, max_entries=9, second=second)
+    await cache.score(Exchange("x", "y", growing=True), [A])
+    assert second.scores == {}
+
+
+async def test_the_observer_sees_what_was_found_where() -> None:
+    seen: Counter[str] = Counter()
 
     class Observer:
         def looked_up(self, found: Mapping[str, int]) -> None:
-            seen.append(found)
+            seen.update(found)
 
         def phase(self, phase: str, seconds: float) -> None:
             assert seconds > 0
-            seen.append(phase)
+            seen[phase] += 1
 
-    cache = Cached(CountingScorer(), secret=SECRET, max_entries=9, observer=Observer())
-    await cache.score(Exchange("x"), [A])
-    await cache.score(Exchange("x"), [A, B])
-    assert seen == [{"memory": 0, "miss": 1}, "cache", {"memory": 1, "miss": 1}, "cache"]
+    second = SecondLevel()
+    caches = [
+        Cached(CountingScorer(), secret=SECRET, max_entries=9, second=second, observer=Observer())
+        for _ in range(2)
+    ]
+    await caches[0].score(Exchange("x"), [A])
+    await caches[1].score(Exchange("x"), [A, B])
+    await caches[1].score(Exchange("x"), [A, B])
+    assert seen == {"miss": 2, "redis": 1, "memory": 2, "cache": 3}

@@ -14,6 +14,7 @@ from typing import Any
 import httpx
 import openai
 import pytest
+from redis_server import redis_server
 from typer.testing import CliRunner
 
 from shieldgate.cli import app
@@ -174,3 +175,29 @@ def test_serving_beyond_this_machine_without_keys_is_warned_of(tmp_path: Path) -
     with serving("--host", "0.0.0.0", "--model", never_loads(tmp_path)) as server:
         event = "there are no API keys: whoever reaches this address can use the server"
         assert server.line(event)["level"] == "warning"
+
+
+def test_what_one_server_scored_another_finds_in_redis(
+    hot_checkpoint: Path, tmp_path: Path
+) -> None:
+    with redis_server(tmp_path) as redis:
+        shared = {"SHIELDGATE_REDIS_URL": redis.url, "SHIELDGATE_CACHE_SECRET": "0123456789abcdef"}
+        verdicts = []
+        for level in ("miss", "redis"):
+            with serving("--model", hot_checkpoint, **shared) as server:
+                url = server.line("listening")["url"]
+                server.line("redis answers")
+                server.line("ready")
+                reply = httpx.post(f"{url}/v1/screen", json={"prompt": CANARY}).json()
+                verdicts.append(reply["results"][0]["policies"])
+                counted = 'shieldgate_cache_lookups_total{level="%s"} %d.0'
+                assert counted % (level, len(verdicts[0])) in httpx.get(f"{url}/metrics").text
+                assert server.end(signal.SIGTERM) == 0
+        assert verdicts[0] == verdicts[1]
+
+
+def test_redis_without_a_secret_is_one_sentence_and_exit_code_2() -> None:
+    command = [PROGRAM, "serve", "--redis-url", "redis://localhost"]
+    result = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert result.returncode == 2
+    assert "the same SHIELDGATE_CACHE_SECRET" in result.stderr

@@ -4,8 +4,9 @@ import secrets
 import socket
 import sys
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from ipaddress import ip_address
+from typing import TYPE_CHECKING
 
 import structlog
 from fastapi import FastAPI
@@ -19,11 +20,14 @@ from shieldgate.gateway.loading import LoadingScorer
 from shieldgate.gateway.services import Services
 from shieldgate.policy import LiveBook, PolicyBook
 from shieldgate.scoring import Cached, Guarded, Identity, Scorer
-from shieldgate.settings import ServeSettings, flag
+from shieldgate.settings import ServeSettings, flag, variable
 from shieldgate.telemetry import Telemetry, configure_logging
 from shieldgate.types import DIRECTIONS
 from shieldgate.upstream import Upstream
 from shieldgate.worker.supervisor import Supervisor
+
+if TYPE_CHECKING:
+    from shieldgate.shared import Shared, SharedScores
 
 log = structlog.get_logger(__name__)
 
@@ -38,22 +42,28 @@ def run(settings: ServeSettings) -> None:
         settings.policies, profile=settings.profile, refused=telemetry.policies_refused
     )
     chosen_profile(live.current, settings)
+    secret = _cache_secret(settings)
+    shared, second = _sharing(settings, secret, telemetry)
 
     @asynccontextmanager
     async def opened() -> AsyncIterator[Scorer]:
-        async with open_scorer(
-            settings,
-            max_batch_tokens=settings.max_batch_tokens,
-            max_waiting=settings.max_waiting,
-            max_seconds=settings.guard_seconds,
-            prefix_bytes=settings.prefix_bytes,
-            observer=telemetry,
-        ) as scorer:
+        async with (
+            open_scorer(
+                settings,
+                max_batch_tokens=settings.max_batch_tokens,
+                max_waiting=settings.max_waiting,
+                max_seconds=settings.guard_seconds,
+                prefix_bytes=settings.prefix_bytes,
+                observer=telemetry,
+            ) as scorer,
+            shared or nullcontext(),
+        ):
             _introduce(scorer.identity, live.current, settings)
             yield Cached(
                 Guarded(scorer, seconds=settings.guard_seconds, observer=telemetry),
-                secret=_cache_secret(settings),
+                secret=secret,
                 max_entries=settings.cache_entries,
+                second=second,
                 observer=telemetry,
             )
 
@@ -120,9 +130,30 @@ def _answering(settings: ServeSettings) -> tuple[Upstream | None, Supervisor | N
 
 
 def _cache_secret(settings: ServeSettings) -> bytes:
-    if settings.cache_secret is None:
-        return secrets.token_bytes(32)
-    return settings.cache_secret.get_secret_value().encode()
+    if settings.cache_secret is not None:
+        return settings.cache_secret.get_secret_value().encode()
+    if settings.redis_url is not None:
+        raise ConfigurationError(
+            f"{flag('redis_url')} shares scores among the replicas that have one secret. Give all "
+            f"of them the same {variable('cache_secret')}; `openssl rand -hex 32` makes one."
+        )
+    return secrets.token_bytes(32)
+
+
+def _sharing(
+    settings: ServeSettings, secret: bytes, telemetry: Telemetry
+) -> tuple["Shared | None", "SharedScores | None"]:
+    """Prepare what replicas share, where there is a Redis; raise ConfigurationError."""
+    if settings.redis_url is None:
+        return None, None
+    # Here, because who has no Redis need not wait for its library.
+    from shieldgate.shared import Shared, SharedScores  # noqa: PLC0415
+
+    shared = Shared(
+        settings.redis_url.get_secret_value(), seconds=settings.redis_seconds, observer=telemetry
+    )
+    keep = settings.redis_keep_seconds
+    return shared, SharedScores(shared, secret=secret, keep_seconds=keep)
 
 
 def _greet(listener: socket.socket, live: LiveBook, settings: ServeSettings) -> None:

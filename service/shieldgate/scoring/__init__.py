@@ -1,7 +1,7 @@
 """From (exchange, policies) to margins: one seam, and wrappers that compose around it."""
 
 from shieldgate.scoring.batched import Batched, BatchObserver
-from shieldgate.scoring.cached import Cached, CacheObserver
+from shieldgate.scoring.cached import Cached, CacheObserver, SecondLevel
 from shieldgate.scoring.guarded import Guarded, GuardObserver
 from shieldgate.scoring.seam import Engine, Identity, Prepared, Scorer, Work
 
@@ -16,5 +16,6 @@ __all__ = [
     "Identity",
     "Prepared",
     "Scorer",
+    "SecondLevel",
     "Work",
 ]

@@ -17,10 +17,21 @@ class CacheObserver(Protocol):
     """Sees how the cache fares."""
 
     def looked_up(self, found: Mapping[Literal["memory", "redis", "miss"], int]) -> None:
-        """Take how many of a call's scores were found where, or nowhere."""
+        """Take how many scores were found where, or nowhere."""
 
     def phase(self, phase: Literal["cache"], seconds: float) -> None:
         """Take how long the lookup took."""
+
+
+class SecondLevel(Protocol):
+    """Keeps scores beyond this process. It may know nothing, and raises nothing."""
+
+    async def find(self, keys: Sequence[bytes]) -> dict[bytes, Score]:
+        """Look keys up at once, and soon; give those that are known."""
+        ...
+
+    def keep(self, scores: Mapping[bytes, Score]) -> None:
+        """Store scores, without making anybody wait."""
 
 
 class _Flight:
@@ -50,7 +61,8 @@ class Cached:
     """Keeps the margins of the last `max_entries` (exchange, policy) in memory; a Scorer.
 
     Keys are HMACs under `secret` of the prompt's segments and the scorer's identity, so they
-    tell nothing about the text, and thresholds can change without staling a score. Callers who
+    tell nothing about the text, and thresholds can change without staling a score. What is not
+    in memory is looked up in `second`, where there is one, before it is computed. Callers who
     ask for the same score at once share one call; failures are not kept.
     """
 
@@ -60,10 +72,12 @@ class Cached:
         *,
         secret: bytes,
         max_entries: int,
+        second: SecondLevel | None = None,
         observer: CacheObserver | None = None,
     ) -> None:
         """Wrap a scorer; `secret` is 16 bytes or more."""
         self._scorer = scorer
+        self._second = second
         self._secret = secret
         self._max_entries = max_entries
         self._observer = observer
@@ -82,17 +96,17 @@ class Cached:
         began = perf_counter()
         keys = [self._key(exchange, policy) for policy in policies]
         known = {key: score for key in keys if (score := self._recall(key)) is not None}
-        if self._observer:
-            hits = sum(key in known for key in keys)
-            self._observer.looked_up({"memory": hits, "miss": len(keys) - hits})
-            self._observer.phase("cache", perf_counter() - began)
         missing = {
             key: policy
             for key, policy in zip(keys, policies, strict=True)
             if key not in known and not self._in_flight(key)
         }
+        # What is under way for another caller counts as known.
+        self._count("memory", len(keys) - len(missing))
         if missing:
-            self._depart(exchange, missing)
+            self._depart(exchange, missing, began)
+        else:
+            self._looked(began)
         joined = {key: self._flights[key] for key in keys if key not in known}
         flights = list(dict.fromkeys(flight for flight, _ in joined.values()))
         # All are joined before the first is awaited: whoever leaves in between is counted out.
@@ -107,8 +121,8 @@ class Cached:
             known[key] if key in known else landed[joined[key][0]][joined[key][1]] for key in keys
         ]
 
-    def _depart(self, exchange: Exchange, missing: dict[bytes, Policy]) -> None:
-        task = asyncio.create_task(self._scorer.score(exchange, list(missing.values())))
+    def _depart(self, exchange: Exchange, missing: dict[bytes, Policy], began: float) -> None:
+        task = asyncio.create_task(self._fetch(exchange, missing, began))
         flight = _Flight(task)
         for place, key in enumerate(missing):
             self._flights[key] = flight, place
@@ -121,6 +135,23 @@ class Cached:
                 self._keep(zip(missing, task.result(), strict=True))
 
         task.add_done_callback(land)
+
+    async def _fetch(
+        self, exchange: Exchange, missing: dict[bytes, Policy], began: float
+    ) -> list[Score]:
+        """Find scores in the second level, and have the others computed."""
+        found = await self._second.find(list(missing)) if self._second else {}
+        self._looked(began)
+        self._count("redis", len(found))
+        rest = {key: policy for key, policy in missing.items() if key not in found}
+        if rest:
+            self._count("miss", len(rest))
+            scores = await self._scorer.score(exchange, list(rest.values()))
+            fresh = dict(zip(rest, scores, strict=True))
+            if self._second:
+                self._second.keep(fresh)
+            found |= fresh
+        return [found[key] for key in missing]
 
     def _in_flight(self, key: bytes) -> bool:
         return key in self._flights and not self._flights[key][0].lost
@@ -135,6 +166,14 @@ class Cached:
         self._scores.update(scores)
         while len(self._scores) > self._max_entries:
             self._scores.popitem(last=False)
+
+    def _count(self, where: Literal["memory", "redis", "miss"], scores: int) -> None:
+        if self._observer:
+            self._observer.looked_up({where: scores})
+
+    def _looked(self, began: float) -> None:
+        if self._observer:
+            self._observer.phase("cache", perf_counter() - began)
 
     def _key(self, exchange: Exchange, policy: Policy) -> bytes:
         digest = hmac.new(self._secret, self.identity.key.encode(), "sha256")

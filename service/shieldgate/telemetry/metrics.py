@@ -32,7 +32,7 @@ Outcome = Literal[
     "failed",
 ]
 Found = Literal["memory", "redis", "miss"]
-Breaker = Literal["scorer", "redis"]
+Breaker = Literal["scorer", "redis_read", "redis_write"]
 GuardFailure = Literal["timeout", "failure", "overloaded", "breaker"]
 BreakerState = Literal["closed", "half_open", "open"]
 

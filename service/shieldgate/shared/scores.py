@@ -1,0 +1,69 @@
+"""Scores that all replicas share."""
+
+import hmac
+import struct
+from collections.abc import Mapping, Sequence
+
+from shieldgate.shared.redis import Shared
+from shieldgate.shared.urls import Client
+from shieldgate.types import Score
+
+_PREFIX = b"shieldgate:score:"
+_FIELDS = struct.Struct("<dII")
+_SEAL_BYTES = 16
+
+
+class SharedScores:
+    """Keeps margins in Redis for `keep_seconds`; the second level of `scoring.Cached`.
+
+    Keys come from the cache and tell nothing about texts. Each value is sealed under `secret`
+    together with its key: what no replica of ours wrote for this key is a miss, so that nobody
+    who can write to Redis can make a text pass.
+    """
+
+    def __init__(self, shared: Shared, *, secret: bytes, keep_seconds: int) -> None:
+        """Take the secret that the replicas share."""
+        self._shared = shared
+        self._secret = secret
+        self._keep_seconds = keep_seconds
+
+    async def find(self, keys: Sequence[bytes]) -> dict[bytes, Score]:
+        """Look keys up in one round trip; what can't be had is missing."""
+
+        async def get(client: Client) -> list[bytes | None]:
+            # MGET in a form that a cluster, where the keys lie on several nodes, knows as well.
+            pipeline = client.pipeline(transaction=False)
+            for key in keys:
+                pipeline.get(_PREFIX + key)
+            values: list[bytes | None] = await pipeline.execute()
+            return values
+
+        values = await self._shared.ask("redis_read", get) or ()
+        opened = {key: self._open(key, value) for key, value in zip(keys, values, strict=False)}
+        return {key: score for key, score in opened.items() if score is not None}
+
+    def keep(self, scores: Mapping[bytes, Score]) -> None:
+        """Store scores in one round trip, for which nobody waits."""
+
+        async def put(client: Client) -> None:
+            pipeline = client.pipeline(transaction=False)
+            for key, score in scores.items():
+                pipeline.set(_PREFIX + key, self._sealed(key, score), ex=self._keep_seconds)
+            await pipeline.execute()
+
+        self._shared.tell(put)
+
+    def _sealed(self, key: bytes, score: Score) -> bytes:
+        fields = _FIELDS.pack(score.margin, score.windows, score.prompt_omitted)
+        return fields + self._seal(key, fields)
+
+    def _open(self, key: bytes, value: bytes | None) -> Score | None:
+        if value is None or len(value) != _FIELDS.size + _SEAL_BYTES:
+            return None
+        fields, seal = value[: _FIELDS.size], value[_FIELDS.size :]
+        if not hmac.compare_digest(seal, self._seal(key, fields)):
+            return None
+        return Score(*_FIELDS.unpack(fields))
+
+    def _seal(self, key: bytes, fields: bytes) -> bytes:
+        return hmac.digest(self._secret, b"score 1:" + key + fields, "sha256")[:_SEAL_BYTES]
