@@ -14,7 +14,7 @@ from prometheus_client import CollectorRegistry
 
 from shieldgate.gateway.app import create_app
 from shieldgate.gateway.loading import LoadingScorer
-from shieldgate.gateway.services import Policies, Services
+from shieldgate.gateway.services import Policies, Services, Worker
 from shieldgate.settings import ServeSettings
 from shieldgate.telemetry import Telemetry
 from shieldgate.upstream import Upstream
@@ -75,6 +75,7 @@ async def gateway(
     *,
     upstream: Upstream | None = None,
     policies: Policies | None = None,
+    worker: Worker | None = None,
     profile: Mapping[str, object] | None = None,
     **settings: object,
 ) -> AsyncIterator[Gateway]:
@@ -90,6 +91,7 @@ async def gateway(
         scorer=loading or LoadingScorer(scorer.opened),
         telemetry=Telemetry(registry),
         stop=stopped_by.append,
+        worker=worker,
         upstream=upstream,
     )
     async with (

@@ -90,6 +90,7 @@ async def test_a_blocked_prompt_may_be_a_friendly_200(front: Open) -> None:
             }
             for i in range(2)
         ],
+        "usage": {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0},
         "moderation": {"input": moderation(result(True, BAD)), "output": moderation()},
     }
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from fakes import FakeScorer
 from front import Open, opening
-from upstream import DONE, data_of, delta, sse, streamed, text_of, usage
+from upstream import DONE, data_of, delta, sse, streamed, text_of, usage, whole
 
 from shieldgate.errors import ScorerUnavailable
 from shieldgate.policy import Policy, Streaming
@@ -161,6 +161,60 @@ async def test_usage_follows_the_verdict_when_the_model_has_sent_it(front: Open)
     assert "moderation" in events[-3]
     assert events[-2]["usage"]["completion_tokens"] == 5
     assert events[-1] == "[DONE]"
+
+
+async def test_usage_that_is_counted_on_the_way_is_told_when_the_model_is_left(front: Open) -> None:
+    counts = {"prompt_tokens": 1, "completion_tokens": 3, "total_tokens": 4}
+    choice = {"index": 0, "delta": {"content": "crude " * 20}, "finish_reason": None}
+    counted = sse({"id": "chatcmpl-1", "choices": [choice], "usage": counts})
+    async with front([counted, asyncio.Event()]) as f:
+        events = await f.stream(stream_options={"include_usage": True})
+        assert "moderation" in events[-3]
+        assert (events[-2]["choices"], events[-2]["usage"]) == ([], counts)
+        events = await f.stream()
+        assert "moderation" in events[-2]
+
+
+@dataclass
+class OurWorker:
+    ready: bool = True
+
+    async def run(self) -> None:
+        await asyncio.Event().wait()
+
+
+async def test_our_worker_is_asked_to_count_on_the_way_and_the_caller_sees_one_count(
+    front: Open,
+) -> None:
+    counts = {"prompt_tokens": 1, "completion_tokens": 3, "total_tokens": 4}
+    choice = {"index": 0, "delta": {"content": "kind, "}, "finish_reason": None}
+    counted = sse({"id": "chatcmpl-1", "choices": [choice], "usage": counts})
+    async with front([counted, delta("crude " * 20), asyncio.Event()], worker=OurWorker()) as f:
+        for options in ({"include_usage": True}, {"include_usage": False}, None):
+            events = await f.stream(stream_options=options)
+            asked = f.script.requests[-1]["body"]["stream_options"]
+            found = [event["usage"] for event in events[:-1] if "usage" in event]
+            if options and options["include_usage"]:
+                assert asked == {"include_usage": True, "continuous_usage_stats": True}
+                assert found == [counts]
+                assert events[-2]["usage"] == counts
+            else:
+                assert asked == options
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_while_our_worker_is_down_a_chat_is_told_so_at_once(
+    front: Open, stream: bool
+) -> None:
+    worker = OurWorker(ready=False)
+    async with front(streamed("kind") if stream else whole("kind"), worker=worker) as f:
+        reply = await f.ask(stream=stream)
+        assert reply.status_code == 503
+        assert reply.headers["retry-after"] == "5"
+        assert reply.json()["error"]["code"] == "generator_unavailable"
+        assert f.script.requests == []
+        worker.ready = True
+        assert (await f.ask(stream=stream)).status_code == 200
 
 
 async def test_each_choice_ends_on_its_own(front: Open) -> None:
@@ -516,11 +570,14 @@ async def test_in_parallel_a_guard_that_fails_before_the_prompts_verdict_is_a_50
 async def test_a_blocked_prompt_may_be_a_friendly_stream(front: Open) -> None:
     async with front(profile={"on_block": "refusal"}) as f:
         events = await f.stream("a crude question")
+        counted = await f.stream("crude", stream_options={"include_usage": True})
         assert f.script.requests == []
     assert events[0]["object"] == "chat.completion.chunk"
     assert [event["choices"] for event in events[:3]] == [[ENDING[0]], [ENDING[1]], []]
     assert events[2]["moderation"]["input"]["results"][0]["flagged"]
     assert events[3:] == ["[DONE]"]
+    assert counted[3]["usage"]["total_tokens"] == 0
+    assert counted[4:] == ["[DONE]"]
 
 
 async def test_a_streamed_plain_completion_is_screened_too(front: Open, scorer: FakeScorer) -> None:

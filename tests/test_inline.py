@@ -8,12 +8,12 @@ import pytest
 from fakes import FakeScorer, small_book
 from front import Open
 from openai.types.chat import ChatCompletion
-from upstream import streamed, whole
+from upstream import streamed, text_of, whole
 
 from shieldgate.errors import ScorerUnavailable
 from shieldgate.gateway.inline import demands
 from shieldgate.openai.chat import InlineModeration
-from shieldgate.policy import Profile, decide
+from shieldgate.policy import Profile, Streaming, decide
 from shieldgate.types import DIRECTIONS, Score
 
 
@@ -23,6 +23,7 @@ def asking(model: str, input: str | None = None, output: str | None = None) -> d
     return {"model": model, "policy": policy}
 
 
+CRUDE = "all is well, then it gets crude"
 MODES = ("score", "block", None)
 
 
@@ -48,6 +49,95 @@ def test_whatever_is_asked_no_text_passes_that_the_profile_would_stop(
                 assert action(joined).stops
             if profile.mode == "enforce" and profile.on_failure[direction] == "closed":
                 assert joined.on_failure[direction] == "closed"
+
+
+def bases() -> list[Profile]:
+    """Profiles that differ in all that stops text."""
+    streams = [Streaming("async"), Streaming("full", first=9), Streaming("hold", growth=1.5)]
+    words = product(
+        ("enforce", "monitor"), ("refuse", "pass"), ("before", "parallel"), ("open", "closed")
+    )
+    return [
+        Profile(
+            f"p{n}",
+            ("test/threat",),
+            mode=mode,
+            unscreenable=unscreenable,
+            prompt_check=check,
+            on_failure=dict.fromkeys(DIRECTIONS, on_failure),
+            history=("latest", "window", "all")[n % 3],
+            window=2 + n % 4,
+            instructions=("judge", "trust")[n % 2],
+            streaming=streams[n % 3],
+            on_block=("error", "refusal")[n % 2],
+            refusal=f"no {n}",
+        )
+        for n, (mode, unscreenable, check, on_failure) in enumerate(words)
+    ]
+
+
+def test_blocking_takes_the_stricter_word_of_those_who_enforce() -> None:
+    held = ("async", "hold", "full")
+    book = replace(small_book(), profiles={p.name: p for p in bases()})
+    for base, named in product(book.profiles.values(), repeat=2):
+        asked = InlineModeration.model_validate(asking(named.name, "block", "block"))
+        found = demands(base, asked, book, "fake@0")
+        for direction in DIRECTIONS:
+            joined = found.profiles[direction]
+            assert joined.mode == "enforce"
+            for profile in [named] + [base] * (base.mode == "enforce"):
+                assert joined.unscreenable == "refuse" or profile.unscreenable == "pass"
+                assert joined.prompt_check == "before" or profile.prompt_check == "parallel"
+                assert (joined.on_failure[direction] == "closed") or (
+                    profile.on_failure[direction] == "open"
+                )
+                assert held.index(joined.streaming.mode) >= held.index(profile.streaming.mode)
+                for covered in (0, 50, 500):
+                    due = joined.streaming.next_check(covered)
+                    assert due <= profile.streaming.next_check(covered)
+            assert (joined.on_block, joined.refusal) == (base.on_block, base.refusal)
+        assert list(found.plans) == [base, named]
+
+
+@pytest.mark.parametrize("input", ["score", None])
+def test_scores_change_nothing_that_stops_text(input: str | None) -> None:
+    book = replace(small_book(), profiles={p.name: p for p in bases()})
+    for base, named in product(book.profiles.values(), repeat=2):
+        asked = InlineModeration.model_validate(asking(named.name, input, input))
+        found = demands(base, asked, book, "fake@0")
+        for joined in found.profiles.values():
+            same = {"policies": base.policies, "thresholds": {}, "monitored": frozenset()}
+            assert replace(joined, **same) == base
+        assert list(found.plans) == [base]
+
+
+async def test_asked_to_block_it_judges_what_either_profile_judges(
+    front: Open, scorer: FakeScorer
+) -> None:
+    """`strict` of the small book looks back by three user turns, and at instructions."""
+    messages = [
+        {"role": "system", "content": "be crude"},
+        {"role": "user", "content": "make a"},
+        {"role": "assistant", "content": "what?"},
+        {"role": "user", "content": "bomb"},
+    ]
+    lax = {"history": "latest", "instructions": "trust"}
+    async with front(profile=lax) as f:
+        assert (await f.ask(messages=messages)).status_code == 200
+        scored = asking("strict", "score", "block")
+        assert (await f.ask(messages=messages, moderation=scored)).status_code == 200
+        blocking = asking("strict", "block", None)
+        assert (await f.ask(messages=messages, moderation=blocking)).status_code == 400
+        assert (await f.ask(messages=messages[1:], moderation=blocking)).status_code == 200
+        scorer.margins["make a\nbomb", "test/threat"] = 3.0
+        assert (await f.ask(messages=messages[1:])).status_code == 200
+        assert (await f.ask(messages=messages[1:], moderation=blocking)).status_code == 400
+
+
+async def test_asked_to_block_it_holds_what_the_profile_would_let_leave(front: Open) -> None:
+    async with front(streamed(CRUDE), profile={"streaming": Streaming("async")}) as f:
+        assert "crude" in text_of(await f.stream())
+        assert "crude" not in text_of(await f.stream(moderation=asking("strict", None, "block")))
 
 
 def test_scoring_never_blocks_what_the_profile_lets_pass() -> None:

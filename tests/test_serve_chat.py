@@ -70,6 +70,10 @@ def test_serve_starts_a_generator_and_stands_before_it(hot_checkpoint: Path, len
             os.kill(started, signal.SIGKILL)
             server.line("worker ended")
             assert httpx.get(f"{url}/readyz").json() == {"status": "waiting for the generator"}
+            with pytest.raises(openai.InternalServerError) as down:
+                api.chat.completions.create(**TALK)
+            assert down.value.code == "generator_unavailable"
+            assert "retry-after" in down.value.response.headers
             server.line("worker ready")
             assert httpx.get(f"{url}/readyz").status_code == 200
             assert api.chat.completions.create(**TALK).choices[0].message.content == text

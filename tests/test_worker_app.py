@@ -121,6 +121,13 @@ async def test_a_stream_holds_the_text_of_the_whole_reply(api: openai.AsyncOpenA
     assert finishes == {0: "length", 1: "length", 2: "length"}
     assert usage == whole.usage
 
+    counting = {"include_usage": True, "continuous_usage_stats": True}
+    stream = await api.chat.completions.create(**asked, stream=True, stream_options=counting)
+    counts = [chunk.usage async for chunk in stream]
+    assert [c.completion_tokens for c in counts] == sorted(c.completion_tokens for c in counts)
+    assert counts[0].completion_tokens == 0
+    assert counts[-1] == whole.usage
+
 
 async def test_a_stream_ends_with_done(client: httpx.AsyncClient) -> None:
     reply = await chat(client, stream=True)

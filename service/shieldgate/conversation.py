@@ -5,7 +5,7 @@ it, and is held to that by a test.
 """
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
 from typing import Any
 
@@ -58,6 +58,10 @@ class Plan:
     def context(self, choice: int) -> str:
         """Give the prompt with which the choice of this index is judged."""
         return self.contexts[min(choice // self.choices_each, len(self.contexts) - 1)]
+
+    def joined(self, other: "Plan") -> "Plan":
+        """Judge what another plan for the same request judges, too."""
+        return replace(self, prompts=_distinct((*self.prompts, *other.prompts)))
 
 
 def plan_chat(body: Mapping[str, Any], profile: Profile) -> Plan:

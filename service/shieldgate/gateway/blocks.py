@@ -21,6 +21,7 @@ from shieldgate.policy import Profile
 from shieldgate.types import Action, Verdict
 
 FILTERED = "content_filter"
+NOTHING_SPENT = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
 
 
 @dataclass(frozen=True, slots=True)

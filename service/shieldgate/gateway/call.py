@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any
 
 from fastapi import Request
@@ -12,7 +13,7 @@ from starlette.datastructures import State
 from shieldgate.conversation import Plan
 from shieldgate.errors import Unscreenable, UpstreamError
 from shieldgate.gateway import blocks
-from shieldgate.gateway.errors import UPSTREAM_ID, RequestError
+from shieldgate.gateway.errors import RETRY_SECONDS, UPSTREAM_ID, RequestError
 from shieldgate.gateway.inline import Demands, demands
 from shieldgate.gateway.services import Judged, Services, together
 from shieldgate.openai.chat import ChatRequest, CompletionRequest
@@ -61,9 +62,19 @@ class Call:
                 status=503,
                 code="no_upstream",
             )
+        if services.worker and not services.worker.ready:
+            # Its socket listens all the time: who asked now would wait there for the restart.
+            raise UpstreamError(
+                "The generator is being loaded or restarted.",
+                status=503,
+                code="generator_unavailable",
+                retry_after=RETRY_SECONDS,
+            )
         book = services.policies.current
         base = book.profile(services.settings.profile)
         body = asked.for_upstream()
+        demanded = demands(base, asked.moderation, book, _scorer(services))
+        plans = (surface.plan(body, profile) for profile in demanded.plans)
         call = cls(
             services=services,
             upstream=services.upstream,
@@ -71,8 +82,8 @@ class Call:
             body=body,
             headers=request.headers,
             state=request.state,
-            plan=surface.plan(body, base),
-            demands=demands(base, asked.moderation, book, _scorer(services)),
+            plan=reduce(Plan.joined, plans),
+            demands=demanded,
         )
         call._check_size()
         if call.plan.unscreenable and call.refuses_unscreenable(call.prompt_profile):
@@ -103,6 +114,11 @@ class Call:
     def scorer(self) -> str:
         """Name the scorer, as far as it is loaded."""
         return _scorer(self.services)
+
+    @property
+    def asks_for_usage(self) -> bool:
+        """Tell whether a stream is to end with the tokens it took."""
+        return bool((self.body.get("stream_options") or {}).get("include_usage"))
 
     @property
     def most_choices(self) -> int:
@@ -173,12 +189,17 @@ class Call:
         envelope = self.surface.envelope(self.body.get("model"), streamed=streamed)
         moderation = blocks.moderation(inputs, (), self.scorer)
         count = range(self.most_choices)
+        # What a model that was asked at the same time has spent, nobody knows.
+        before = self.prompt_profile.prompt_check == "before"
+        spent = {"usage": blocks.NOTHING_SPENT} if before else {}
         if not streamed:
             choices = [self.surface.whole(index, refusal) for index in count]
-            return JSONResponse({**envelope, "choices": choices, "moderation": moderation})
+            return JSONResponse({**envelope, "choices": choices, **spent, "moderation": moderation})
         endings = [choice for i in count for choice in self.surface.ending(i, refusal, False)]
         events = [blocks.event({**envelope, "choices": [choice]}) for choice in endings]
         events.append(blocks.event({**envelope, "choices": [], "moderation": moderation}))
+        if spent and self.asks_for_usage:
+            events.append(blocks.event({**envelope, "choices": [], **spent}))
         return Response(b"".join(events) + blocks.END, media_type="text/event-stream")
 
     def moderation(

@@ -1,22 +1,33 @@
-"""Inline moderation: what one request asks for beyond what its profile demands."""
+"""Inline moderation: what one request asks for beyond what its profile demands.
 
-from collections.abc import Mapping
+To be shown scores under other policies changes nothing else. To be blocked by another profile is
+to get, in that direction, the stricter of the two in everything that stops text: policies,
+thresholds, `on_failure`, `unscreenable`, `prompt_check`, what of the history is judged, and how a
+stream is held. How a block looks stays the operator's word.
+"""
+
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from shieldgate.openai.chat import InlineModeration
-from shieldgate.policy import Policy, PolicyBook, Profile
+from shieldgate.policy import Policy, PolicyBook, Profile, Streaming
 from shieldgate.types import DIRECTIONS, Direction
+
+_HELD = ("async", "hold", "full")  # the stricter mode of a stream stands later
 
 
 @dataclass(frozen=True, slots=True)
 class Demands:
     """Under which profile and policies each direction of one request is judged.
 
-    `reports` says that the caller wants to see the verdicts, whatever they are.
+    What is judged of the request is what any of `plans` says. `reports` says that the caller
+    wants to see the verdicts, whatever they are.
     """
 
     profiles: Mapping[Direction, Profile]
     policies: Mapping[Direction, tuple[Policy, ...]]
+    plans: Sequence[Profile]
     reports: bool
 
 
@@ -32,7 +43,19 @@ def demands(
         direction: _joined(base, asked, book, direction, scorer) for direction in DIRECTIONS
     }
     policies = {direction: book.select(profile) for direction, profile in profiles.items()}
-    return Demands(profiles, policies, reports=asked is not None)
+    plans = [base]
+    if asked is not None and _mode(asked, "prompt") == "block" and asked.model in book.profiles:
+        plans.append(book.profiles[asked.model])
+    return Demands(profiles, policies, plans, reports=asked is not None)
+
+
+def _mode(asked: InlineModeration | None, direction: Direction) -> Literal["score", "block"] | None:
+    if asked is None:
+        return None
+    if asked.policy is None:
+        return "score"
+    screening = asked.policy.input if direction == "prompt" else asked.policy.output
+    return screening.mode if screening else None
 
 
 def _joined(
@@ -43,14 +66,9 @@ def _joined(
     scorer: str,
 ) -> Profile:
     """Give a profile that is nowhere weaker than `base`."""
-    if asked is None:
+    mode = _mode(asked, direction)
+    if asked is None or mode is None:
         return base
-    mode = "score"
-    if asked.policy is not None:
-        screening = asked.policy.input if direction == "prompt" else asked.policy.output
-        if screening is None:
-            return base
-        mode = screening.mode
     named = book.profiles.get(asked.model, base)
     enforcing = [base] * (base.mode == "enforce") + [named] * (mode == "block")
     ids = tuple(dict.fromkeys((*base.policies, *named.policies)))
@@ -61,13 +79,29 @@ def _joined(
         having = having or [p for p in (base, named) if id in p.policies]
         return min(p.threshold(book.policies[id], direction, scorer) for p in having)
 
-    closed = any(p.on_failure[direction] == "closed" for p in enforcing)
-    return replace(
+    joined = replace(
         base,
         policies=ids,
         mode="enforce" if enforcing else "monitor",
         monitored=frozenset(ids) - enforced,
         # Both directions, because older answers are judged among the prompts.
         thresholds={(id, way): threshold(id, way) for id in ids for way in DIRECTIONS},
-        on_failure={**base.on_failure, direction: "closed" if closed else "open"},
+    )
+    return _stricter(joined, enforcing, direction) if mode == "block" else joined
+
+
+def _stricter(joined: Profile, enforcing: Sequence[Profile], direction: Direction) -> Profile:
+    """Take the strictest word of those who enforce; one who only monitors stops nothing."""
+    closed = any(p.on_failure[direction] == "closed" for p in enforcing)
+    return replace(
+        joined,
+        on_failure={**joined.on_failure, direction: "closed" if closed else "open"},
+        unscreenable="refuse" if any(p.unscreenable == "refuse" for p in enforcing) else "pass",
+        prompt_check="before" if any(p.prompt_check == "before" for p in enforcing) else "parallel",
+        streaming=Streaming(
+            max((p.streaming.mode for p in enforcing), key=_HELD.index),
+            min(p.streaming.first for p in enforcing),
+            min(p.streaming.growth for p in enforcing),
+            min(p.streaming.most for p in enforcing),
+        ),
     )

@@ -77,6 +77,9 @@ class Relay:
         self._choices: dict[int, _Choice] = {}
         self._reading: asyncio.Task[None] | None = None
         self._last: list[dict[str, Any]] = []
+        # Our worker can count on the way, so that the count is there when it is left early.
+        self._counts = call.services.worker is not None and call.asks_for_usage
+        self._usage: Any = None
         self.envelope: dict[str, Any] = {}
         self.request_id: str | None = None
 
@@ -98,14 +101,20 @@ class Relay:
     def last_words(self, inputs: Sequence[Judged]) -> bytes:
         """Write what follows the choices: the verdicts if they matter, the usage, the end."""
         last = self._last
+        counted = any(chunk.get("usage") for chunk in last)
+        if self._usage and not counted and self._call.asks_for_usage:
+            last = [*last, {**self.envelope, "choices": [], "usage": self._usage}]
         if moderation := self._call.moderation(inputs, self.outputs):
             last = [{**self.envelope, "choices": [], **moderation}, *last]
         return b"".join(map(blocks.event, last)) + blocks.END
 
     async def _read(self, group: asyncio.TaskGroup) -> None:
-        call = self._call
+        call, body = self._call, self._call.body
         asked: float | None = perf_counter()
-        async with call.upstream.stream(call.surface.path, call.body, call.headers) as stream:
+        if self._counts:
+            options = {**body["stream_options"], "continuous_usage_stats": True}
+            body = {**body, "stream_options": options}
+        async with call.upstream.stream(call.surface.path, body, call.headers) as stream:
             self.request_id = stream.request_id
             async for chunk in stream.chunks:
                 if asked is not None:
@@ -122,7 +131,10 @@ class Relay:
     async def _take(self, chunk: dict[str, Any], group: asyncio.TaskGroup) -> None:
         passed = envelope(chunk)
         self.envelope = {key: passed[key] for key in _ENVELOPE if key in passed}
+        self._usage = passed.get("usage") or self._usage
         choices: Any = chunk.get("choices")
+        if self._counts and choices:
+            chunk.pop("usage", None)
         if not choices:
             # Usage, mostly; it comes last. No text of an answer has its place here.
             enforces = self._call.answer_profile.mode == "enforce"

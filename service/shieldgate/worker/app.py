@@ -26,7 +26,7 @@ from shieldgate.settings import WorkerSettings
 from shieldgate.worker.order import Finish, Order
 from shieldgate.worker.scheduler import Job, Scheduler
 from shieldgate.worker.turns import gemma_prompt
-from shieldgate.worker.wire import ChatRequest, Writer, usage
+from shieldgate.worker.wire import ChatRequest, StreamOptions, Writer, usage
 
 T = TypeVar("T")
 
@@ -163,7 +163,7 @@ async def _chat(request: Request, worker: _Given) -> Response:
     )
     writer = Writer(scheduler.generator.name)
     if body.stream:
-        return _Stream(job, _events(job, writer, count=body.stream_options.include_usage))
+        return _Stream(job, _events(job, writer, body.stream_options))
     return JSONResponse(await _while_connected(request, job, _whole(job, writer)))
 
 
@@ -178,13 +178,18 @@ async def _whole(job: Job, writer: Writer) -> dict[str, Any]:
     return writer.whole(texts, finishes, usage(len(job.order.prompt), written))
 
 
-async def _events(job: Job, writer: Writer, *, count: bool) -> AsyncIterator[bytes]:
-    def event(data: Any) -> bytes:
+async def _events(job: Job, writer: Writer, options: StreamOptions) -> AsyncIterator[bytes]:
+    counts = options.include_usage and options.continuous_usage_stats
+
+    def event(data: dict[str, Any]) -> bytes:
+        if counts:
+            data["usage"] = usage(len(job.order.prompt), written)
         return Event(orjson.dumps(data).decode()).encode()
+
+    written = 0
 
     for choice in range(job.order.choices):
         yield event(writer.chunk(choice, {"role": "assistant", "content": ""}))
-    written = 0
     try:
         async for delta in job:
             written += delta.tokens
@@ -195,7 +200,7 @@ async def _events(job: Job, writer: Writer, *, count: bool) -> AsyncIterator[byt
     except GeneratorFailed as failure:
         yield Event(bytes(_unavailable(failure).body).decode()).encode()
         return
-    if count:
+    if options.include_usage:
         yield event(writer.last(usage(len(job.order.prompt), written)))
     yield Event(DONE).encode()
 

@@ -52,9 +52,10 @@ class Message(_Wire):
 
 
 class StreamOptions(_Wire):
-    """What a stream is to hold besides text."""
+    """What a stream is to hold besides text; `continuous_usage_stats` counts in every chunk."""
 
     include_usage: bool = False
+    continuous_usage_stats: bool = False  # vLLM's name for it
     include_obfuscation: bool = False
 
 
