@@ -16,8 +16,10 @@ from shieldgate.gateway.app import create_app
 from shieldgate.gateway.loading import LoadingScorer
 from shieldgate.gateway.services import Policies, Services, Worker
 from shieldgate.settings import ServeSettings
-from shieldgate.telemetry import Telemetry
+from shieldgate.telemetry import Audit, Sink, Telemetry
 from shieldgate.upstream import Upstream
+
+AUDIT_SECRET = b"the key of the audit's digests"
 
 
 class _Server(uvicorn.Server):
@@ -77,11 +79,13 @@ async def gateway(
     policies: Policies | None = None,
     worker: Worker | None = None,
     profile: Mapping[str, object] | None = None,
+    audit: Sink | None = None,
     **settings: object,
 ) -> AsyncIterator[Gateway]:
     """Serve the gateway around a scorer, with the small policy book.
 
-    `profile` changes the default profile; `policies` are others than the small book's.
+    `profile` changes the default profile; `policies` are others than the small book's;
+    `audit` takes the records of decisions.
     """
     registry = CollectorRegistry()
     stopped_by: list[Exception] = []
@@ -90,6 +94,7 @@ async def gateway(
         policies=policies or FixedPolicies(small_book(**(profile or {}))),
         scorer=loading or LoadingScorer(scorer.opened),
         telemetry=Telemetry(registry),
+        audit=Audit(AUDIT_SECRET, audit),
         stop=stopped_by.append,
         worker=worker,
         upstream=upstream,

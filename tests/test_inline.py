@@ -38,7 +38,7 @@ def test_whatever_is_asked_no_text_passes_that_the_profile_would_stop(
         inline = InlineModeration.model_validate(asking(asked, *modes))
         found = demands(profile, inline, book, "fake@0")
         for direction, margin in product(DIRECTIONS, (-6.0, -2.0, -0.3, 0.0, 3.0)):
-            joined = found.profiles[direction]
+            joined = found.rules[direction].profile
             assert set(joined.policies) >= set(profile.policies)
 
             def action(of: Profile, margin: float = margin, direction: Any = direction) -> Any:
@@ -83,7 +83,7 @@ def test_blocking_takes_the_stricter_word_of_those_who_enforce() -> None:
         asked = InlineModeration.model_validate(asking(named.name, "block", "block"))
         found = demands(base, asked, book, "fake@0")
         for direction in DIRECTIONS:
-            joined = found.profiles[direction]
+            joined = found.rules[direction].profile
             assert joined.mode == "enforce"
             for profile in [named] + [base] * (base.mode == "enforce"):
                 assert joined.unscreenable == "refuse" or profile.unscreenable == "pass"
@@ -105,7 +105,7 @@ def test_scores_change_nothing_that_stops_text(input: str | None) -> None:
     for base, named in product(book.profiles.values(), repeat=2):
         asked = InlineModeration.model_validate(asking(named.name, input, input))
         found = demands(base, asked, book, "fake@0")
-        for joined in found.profiles.values():
+        for joined in (rules.profile for rules in found.rules.values()):
             same = {"policies": base.policies, "thresholds": {}, "monitored": frozenset()}
             assert replace(joined, **same) == base
         assert list(found.plans) == [base]
@@ -145,7 +145,7 @@ def test_scoring_never_blocks_what_the_profile_lets_pass() -> None:
     book = small_book()
     base = book.profiles["default"]
     inline = InlineModeration.model_validate(asking("strict", "score", "score"))
-    joined = demands(base, inline, book, "fake@0").profiles["prompt"]
+    joined = demands(base, inline, book, "fake@0").rules["prompt"].profile
     scores = [(book.policies[id], Score(-1.0)) for id in joined.policies]
     assert not decide(joined, scores, "prompt", "fake@0").violated
     scores = [(book.policies["test/threat"], Score(-6)), (book.policies["test/spam"], Score(3))]
@@ -158,15 +158,15 @@ def test_blocking_takes_the_lower_of_two_thresholds() -> None:
     book = small_book()
     inline = InlineModeration.model_validate(asking("strict", "block", None))
     found = demands(book.profiles["default"], inline, book, "fake@0")
-    thresholds = found.profiles["prompt"].thresholds
+    thresholds = found.rules["prompt"].profile.thresholds
     assert thresholds["test/threat", "prompt"] == 0.1
     assert thresholds["test/spam", "prompt"] == 0.5
-    assert found.profiles["response"] == book.profiles["default"]
+    assert found.rules["response"].profile == book.profiles["default"]
     lax = replace(book.profiles["strict"], thresholds={("test/threat", "prompt"): 0.9})
     book = replace(book, profiles={**book.profiles, "lax": lax})
     inline = InlineModeration.model_validate(asking("lax", "block", None))
     found = demands(book.profiles["default"], inline, book, "fake@0")
-    assert found.profiles["prompt"].thresholds["test/threat", "prompt"] == 0.5
+    assert found.rules["prompt"].profile.thresholds["test/threat", "prompt"] == 0.5
 
 
 async def test_the_official_client_reads_scores_as_its_own_types(front: Open) -> None:

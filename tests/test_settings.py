@@ -39,6 +39,7 @@ VALUES = {
     "max_running": "2",
     "max_waiting": "7",
     "cache_entries": "0",
+    "audit_secret": "0123456789abcdef",
     "cache_secret": "0123456789abcdef",
     "receive_seconds": "2.5",
     "redis_url": "redis://localhost:6379/0",

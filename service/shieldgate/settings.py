@@ -152,6 +152,11 @@ class ServeSettings(ListenSettings, ScoringSettings):
         description="Most memory for what was computed of answers that still grow, in bytes (with "
         "the 2B 104 KiB a token in bfloat16, twice that in float32); 0 computes all at each check.",
     )
+    audit_secret: Annotated[SecretStr, Field(min_length=16)] | None = Field(
+        None,
+        description="Keys the digests that stand for texts in the record of decisions. Flags show "
+        "in process lists: prefer the variable. Default: random for each process.",
+    )
     cache_entries: int = Field(
         100_000, ge=0, description="Most scores kept in memory; 0 keeps none."
     )

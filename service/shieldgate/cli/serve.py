@@ -21,7 +21,7 @@ from shieldgate.gateway.services import Services
 from shieldgate.policy import LiveBook, PolicyBook
 from shieldgate.scoring import Cached, Guarded, Identity, Scorer
 from shieldgate.settings import ServeSettings, flag, variable
-from shieldgate.telemetry import Telemetry, configure_logging
+from shieldgate.telemetry import Audit, Telemetry, configure_logging
 from shieldgate.types import DIRECTIONS
 from shieldgate.upstream import Upstream
 from shieldgate.worker.supervisor import Supervisor
@@ -82,6 +82,7 @@ def run(settings: ServeSettings) -> None:
                 live,
                 LoadingScorer(opened),
                 telemetry,
+                Audit(_audit_secret(settings)),
                 stop,
                 worker=worker,
                 upstream=upstream,
@@ -154,6 +155,12 @@ def _sharing(
     )
     keep = settings.redis_keep_seconds
     return shared, SharedScores(shared, secret=secret, keep_seconds=keep)
+
+
+def _audit_secret(settings: ServeSettings) -> bytes:
+    if settings.audit_secret is None:
+        return secrets.token_bytes(32)
+    return settings.audit_secret.get_secret_value().encode()
 
 
 def _greet(listener: socket.socket, live: LiveBook, settings: ServeSettings) -> None:

@@ -17,7 +17,7 @@ from shieldgate.gateway.errors import RETRY_SECONDS, UPSTREAM_ID, RequestError
 from shieldgate.gateway.inline import Demands, demands
 from shieldgate.gateway.services import Judged, Services, together
 from shieldgate.openai.chat import ChatRequest, CompletionRequest
-from shieldgate.policy import Policy, Profile
+from shieldgate.policy import Profile
 from shieldgate.settings import flag
 from shieldgate.types import Action, Exchange, Verdict
 from shieldgate.upstream import Upstream
@@ -73,7 +73,7 @@ class Call:
         book = services.policies.current
         base = book.profile(services.settings.profile)
         body = asked.for_upstream()
-        demanded = demands(base, asked.moderation, book, _scorer(services))
+        demanded = demands(base, asked.moderation, book, services.scorer_name)
         plans = (surface.plan(body, profile) for profile in demanded.plans)
         call = cls(
             services=services,
@@ -98,22 +98,17 @@ class Call:
     @property
     def prompt_profile(self) -> Profile:
         """Give the profile for what the model reads."""
-        return self.demands.profiles["prompt"]
+        return self.demands.rules["prompt"].profile
 
     @property
     def answer_profile(self) -> Profile:
         """Give the profile for what the model writes."""
-        return self.demands.profiles["response"]
-
-    @property
-    def answer_policies(self) -> tuple[Policy, ...]:
-        """List the policies for what the model writes."""
-        return self.demands.policies["response"]
+        return self.demands.rules["response"].profile
 
     @property
     def scorer(self) -> str:
         """Name the scorer, as far as it is loaded."""
-        return _scorer(self.services)
+        return self.services.scorer_name
 
     @property
     def asks_for_usage(self) -> bool:
@@ -164,13 +159,11 @@ class Call:
     async def judge_prompts(self) -> list[Judged]:
         """Judge all that the model will read; raise ScoringError where the guard fails closed."""
         places = asyncio.Semaphore(_AT_ONCE)
-        policies = self.demands.policies["prompt"]
+        rules = self.demands.rules["prompt"]
 
         async def judge(exchange: Exchange) -> Judged:
             async with places:
-                return await self.services.judge(
-                    exchange, self.prompt_profile, policies, may_open=True
-                )
+                return await self.services.judge(exchange, rules, may_open=True)
 
         async with together() as group:
             tasks = [group.create_task(judge(subject.exchange)) for subject in self.plan.prompts]
@@ -216,7 +209,3 @@ class Call:
         from_upstream = {UPSTREAM_ID: request_id} if request_id else {}
         passed = len(self.plan.unscreenable)
         return from_upstream | ({"x-shieldgate-unscreened": str(passed)} if passed else {})
-
-
-def _scorer(services: Services) -> str:
-    return services.scorer.identity.name if services.scorer.ready else ""

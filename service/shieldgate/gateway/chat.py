@@ -152,13 +152,14 @@ def _index(choice: dict[str, Any]) -> int:
 
 async def _judge(call: Call, choice: dict[str, Any], reply: dict[str, Any]) -> Judged:
     found = answer(choice, reply)
-    profile, policies = call.answer_profile, call.answer_policies
+    rules = call.demands.rules["response"]
+    exchange = Exchange(call.plan.context(_index(choice)), found.text)
     verdict, failure = call.unscreenable() if found.unscreenable else (None, None)
     if verdict and verdict.action.stops:
-        call.services.telemetry.verdict(verdict, (p.id for p in policies))
-        return Judged(verdict, failure, 0.0)
-    exchange = Exchange(call.plan.context(_index(choice)), found.text)
-    judged = await call.services.judge(exchange, profile, policies, may_open=True)
+        judged = Judged(verdict, failure, 0.0)
+        call.services.decided(exchange, judged, rules)
+        return judged
+    judged = await call.services.judge(exchange, rules, may_open=True)
     return replace(judged, failure=failure) if failure else judged
 
 

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from shieldgate.openai.chat import InlineModeration
-from shieldgate.policy import Policy, PolicyBook, Profile, Streaming
+from shieldgate.policy import PolicyBook, Profile, Rules, Streaming
 from shieldgate.types import DIRECTIONS, Direction
 
 _HELD = ("async", "hold", "full")  # the stricter mode of a stream stands later
@@ -19,14 +19,13 @@ _HELD = ("async", "hold", "full")  # the stricter mode of a stream stands later
 
 @dataclass(frozen=True, slots=True)
 class Demands:
-    """Under which profile and policies each direction of one request is judged.
+    """By what each direction of one request is judged.
 
     What is judged of the request is what any of `plans` says. `reports` says that the caller
     wants to see the verdicts, whatever they are.
     """
 
-    profiles: Mapping[Direction, Profile]
-    policies: Mapping[Direction, tuple[Policy, ...]]
+    rules: Mapping[Direction, Rules]
     plans: Sequence[Profile]
     reports: bool
 
@@ -39,14 +38,14 @@ def demands(
     `scorer` is the name under which calibrations are filed. A field `moderation` without a policy
     asks for scores in both directions.
     """
-    profiles = {
-        direction: _joined(base, asked, book, direction, scorer) for direction in DIRECTIONS
+    rules = {
+        direction: book.rules(_joined(base, asked, book, direction, scorer))
+        for direction in DIRECTIONS
     }
-    policies = {direction: book.select(profile) for direction, profile in profiles.items()}
     plans = [base]
     if asked is not None and _mode(asked, "prompt") == "block" and asked.model in book.profiles:
         plans.append(book.profiles[asked.model])
-    return Demands(profiles, policies, plans, reports=asked is not None)
+    return Demands(rules, plans, reports=asked is not None)
 
 
 def _mode(asked: InlineModeration | None, direction: Direction) -> Literal["score", "block"] | None:

@@ -27,11 +27,11 @@ async def moderate(body: ModerationRequest, request: Request, services: Given) -
         )
     book = services.policies.current
     profile = book.profiles.get(body.model or "") or book.profile(services.settings.profile)
-    policies = book.select(profile)
+    rules = book.rules(profile)
     # `flagged: false` can't say that a text was not judged, so this surface never fails open.
     judged = await while_connected(
         request,
-        (services.judge(Exchange(t), profile, policies, may_open=False) for t in body.input),
+        (services.judge(Exchange(t), rules, may_open=False) for t in body.input),
     )
     return ModerationReply(
         id=f"modr-{uuid4().hex}",

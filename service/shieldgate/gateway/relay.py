@@ -183,7 +183,10 @@ class _Choice:
         self._begun = False
         self._failure: ScoringError | None = None
         self._unscreened: Unscreenable | None = None
-        streaming = call.answer_profile.streaming
+        self._judging: Exchange | None = None
+        self._decided: Exchange | None = None
+        self._rules = call.demands.rules["response"]
+        streaming = self._rules.profile.streaming
         self._annotates = streaming.mode == "async"
         self.finished = False
         self.guard: Guard[bytes] = Guard(
@@ -192,7 +195,7 @@ class _Choice:
             self._judge,
             self._step,
             # What nothing can stop need not wait.
-            hold=call.answer_profile.mode == "enforce" and not self._annotates,
+            hold=self._rules.profile.mode == "enforce" and not self._annotates,
         )
 
     @property
@@ -214,9 +217,8 @@ class _Choice:
         try:
             await self.guard.run()
         finally:
-            if self.guard.verdict is not None:
-                policies = (policy.id for policy in self._call.answer_policies)
-                self._call.services.telemetry.verdict(self.guard.verdict, policies)
+            if judged := self.judged:
+                self._call.services.decided(self._decided, judged, self._rules)
 
     async def take(self, chunk: dict[str, Any], said: dict[str, Any]) -> None:
         """Take a chunk of this choice alone."""
@@ -231,12 +233,14 @@ class _Choice:
         await self.guard.feed(blocks.event(chunk), texts, complete=ends)
 
     async def _judge(self, exchange: Exchange) -> Verdict:
-        call = self._call
-        judged = await call.services.look(exchange, call.answer_profile, call.answer_policies)
+        self._judging = exchange
+        judged = await self._call.services.look(exchange, self._rules)
         self._failure = judged.failure
         return judged.verdict
 
     def _step(self, step: Step[bytes]) -> None:
+        if step.verdict is not None and step.verdict is self.guard.verdict:
+            self._decided = self._judging
         if step.held:
             self._call.services.telemetry.phase("held", step.held)
         for piece in step.pieces:

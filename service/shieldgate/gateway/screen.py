@@ -27,9 +27,9 @@ async def screen(body: ScreenRequest, request: Request, services: Given) -> Scre
         )
     book = services.policies.current
     profile = book.profile(body.profile or services.settings.profile)
-    policies = book.select(profile, body.policies)
+    rules = book.rules(profile, body.policies)
     judged = await while_connected(
-        request, (services.judge(e, profile, policies, may_open=True) for e in exchanges)
+        request, (services.judge(e, rules, may_open=True) for e in exchanges)
     )
     return ScreenReply(
         scorer=ScorerInfo.of(services.scorer.identity) if services.scorer.ready else None,

@@ -13,9 +13,9 @@ from starlette.requests import ClientDisconnect
 from shieldgate.errors import ScoringError
 from shieldgate.gateway.loading import LoadingScorer
 from shieldgate.moderator import Moderator
-from shieldgate.policy import Policy, PolicyBook, Profile
+from shieldgate.policy import PolicyBook, Rules
 from shieldgate.settings import ServeSettings
-from shieldgate.telemetry import Telemetry
+from shieldgate.telemetry import Audit, Decision, Telemetry
 from shieldgate.types import Action, Exchange, Verdict
 from shieldgate.upstream import Upstream
 
@@ -69,6 +69,7 @@ class Services:
     policies: Policies
     scorer: LoadingScorer
     telemetry: Telemetry
+    audit: Audit
     stop: Callable[[Exception], None]
     worker: Worker | None = None
     upstream: Upstream | None = None
@@ -89,31 +90,51 @@ class Services:
     async def judge(
         self,
         exchange: Exchange,
-        profile: Profile,
-        policies: tuple[Policy, ...],
+        rules: Rules,
         *,
         may_open: bool,
     ) -> Judged:
-        """Judge one exchange and count the verdict.
+        """Judge one exchange, count the verdict and put it on record.
 
         Raises ScoringError where the guard fails and the profile wants that closed. `may_open`
         says whether the surface can express that a text passed unjudged.
         """
-        judged = await self.look(exchange, profile, policies)
+        judged = await self.look(exchange, rules)
         if judged.failure is not None and not may_open:
             judged = replace(judged, verdict=replace(judged.verdict, action=Action.FAILED_CLOSED))
-        self.telemetry.verdict(judged.verdict, (p.id for p in policies))
+        self.decided(exchange, judged, rules)
         if judged.failure is not None and judged.verdict.action.stops:
             raise judged.failure
         return judged
 
-    async def look(
-        self, exchange: Exchange, profile: Profile, policies: tuple[Policy, ...]
-    ) -> Judged:
+    async def look(self, exchange: Exchange, rules: Rules) -> Judged:
         """Judge one exchange without counting the verdict, of which there may be a later one."""
         started = perf_counter()
-        verdict, failure = await Moderator(self.scorer).judge_or_fail(exchange, profile, policies)
+        verdict, failure = await Moderator(self.scorer).judge_or_fail(
+            exchange, rules.profile, rules.policies
+        )
         return Judged(verdict, failure, perf_counter() - started)
+
+    def decided(self, exchange: Exchange | None, judged: Judged, rules: Rules) -> None:
+        """Count a final verdict and put it on record."""
+        policies = [policy.id for policy in rules.policies]
+        self.telemetry.verdict(judged.verdict, policies)
+        self.audit.record(
+            Decision(
+                exchange,
+                judged.verdict,
+                policies,
+                profile=rules.profile.name,
+                book=rules.book,
+                scorer=self.scorer_name,
+                failure=type(judged.failure).__name__ if judged.failure else None,
+            )
+        )
+
+    @property
+    def scorer_name(self) -> str:
+        """Name the scorer; empty while none is loaded."""
+        return self.scorer.identity.name if self.scorer.ready else ""
 
 
 async def while_connected(request: Request, work: Iterable[Coroutine[None, None, T]]) -> list[T]:

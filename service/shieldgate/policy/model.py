@@ -128,6 +128,15 @@ class Profile:
 
 
 @dataclass(frozen=True, slots=True)
+class Rules:
+    """What an exchange is judged by: a profile and policies, out of one version of the book."""
+
+    book: str
+    profile: Profile
+    policies: tuple[Policy, ...]
+
+
+@dataclass(frozen=True, slots=True)
 class PolicyBook:
     """All policies and profiles, as one immutable snapshot; `version` digests the content."""
 
@@ -141,6 +150,10 @@ class PolicyBook:
             return self.profiles[name]
         except KeyError:
             raise UnknownName(_unknown("profile", name, self.profiles)) from None
+
+    def rules(self, profile: Profile, asked: Sequence[str] = ()) -> Rules:
+        """Put together what exchanges are judged by; raise UnknownName as `select` does."""
+        return Rules(self.version, profile, self.select(profile, asked))
 
     def select(self, profile: Profile, asked: Sequence[str] = ()) -> tuple[Policy, ...]:
         """List the policies to judge: what was asked for, together with what is mandatory.

@@ -1,10 +1,11 @@
-"""What the operator sees: metrics and log lines.
+"""What the operator sees: metrics, log lines and a record of each decision.
 
-Labels come from the policy files, the routes and fixed words, never from callers. Neither
-metrics nor log lines carry user text; that includes the messages of unknown exceptions, which
+Labels come from the policy files, the routes and fixed words, never from callers. None of it
+carries user text; that includes the messages of unknown exceptions, which
 may quote it.
 """
 
+from shieldgate.telemetry.audit import Audit, Decision, Sink
 from shieldgate.telemetry.logs import Level, configure_logging
 from shieldgate.telemetry.metrics import (
     Breaker,
@@ -17,13 +18,16 @@ from shieldgate.telemetry.metrics import (
 )
 
 __all__ = [
+    "Audit",
     "Breaker",
     "BreakerState",
+    "Decision",
     "Found",
     "GuardFailure",
     "Level",
     "Outcome",
     "Phase",
+    "Sink",
     "Telemetry",
     "configure_logging",
 ]

@@ -1,0 +1,84 @@
+"""One record for each decision: who asked, what was found, by which rules; never the text.
+
+In place of a text stands a keyed digest of it (HMAC-SHA256), by which whoever has the text and
+the key finds its records, and nobody else learns anything.
+"""
+
+import hmac
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import structlog
+
+from shieldgate.types import Exchange, Verdict
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """A final verdict on an exchange, and the rules behind it.
+
+    `exchange` is None where nothing was read that could be judged, `failure` names why the guard
+    failed where it did.
+    """
+
+    exchange: Exchange | None
+    verdict: Verdict
+    policies: Sequence[str]
+    profile: str
+    book: str
+    scorer: str
+    failure: str | None = None
+
+
+class Sink(Protocol):
+    """Keeps records; it makes nobody wait, and raises nothing."""
+
+    def write(self, record: Mapping[str, Any]) -> None:
+        """Take a record, which can be written as JSON."""
+
+
+class Audit:
+    """Writes each decision into the log, and into `sink` where there is one."""
+
+    def __init__(self, secret: bytes, sink: Sink | None = None) -> None:
+        """Take the key of the digests."""
+        self._secret = secret
+        self._sink = sink
+
+    def record(self, decision: Decision) -> None:
+        """Record a decision, with the request id and the caller that are bound to the request."""
+        found = {j.policy: j for j in decision.verdict.judgements}
+        record = {
+            "direction": decision.verdict.direction,
+            "action": decision.verdict.action.value,
+            "violated": list(decision.verdict.violated),
+            "policies": {
+                policy: {
+                    "probability": found[policy].probability,
+                    "margin": found[policy].score.margin,
+                    "threshold": found[policy].threshold,
+                    "calibrated": found[policy].calibrated,
+                }
+                if policy in found
+                else None
+                for policy in decision.policies
+            },
+            "profile": decision.profile,
+            "policy_book": decision.book,
+            "scorer": decision.scorer,
+            "failure": decision.failure,
+        }
+        if decision.exchange is not None:
+            record["prompt_digest"] = self.digest(decision.exchange.prompt)
+            if decision.exchange.response is not None:
+                record["response_digest"] = self.digest(decision.exchange.response)
+        log.info("decision", **record)
+        if self._sink:
+            self._sink.write({**structlog.contextvars.get_contextvars(), **record})
+
+    def digest(self, text: str) -> str:
+        """Digest a text, in hexadecimal digits."""
+        return hmac.digest(self._secret, text.encode("utf-8", "surrogatepass"), "sha256").hex()
