@@ -59,23 +59,40 @@ class Front:
 
 
 class Open(Protocol):
-    """Opens a front; `body` is what the model answers, `profile` changes the default profile."""
+    """Opens a front; `body` is what the model answers, `profile` changes the default profile.
+
+    `silence` is the longest one of the model, in seconds.
+    """
 
     def __call__(
-        self, body: Any = None, *, profile: dict[str, Any] | None = None, **how: Any
+        self,
+        body: Any = None,
+        *,
+        profile: dict[str, Any] | None = None,
+        silence: float = 300.0,
+        **how: Any,
     ) -> AbstractAsyncContextManager[Front]: ...
 
 
 def opening(scorer: FakeScorer) -> Open:
     @asynccontextmanager
     async def opened(
-        body: Any = None, *, profile: dict[str, Any] | None = None, **how: Any
+        body: Any = None,
+        *,
+        profile: dict[str, Any] | None = None,
+        silence: float = 300.0,
+        **how: Any,
     ) -> AsyncIterator[Front]:
         script = Script(whole("a kind answer") if body is None else body)
         with capture_logs() as lines:
             async with (
                 serving(script) as url,
-                gateway(scorer, upstream=Upstream(url), profile=profile, **how) as running,
+                gateway(
+                    scorer,
+                    upstream=Upstream(url, silence_seconds=silence),
+                    profile=profile,
+                    **how,
+                ) as running,
             ):
                 yield Front(running, script)
         assert not [line for line in lines if line["log_level"] == "error"]

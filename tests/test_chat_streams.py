@@ -406,6 +406,32 @@ async def test_an_upstream_that_dies_later_leaves_what_was_judged_and_an_error(
     assert isinstance(events[-1]["error"]["message"], str)
 
 
+async def test_an_upstream_that_stalls_is_waited_for_with_comments_and_then_left(
+    front: Open,
+) -> None:
+    gate = asyncio.Event()
+    pieces = [delta("x" * 8), gate, delta("held"), asyncio.Event()]
+    async with front(pieces, profile=SOON, ping_seconds=0.02, silence=1.0) as f:
+        async with f.streaming() as reply:
+            raw = ""
+            async for text in reply.aiter_text():
+                raw += text
+                gate.set()
+        await asyncio.wait_for(f.script.left.wait(), 5)
+    assert raw.count(": ping\n\n") > 1
+    *events, last = data_of(raw)
+    assert text_of(events) == "x" * 8
+    assert finish(events) is None
+    assert last["error"]["code"] == "upstream_timeout"
+
+
+async def test_an_upstream_that_stalls_before_anything_was_sent_is_a_504(front: Open) -> None:
+    async with front([delta("held"), asyncio.Event()], silence=0.5) as f:
+        reply = await f.ask(stream=True)
+    assert reply.status_code == 504
+    assert reply.json()["error"]["code"] == "upstream_timeout"
+
+
 async def test_whoever_hangs_up_in_mid_stream_ends_the_call_to_the_model(
     front: Open, scorer: FakeScorer
 ) -> None:

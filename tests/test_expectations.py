@@ -457,13 +457,43 @@ async def test_the_official_client_understands_every_ending(front: Open) -> None
 
 
 async def test_the_official_client_works_without_async_too(front: Open) -> None:
+    """Chunks, `.parse()` and `.stream()`, allowed and blocked."""
     async with front(streamed("kind words")) as f:
+        client = openai.OpenAI(base_url=f"{f.gateway.url}/v1", api_key="k", max_retries=0)
+        chat, asked = client.chat.completions, {"model": "m", "messages": user("x")}
 
-        def ask(front: Front) -> str:
-            with openai.OpenAI(base_url=f"{front.gateway.url}/v1", api_key="k") as client:
-                chunks: Sequence[Any] = list(
-                    client.chat.completions.create(model="m", messages=user("x"), stream=True)
-                )
-            return "".join(c.choices[0].delta.content or "" for c in chunks)
+        def chunks() -> str:
+            found: Sequence[Any] = list(chat.create(**asked, stream=True))
+            return "".join(c.delta.content or "" for chunk in found for c in chunk.choices)
 
-        assert await asyncio.to_thread(ask, f) == "kind words"
+        def parsed(**more: Any) -> Loaf | None:
+            reply = chat.parse(**{**asked, **more}, response_format=Loaf)
+            return reply.choices[0].message.parsed
+
+        def held(**more: Any) -> str | None:
+            with chat.stream(**{**asked, **more}) as stream:
+                said = "".join(event.delta for event in stream if event.type == "content.delta")
+                assert "crude" not in said
+                return stream.get_final_completion().choices[0].message.content
+
+        def use() -> None:
+            with client:
+                assert chunks() == "kind words"
+                assert held() == held(moderation={"model": "strict"}) == "kind words"
+                f.script.body = streamed('{"name": "rye"}')
+                assert held(response_format=Loaf) == '{"name": "rye"}'
+                f.script.body = streamed(CRUDE)
+                assert "crude" not in chunks()
+                with pytest.raises(openai.ContentFilterFinishReasonError):
+                    held()
+                f.script.body = whole('{"name": "rye"}')
+                assert parsed() == Loaf(name="rye")
+                f.script.body = whole(CRUDE)
+                with pytest.raises(openai.ContentFilterFinishReasonError):
+                    parsed()
+                for ask in (parsed, held):
+                    with pytest.raises(openai.BadRequestError) as refused:
+                        ask(messages=user("crude"))
+                    assert refused.value.code == "content_filter"
+
+        await asyncio.to_thread(use)
