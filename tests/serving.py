@@ -16,7 +16,7 @@ from shieldgate.gateway.app import create_app
 from shieldgate.gateway.loading import LoadingScorer
 from shieldgate.gateway.services import Policies, Services, Worker
 from shieldgate.settings import ServeSettings
-from shieldgate.telemetry import Audit, Sink, Telemetry
+from shieldgate.telemetry import Audit, Sink, Telemetry, Traces
 from shieldgate.upstream import Upstream
 
 AUDIT_SECRET = b"the key of the audit's digests"
@@ -80,6 +80,7 @@ async def gateway(
     worker: Worker | None = None,
     profile: Mapping[str, object] | None = None,
     audit: Sink | None = None,
+    traces: Traces | None = None,
     **settings: object,
 ) -> AsyncIterator[Gateway]:
     """Serve the gateway around a scorer, with the small policy book.
@@ -93,7 +94,7 @@ async def gateway(
         settings=ServeSettings(**settings),
         policies=policies or FixedPolicies(small_book(**(profile or {}))),
         scorer=loading or LoadingScorer(scorer.opened),
-        telemetry=Telemetry(registry),
+        telemetry=Telemetry(registry, traces),
         audit=Audit(AUDIT_SECRET, audit),
         stop=stopped_by.append,
         worker=worker,

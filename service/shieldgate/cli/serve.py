@@ -1,5 +1,6 @@
 """Builds the gateway from the settings and runs it."""
 
+import os
 import secrets
 import socket
 import sys
@@ -21,7 +22,7 @@ from shieldgate.gateway.services import Services
 from shieldgate.policy import LiveBook, PolicyBook
 from shieldgate.scoring import Cached, Guarded, Identity, Scorer
 from shieldgate.settings import ServeSettings, flag, variable
-from shieldgate.telemetry import Audit, Telemetry, configure_logging
+from shieldgate.telemetry import Audit, Telemetry, Traces, Untraced, configure_logging
 from shieldgate.types import DIRECTIONS
 from shieldgate.upstream import Upstream
 from shieldgate.worker.supervisor import Supervisor
@@ -37,7 +38,7 @@ def run(settings: ServeSettings) -> None:
     configure_logging(settings.log_level, as_json=settings.log_format == "json")
     registry = CollectorRegistry()
     ProcessCollector(registry=registry)
-    telemetry = Telemetry(registry)
+    telemetry = Telemetry(registry, _traces())
     live = LiveBook.load(
         settings.policies, profile=settings.profile, refused=telemetry.policies_refused
     )
@@ -161,6 +162,23 @@ def _audit_secret(settings: ServeSettings) -> bytes:
     if settings.audit_secret is None:
         return secrets.token_bytes(32)
     return settings.audit_secret.get_secret_value().encode()
+
+
+def _traces() -> Traces:
+    """Open traces where OpenTelemetry's variables ask for them; raise ConfigurationError."""
+    given = os.environ.get
+    wanted = given("OTEL_EXPORTER_OTLP_ENDPOINT") or given("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
+    exporter = given("OTEL_TRACES_EXPORTER") or ("otlp" if wanted else "none")
+    if exporter == "none" or given("OTEL_SDK_DISABLED", "").lower() == "true":
+        return Untraced()
+    try:
+        # Here, because it is an extra.
+        from shieldgate.telemetry.otel import OpenTelemetry  # noqa: PLC0415
+    except ModuleNotFoundError:
+        # Clusters set these variables for everything that runs in them.
+        log.warning("no traces: OpenTelemetry needs pip install 'shieldgate[otel]'")
+        return Untraced()
+    return OpenTelemetry.configured()
 
 
 def _greet(listener: socket.socket, live: LiveBook, settings: ServeSettings) -> None:

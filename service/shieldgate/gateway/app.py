@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager, nullcontext
+from contextlib import asynccontextmanager, nullcontext, suppress
 from typing import Any
 
 from fastapi import FastAPI
@@ -12,6 +12,8 @@ from shieldgate.gateway import chat, moderations, operations, screen
 from shieldgate.gateway.edge import Account, BodyLimit
 from shieldgate.gateway.errors import declared, install
 from shieldgate.gateway.services import Services
+
+_LAST_SPANS_SECONDS = 2.0
 
 
 class _App(FastAPI):
@@ -41,6 +43,9 @@ def create_app(services: Services) -> FastAPI:
         finally:
             running.cancel()
             await asyncio.gather(running, return_exceptions=True)
+            with suppress(TimeoutError):
+                async with asyncio.timeout(_LAST_SPANS_SECONDS):
+                    await asyncio.to_thread(services.telemetry.traces.close)
 
     app = _App(
         title="shieldgate",
@@ -50,6 +55,8 @@ def create_app(services: Services) -> FastAPI:
         redirect_slashes=False,
         redoc_url=None,
         responses=declared(500),
+        # FastAPI's own spans and logs hold paths, queries and the messages of exceptions.
+        telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
     )
     app.state.services = services
     for part in (chat, moderations, screen, operations):

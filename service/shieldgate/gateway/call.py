@@ -80,7 +80,7 @@ class Call:
             upstream=services.upstream,
             surface=surface,
             body=body,
-            headers=request.headers,
+            headers={**request.headers, **services.telemetry.traces.headers()},
             state=request.state,
             plan=reduce(Plan.joined, plans),
             demands=demanded,

@@ -49,7 +49,11 @@ class Account:
 
         self._telemetry.began()
         outcome: Outcome = "cut_off"  # for a server that stops meanwhile
-        with structlog.contextvars.bound_contextvars(request_id=request_id):
+        traces = self._telemetry.traces
+        with (
+            traces.request(Headers(scope=scope).get("traceparent")) as answered,
+            structlog.contextvars.bound_contextvars(request_id=request_id, **traces.ids()),
+        ):
             try:
                 await self._app(scope, receive, send_with_id)
                 outcome = _outcome(scope, status)
@@ -63,6 +67,7 @@ class Account:
             finally:
                 route, seconds = _route(scope), perf_counter() - started
                 self._telemetry.ended(route, status or 500, outcome, seconds)
+                answered(route, status or 500, outcome)
                 write = log.debug if route in _PROBES else log.info
                 write(
                     "request",

@@ -110,9 +110,11 @@ class Services:
     async def look(self, exchange: Exchange, rules: Rules) -> Judged:
         """Judge one exchange without counting the verdict, of which there may be a later one."""
         started = perf_counter()
-        verdict, failure = await Moderator(self.scorer).judge_or_fail(
-            exchange, rules.profile, rules.policies
-        )
+        with self.telemetry.traces.judging(exchange.direction) as judged:
+            verdict, failure = await Moderator(self.scorer).judge_or_fail(
+                exchange, rules.profile, rules.policies
+            )
+            judged(verdict.action.value)
         return Judged(verdict, failure, perf_counter() - started)
 
     def decided(self, exchange: Exchange | None, judged: Judged, rules: Rules) -> None:

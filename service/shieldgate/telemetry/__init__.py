@@ -1,4 +1,4 @@
-"""What the operator sees: metrics, log lines and a record of each decision.
+"""What the operator sees: metrics, log lines, traces and a record of each decision.
 
 Labels come from the policy files, the routes and fixed words, never from callers. None of it
 carries user text; that includes the messages of unknown exceptions, which
@@ -16,6 +16,7 @@ from shieldgate.telemetry.metrics import (
     Phase,
     Telemetry,
 )
+from shieldgate.telemetry.traces import Traces, Untraced
 
 __all__ = [
     "Audit",
@@ -29,5 +30,7 @@ __all__ = [
     "Phase",
     "Sink",
     "Telemetry",
+    "Traces",
+    "Untraced",
     "configure_logging",
 ]

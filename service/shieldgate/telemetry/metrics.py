@@ -12,6 +12,7 @@ from typing import Literal, get_args
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
+from shieldgate.telemetry.traces import Traces, Untraced
 from shieldgate.types import Action, Verdict
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
@@ -40,9 +41,10 @@ BreakerState = Literal["closed", "half_open", "open"]
 class Telemetry:
     """Every metric of the service; also the observer of the batcher, the guard and the cache."""
 
-    def __init__(self, registry: CollectorRegistry) -> None:
-        """Register the metrics."""
+    def __init__(self, registry: CollectorRegistry, traces: Traces | None = None) -> None:
+        """Register the metrics; each phase that is measured is also a span of `traces`."""
         self.registry = registry
+        self.traces = traces or Untraced()
         self._requests = Counter(
             "shieldgate_requests",
             "Requests answered.",
@@ -179,6 +181,7 @@ class Telemetry:
     def phase(self, phase: Phase, seconds: float) -> None:
         """Take how long a text was in a phase that has just ended."""
         self._phases.labels(phase).observe(seconds)
+        self.traces.past(phase, seconds)
 
     def verdict(self, verdict: Verdict, policies: Iterable[str]) -> None:
         """Count a verdict on `policies`, and the probabilities it rests on."""

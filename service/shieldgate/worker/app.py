@@ -87,6 +87,7 @@ def create_app(worker: Worker) -> FastAPI:
             await asyncio.gather(running, return_exceptions=True)
 
     app = FastAPI(
+        telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
         title="shieldgate worker",
         version=__version__,
         summary="Gemma 2 behind OpenAI's chat completions",
