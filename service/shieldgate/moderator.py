@@ -1,8 +1,10 @@
 """Exchange and profile in, verdict out: score, then decide; nothing else."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 from shieldgate.errors import ScoringError
+from shieldgate.normalise import normalised
 from shieldgate.policy import Policy, Profile, decide, fail
 from shieldgate.scoring import Scorer
 from shieldgate.types import Exchange, Verdict
@@ -23,6 +25,10 @@ class Moderator:
         The caller turns a ScoringError into the answer of its surface, by way of `on_failure`.
         """
         scores = await self.scorer.score(exchange, policies)
+        if profile.normalise and (plain := _normalised(exchange)) != exchange:
+            again = await self.scorer.score(plain, policies)
+            # The words as they came count too: nobody knows how their reader takes them.
+            scores = [max(pair, key=lambda s: s.margin) for pair in zip(scores, again, strict=True)]
         pairs = list(zip(policies, scores, strict=True))
         return decide(profile, pairs, exchange.direction, self.scorer.identity.name)
 
@@ -34,3 +40,12 @@ class Moderator:
             return await self.judge(exchange, profile, policies), None
         except ScoringError as failure:
             return fail(profile, exchange.direction), failure
+
+
+def _normalised(exchange: Exchange) -> Exchange:
+    response = exchange.response
+    return replace(
+        exchange,
+        prompt=normalised(exchange.prompt),
+        response=None if response is None else normalised(response),
+    )

@@ -103,4 +103,5 @@ def _stricter(joined: Profile, enforcing: Sequence[Profile], direction: Directio
             min(p.streaming.growth for p in enforcing),
             min(p.streaming.most for p in enforcing),
         ),
+        normalise=joined.normalise or any(p.normalise for p in enforcing),
     )

@@ -216,6 +216,7 @@ class ProfileInfo(_Wire):
     instructions: Instructions
     unscreenable: Unscreenable
     streaming: Streaming
+    normalise: bool
 
     @classmethod
     def of(cls, profile: Profile) -> Self:
@@ -238,6 +239,7 @@ class ProfileInfo(_Wire):
             instructions=profile.instructions,
             unscreenable=profile.unscreenable,
             streaming=profile.streaming,
+            normalise=profile.normalise,
         )
 
 

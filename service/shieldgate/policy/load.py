@@ -215,6 +215,7 @@ def _profile(name: str, entry: ProfileEntry) -> Profile:
         instructions=entry.instructions,
         unscreenable=entry.unscreenable,
         streaming=Streaming(**dict(entry.streaming)),
+        normalise=entry.normalise,
     )
 
 

@@ -97,6 +97,9 @@ class Profile:
       into one prompt, or all turns.
     - `instructions`: whether system turns and the definitions of tools are judged too.
     - `unscreenable`: images, audio and files are refused, or passed without being judged.
+
+    With `normalise`, text that is written to be missed is judged a second time, written plainly,
+    and the worse score counts. What is passed on is what came.
     """
 
     name: str
@@ -116,6 +119,7 @@ class Profile:
     instructions: Instructions = "judge"
     unscreenable: Unscreenable = "refuse"
     streaming: Streaming = Streaming()
+    normalise: bool = True
 
     def threshold(self, policy: Policy, direction: Direction, scorer: str) -> float:
         """Give the probability from which on a policy is violated.

@@ -181,6 +181,7 @@ class ProfileEntry(_Entry):
     ] = "judge"
     unscreenable: Annotated[Unscreenable, _one_of(get_args(Unscreenable), "way out")] = "refuse"
     streaming: StreamingEntry = StreamingEntry()
+    normalise: Annotated[bool, _or_say("must be true or false, without quotes")] = True
 
 
 class FileEntry(_Entry):
