@@ -39,6 +39,8 @@ VALUES = {
     "max_running": "2",
     "max_waiting": "7",
     "cache_entries": "0",
+    "audit_stream": "records",
+    "audit_stream_length": "1000",
     "audit_secret": "0123456789abcdef",
     "cache_secret": "0123456789abcdef",
     "receive_seconds": "2.5",

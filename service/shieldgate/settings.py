@@ -157,6 +157,15 @@ class ServeSettings(ListenSettings, ScoringSettings):
         description="Keys the digests that stand for texts in the record of decisions. Flags show "
         "in process lists: prefer the variable. Default: random for each process.",
     )
+    audit_stream: str | None = Field(
+        None,
+        min_length=1,
+        description="The Redis stream that the records of decisions are appended to, such as "
+        "shieldgate:audit. Default: they are only logged.",
+    )
+    audit_stream_length: int = Field(
+        1_000_000, ge=1, description="About how many records the Redis stream keeps."
+    )
     cache_entries: int = Field(
         100_000, ge=0, description="Most scores kept in memory; 0 keeps none."
     )

@@ -22,7 +22,7 @@ from shieldgate.gateway.services import Services
 from shieldgate.policy import LiveBook, PolicyBook
 from shieldgate.scoring import Cached, Guarded, Identity, Scorer
 from shieldgate.settings import ServeSettings, flag, variable
-from shieldgate.telemetry import Audit, Telemetry, Traces, Untraced, configure_logging
+from shieldgate.telemetry import Audit, Sink, Telemetry, Traces, Untraced, configure_logging
 from shieldgate.types import DIRECTIONS
 from shieldgate.upstream import Upstream
 from shieldgate.worker.supervisor import Supervisor
@@ -45,6 +45,7 @@ def run(settings: ServeSettings) -> None:
     chosen_profile(live.current, settings)
     secret = _cache_secret(settings)
     shared, second = _sharing(settings, secret, telemetry)
+    audit = Audit(_audit_secret(settings), _audit_sink(settings, shared, telemetry))
 
     @asynccontextmanager
     async def opened() -> AsyncIterator[Scorer]:
@@ -83,7 +84,7 @@ def run(settings: ServeSettings) -> None:
                 live,
                 LoadingScorer(opened),
                 telemetry,
-                Audit(_audit_secret(settings)),
+                audit,
                 stop,
                 worker=worker,
                 upstream=upstream,
@@ -162,6 +163,26 @@ def _audit_secret(settings: ServeSettings) -> bytes:
     if settings.audit_secret is None:
         return secrets.token_bytes(32)
     return settings.audit_secret.get_secret_value().encode()
+
+
+def _audit_sink(
+    settings: ServeSettings, shared: "Shared | None", telemetry: Telemetry
+) -> Sink | None:
+    """Prepare the stream of records, where one is asked for; raise ConfigurationError."""
+    if settings.audit_stream is None:
+        return None
+    if shared is None:
+        raise ConfigurationError(
+            f"{flag('audit_stream')} is a stream in Redis. Give its {variable('redis_url')}."
+        )
+    from shieldgate.shared.audit import SharedAudit  # noqa: PLC0415
+
+    return SharedAudit(
+        shared,
+        settings.audit_stream,
+        length=settings.audit_stream_length,
+        lost=telemetry.audit_unconfirmed,
+    )
 
 
 def _traces() -> Traces:

@@ -101,9 +101,29 @@ class Shared:
         except _Failed:
             return None
 
-    def tell(self, command: Callable[[Client], Awaitable[object]]) -> None:
-        """Run a command that writes, without waiting for it."""
-        self._start(self.ask("redis_write", command))
+    def tell(
+        self,
+        command: Callable[[Client], Awaitable[object]],
+        *,
+        lost: Callable[[], None] = lambda: None,
+    ) -> None:
+        """Run a command that writes, without waiting for it; `lost` is called where it fails."""
+
+        async def run() -> None:
+            done = False
+
+            async def write(client: Client) -> None:
+                nonlocal done
+                await command(client)
+                done = True
+
+            try:
+                await self.ask("redis_write", write)
+            finally:
+                if not done:
+                    lost()
+
+        self._start(run())
 
     async def _in_time(self, command: Callable[[Client], Awaitable[T]]) -> T:
         task = self._start(self._run(command))

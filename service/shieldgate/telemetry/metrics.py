@@ -133,6 +133,11 @@ class Telemetry:
             ["reason"],
             registry=registry,
         )
+        self._unconfirmed = Counter(
+            "shieldgate_audit_unconfirmed",
+            "Records of decisions that Redis has not confirmed in time.",
+            registry=registry,
+        )
         self._breakers = Gauge(
             "shieldgate_breaker_state",
             "0 while a breaker is closed, 1 while it probes, 2 while it is open.",
@@ -206,6 +211,10 @@ class Telemetry:
     def guard_failed(self, reason: GuardFailure) -> None:
         """Count an exchange that got no score."""
         self._guard_failures.labels(reason).inc()
+
+    def audit_unconfirmed(self) -> None:
+        """Count a record that may be missing in the Redis stream."""
+        self._unconfirmed.inc()
 
     def breaker(self, breaker: Breaker, state: BreakerState) -> None:
         """Say how a breaker stands."""

@@ -1,0 +1,38 @@
+"""Records of decisions in a Redis stream, for whoever collects them."""
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import orjson
+
+from shieldgate.shared.redis import Shared
+from shieldgate.shared.urls import Client
+
+
+class SharedAudit:
+    """Appends records to a stream that keeps about the last `length`; a Sink of `Audit`.
+
+    Nobody waits for it. A record that Redis has not confirmed in time is reported to `lost`; it
+    may have arrived all the same, and the log has it in any case.
+    """
+
+    def __init__(
+        self, shared: Shared, stream: str, *, length: int, lost: Callable[[], None]
+    ) -> None:
+        """Take the name of the stream."""
+        self._shared = shared
+        self._stream = stream
+        self._length = length
+        self._lost = lost
+
+    def write(self, record: Mapping[str, Any]) -> None:
+        """Append a record, as JSON in the field `record`."""
+        data = orjson.dumps(record)
+
+        async def append(client: Client) -> bytes | None:
+            # Trimmed about, because exactly would cost Redis more.
+            return await client.xadd(
+                self._stream, {"record": data}, maxlen=self._length, approximate=True
+            )
+
+        self._shared.tell(append, lost=self._lost)
