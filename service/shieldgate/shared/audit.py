@@ -29,10 +29,8 @@ class SharedAudit:
         """Append a record, as JSON in the field `record`."""
         data = orjson.dumps(record)
 
-        async def append(client: Client) -> bytes | None:
+        async def append(client: Client) -> None:
             # Trimmed about, because exactly would cost Redis more.
-            return await client.xadd(
-                self._stream, {"record": data}, maxlen=self._length, approximate=True
-            )
+            await client.xadd(self._stream, {"record": data}, maxlen=self._length, approximate=True)
 
         self._shared.tell(append, lost=self._lost)
