@@ -144,8 +144,8 @@ class Report:
     def _print_streams(self, console: Console) -> None:
         console.print(
             f"An answer of {self.plan.answer} tokens judged as it grows, {POLICIES} policies, "
-            f"against one check at its end.\nText comes at {PACE} tokens a second; what it "
-            "waits doesn't count the time of the checks:"
+            "against one check at its end (processor time, one thread).\n"
+            f"Text comes at {PACE} tokens a second; its waiting doesn't count the checks' time:"
         )
         titles = ("schedule", "checks", "tokens", "time", "predicted", "median wait", "worst")
         table = _table(console, *titles)

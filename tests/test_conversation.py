@@ -72,6 +72,14 @@ def test_all_judges_every_message_by_itself_and_the_window():
     assert plan.context(0) == "three\nfive"
 
 
+def test_what_the_assistant_has_begun_is_the_beginning_of_the_answer():
+    assert chat(*TALK).begun == ""
+    plan = chat(*TALK, "assistant: six", "assistant: and")
+    assert plan.begun == "six\nand"
+    assert plan.context(0) == "five"
+    assert judged(plan) == ["five", ("five", "six"), ("five", "and")]
+
+
 @given(
     st.lists(st.sampled_from(["user: a", "user: b", "assistant: c", "tool: d", "system: e"])),
     st.integers(2, 5),

@@ -24,7 +24,7 @@ from serving import gateway
 from structlog.testing import capture_logs
 from test_batched import LengthEngine, Piece
 from test_policy_watch import ToldBook, edit, strict
-from upstream import DONE, Script, data_of, delta, serving, streamed, text_of, whole
+from upstream import DONE, Script, data_of, delta, serving, sse, streamed, text_of, whole
 
 from shieldgate.errors import Overloaded, ScorerUnavailable
 from shieldgate.gateway.loading import LoadingScorer
@@ -422,6 +422,50 @@ async def test_20_no_text_and_no_key_in_logs_or_metrics(
     said = repr(lines) + caplog.text + "".join(capsys.readouterr()) + metrics
     assert "canary" not in said
     assert "Bearer" not in said
+
+
+async def test_an_answer_that_the_caller_has_begun_is_judged_from_there(front: Open) -> None:
+    """A model may be asked to go on with the last message; what straddles the seam is seen."""
+    messages = [*user("bread"), {"role": "assistant", "content": "all is well, then cr"}]
+    for stream in (False, True):
+        async with front(streamed("ude") if stream else whole("ude")) as f:
+            reply = await f.ask(messages=messages, stream=stream)
+            assert "content_filter" in reply.text
+            assert "ude" not in reply.text
+            assert len(f.script.requests) == 1
+
+
+@pytest.mark.parametrize("stream", [False, True])
+async def test_words_of_an_error_are_judged_like_an_answer(
+    front: Open, scorer: FakeScorer, stream: bool
+) -> None:
+    """Servers quote what the model wrote when they can't make sense of it."""
+    async with front() as f:
+        f.script.status = 500
+        for message, told in (("no parse: kind", True), ("no parse: crude", False)):
+            f.script.body = {"error": {"message": message, "code": "parse", "param": "x"}}
+            reply = await f.ask(stream=stream)
+            assert reply.status_code == 500
+            assert reply.headers["x-upstream-request-id"] == "up-1"
+            assert (message in reply.text) == told
+            assert ("parse" in reply.text) == told
+        scorer.failure = None
+        scorer.margins["no parse", "test/threat"] = 3.0
+        f.script.body["error"]["message"] = "no parse: kind"
+        assert "no parse" not in (await f.ask(stream=stream)).text
+
+
+async def test_words_of_an_error_in_mid_stream_are_judged_too(front: Open) -> None:
+    gate = asyncio.Event()
+    broken = sse({"error": {"message": "crude", "code": "so_crude"}})
+    async with front([delta("kind"), gate, broken], profile=PICKY) as f, f.streaming() as reply:
+        raw = ""
+        async for text in reply.aiter_text():
+            raw += text
+            gate.set()
+    assert text_of(data_of(raw)[:-1]) == "kind"
+    assert data_of(raw)[-1]["error"]["code"] == "upstream_error"
+    assert "crude" not in raw
 
 
 class Loaf(BaseModel):

@@ -6,7 +6,7 @@ it, and is held to that by a test.
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from itertools import groupby
+from itertools import groupby, takewhile
 from typing import Any
 
 import orjson
@@ -19,12 +19,15 @@ _INSTRUCTING = ("system", "developer")
 _DEFINITIONS = ("tools", "functions")
 # What a chat and a completion are made of, and judged by what makes plans of them.
 _CHAT = ("messages", "response_format", *_DEFINITIONS)
-_COMPLETION = ("prompt", "prompt_embeds")
+_COMPLETION = ("prompt",)
 _NAMED = ("prediction", "documents", "chat_template", "chat_template_kwargs", "suffix")
+_NAMED += ("web_search_options",)
+# Prompts in another form than text, as vLLM and SGLang have them.
+_UNREADABLE = {"prompt_embeds", "input_embeds", "prompt_token_ids", "input_ids"}
 # What no model reads; `docs/coverage.md` has the reasons.
 _PASSED = {
     *("model", "stop", "user", "safety_identifier", "metadata", "service_tier"),
-    *("tool_choice", "function_call", "audio", "modalities", "web_search_options"),
+    *("tool_choice", "function_call", "audio", "modalities"),
     *("prompt_cache_key", "prompt_cache_options", "prompt_cache_retention"),
     *("stream_options", "logit_bias"),
 }
@@ -47,13 +50,15 @@ class Plan:
 
     `prompts` are all judged, and one violation blocks the request; no two are the same.
     `unscreenable` lists the fields that hold what no scorer here can read. `contexts` has the
-    prompts that the choices answer, `choices_each` choices to each of them.
+    prompts that the choices answer, `choices_each` choices to each of them. `begun` is the
+    beginning of an answer that the model may be asked to go on with: judged with what it adds.
     """
 
     prompts: tuple[Subject, ...]
     unscreenable: tuple[str, ...]
     contexts: tuple[str, ...]
     choices_each: int
+    begun: str = ""
 
     def context(self, choice: int) -> str:
         """Give the prompt with which the choice of this index is judged."""
@@ -90,7 +95,9 @@ def plan_chat(body: Mapping[str, Any], profile: Profile) -> Plan:
         unscreenable.append("modalities")
     unscreenable += unreadable
     last = next((turn.text for turn in reversed(turns) if turn.role != "assistant"), "")
-    return Plan(_distinct(subjects), tuple(unscreenable), (window or last,), 1)
+    ending = takewhile(lambda turn: turn.role == "assistant", reversed(turns))
+    begun = "\n".join(reversed([turn.text for turn in ending]))
+    return Plan(_distinct(subjects), tuple(unscreenable), (window or last,), 1, begun)
 
 
 def plan_completion(body: Mapping[str, Any], profile: Profile) -> Plan:
@@ -105,8 +112,6 @@ def plan_completion(body: Mapping[str, Any], profile: Profile) -> Plan:
         prompts = {"prompt": given or ""}
     texts = {field: item if isinstance(item, str) else "" for field, item in prompts.items()}
     unscreenable = [field for field, item in prompts.items() if not isinstance(item, str)]
-    if body.get("prompt_embeds") is not None:
-        unscreenable.append("prompt_embeds")
     subjects = [Subject(field, Exchange(text)) for field, text in texts.items()]
     material_texts, unreadable = _material(body, _COMPLETION)
     subjects += material_texts
@@ -180,6 +185,9 @@ def _material(body: Mapping[str, Any], read: Iterable[str]) -> tuple[list[Subjec
     for name, value in body.items():
         known = _LEVELS.get(name, ())
         if name in read or name in _PASSED or (isinstance(value, str) and value in known):
+            continue
+        if name in _UNREADABLE and value is not None:
+            unreadable.append(name)
             continue
         named = name if name in (*_NAMED, *_LEVELS) else "body"
         items = _items(body, (name,)) if name == "documents" else [(named, value)]

@@ -66,6 +66,15 @@ class UpstreamError(ShieldgateError):
         self.body = body
         self.retry_after = retry_after
 
+    def without_words(self) -> "UpstreamError":
+        """Give the same error with nothing in it that upstream has worded."""
+        return UpstreamError(
+            str(self),
+            status=self.status,
+            request_id=self.request_id,
+            retry_after=self.retry_after,
+        )
+
 
 class GeneratorBusy(ShieldgateError):
     """The worker's queue is full."""

@@ -53,14 +53,16 @@ class Guard(Generic[P]):
         emit: Callable[[Step[P]], None],
         *,
         hold: bool,
+        begun: str = "",
     ) -> None:
-        """Judge answers to `prompt` when `streaming` says so.
+        """Judge answers to `prompt` when `streaming` says so; `begun` is judged before each.
 
         `hold` keeps pieces back until a verdict covers them; without it they leave as they come,
         until a verdict stops that, and only what completes the answer waits for its verdict.
         `emit` is called with every step, in order.
         """
         self._prompt = prompt
+        self._begun = begun
         self._streaming = streaming
         self._judge = judge
         self._emit = emit
@@ -146,7 +148,7 @@ class Guard(Generic[P]):
     async def _check(self) -> None:
         start, end, pieces = self._covered, self._read, len(self._held)
         self._texts = {strand: ["".join(texts)] for strand, texts in self._texts.items()}
-        answer = "\n".join(text for [text] in self._texts.values())
+        answer = self._begun + "\n".join(text for [text] in self._texts.values())
         growing = not (self._complete or self._ended)
         self._idle.clear()
         try:

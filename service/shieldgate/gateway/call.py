@@ -11,7 +11,7 @@ from fastapi.responses import JSONResponse, Response
 from starlette.datastructures import State
 
 from shieldgate.conversation import Plan
-from shieldgate.errors import Unscreenable, UpstreamError
+from shieldgate.errors import ScoringError, Unscreenable, UpstreamError
 from shieldgate.gateway import blocks
 from shieldgate.gateway.errors import RETRY_SECONDS, UPSTREAM_ID, RequestError
 from shieldgate.gateway.inline import Demands, demands
@@ -147,6 +147,23 @@ class Call:
         action = Action.FAILED_CLOSED if stops else Action.FAILED_OPEN
         failure = Unscreenable("The answer holds what can't be screened: only text can be.")
         return Verdict("response", action, ()), failure
+
+    async def told(self, failure: UpstreamError) -> UpstreamError:
+        """Judge what upstream says of its failure, which may quote the answer that failed.
+
+        Gives the failure without its words where they must not pass.
+        """
+        words = (failure.body or {}).values()
+        if not (said := "\n".join(word for word in words if isinstance(word, str))):
+            return failure
+        exchange = Exchange(self.plan.context(0), said)
+        try:
+            judged = await self.services.judge(
+                exchange, self.demands.rules["response"], may_open=True
+            )
+        except ScoringError:
+            return failure.without_words()
+        return failure.without_words() if judged.verdict.action.stops else failure
 
     def account(self, judged: Iterable[Judged]) -> None:
         """Name the outcome that verdicts have."""

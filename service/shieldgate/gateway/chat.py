@@ -100,7 +100,7 @@ async def _whole(call: Call) -> Response:
             return blocked
         reply = await asking if asking else await _ask(call)
     if isinstance(reply, UpstreamError):
-        raise reply
+        raise await call.told(reply)
     return await _screened(call, inputs, reply)
 
 
@@ -153,7 +153,7 @@ def _index(choice: dict[str, Any]) -> int:
 async def _judge(call: Call, choice: dict[str, Any], reply: dict[str, Any]) -> Judged:
     found = answer(choice, reply)
     rules = call.demands.rules["response"]
-    exchange = Exchange(call.plan.context(_index(choice)), found.text)
+    exchange = Exchange(call.plan.context(_index(choice)), call.plan.begun + found.text)
     verdict, failure = call.unscreenable() if found.unscreenable else (None, None)
     if verdict and verdict.action.stops:
         judged = Judged(verdict, failure, 0.0)
@@ -212,15 +212,18 @@ class _Streamed(Response):
         while data := await self._next(outbox):
             await self._write(first + data, relay, send)
             first = b""
-        if outbox.failure is None:
+        failure = outbox.failure
+        if isinstance(failure, UpstreamError):
+            failure = await self._call.told(failure)
+        if failure is None:
             self._call.account(relay.outputs)
             last = first + relay.last_words(inputs)
         elif self._sent:
-            failed_guard = isinstance(outbox.failure, ScoringError)
+            failed_guard = isinstance(failure, ScoringError)
             self._call.state.outcome = "unjudged" if failed_guard else "cut_off"
-            last = blocks.event({"error": error_body(outbox.failure).model_dump()})
+            last = blocks.event({"error": error_body(failure).model_dump()})
         else:
-            raise outbox.failure
+            raise failure
         await self._write(last, relay, send)
         await send({"type": "http.response.body", "body": b"", "more_body": False})
 

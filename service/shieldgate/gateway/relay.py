@@ -196,6 +196,7 @@ class _Choice:
             self._step,
             # What nothing can stop need not wait.
             hold=self._rules.profile.mode == "enforce" and not self._annotates,
+            begun=call.plan.begun,
         )
 
     @property

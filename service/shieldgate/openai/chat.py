@@ -158,6 +158,8 @@ def answer(choice: Mapping[str, Any], around: Mapping[str, Any] | None = None) -
         else:
             tokens.setdefault(field, []).append(text)
     found += ((field, "".join(texts)) for field, texts in tokens.items())
+    if rest.get("token_ids"):
+        found.append(("token_ids", None))
     rest = {k: v for k, v in rest.items() if not (k in _ABOUT_THE_ANSWER and _words_only(v))}
     found += _message(rest, marks=False)
     if around is not None:
