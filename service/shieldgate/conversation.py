@@ -20,8 +20,10 @@ _DEFINITIONS = ("tools", "functions")
 # What a chat and a completion are made of, and judged by what makes plans of them.
 _CHAT = ("messages", "response_format", *_DEFINITIONS)
 _COMPLETION = ("prompt",)
-_NAMED = ("prediction", "documents", "chat_template", "chat_template_kwargs", "suffix")
-_NAMED += ("web_search_options",)
+_NAMED = (
+    *("prediction", "documents", "chat_template", "chat_template_kwargs", "suffix"),
+    "web_search_options",
+)
 # Prompts in another form than text, as vLLM and SGLang have them.
 _UNREADABLE = {"prompt_embeds", "input_embeds", "prompt_token_ids", "input_ids"}
 # What no model reads; `docs/coverage.md` has the reasons.
