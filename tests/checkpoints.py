@@ -139,3 +139,24 @@ def save_deeper_checkpoint(folder: Path, shallow: Path, *, extra: int, weight: f
     deep.save_pretrained(folder)
     TokenizersBackend.from_pretrained(shallow).save_pretrained(folder)
     return folder
+
+
+def save_calm_checkpoint(folder: Path, dtype: torch.dtype = torch.float32) -> Path:
+    """Save a small Gemma 2 that can learn something in a second."""
+    torch.manual_seed(0)
+    config = Gemma2Config(
+        vocab_size=1280,
+        hidden_size=32,
+        intermediate_size=64,
+        num_hidden_layers=2,
+        num_attention_heads=2,
+        num_key_value_heads=1,
+        head_dim=16,
+        query_pre_attn_scalar=16,
+        sliding_window=64,
+        max_position_embeddings=512,
+        initializer_range=0.1,
+    )
+    Gemma2ForCausalLM(config).to(dtype).save_pretrained(folder)
+    gemma_tokenizer().save_pretrained(folder)
+    return folder

@@ -220,14 +220,14 @@ def test_the_self_check_passes_on_a_right_engine_and_fails_on_a_wrong_one(
 ) -> None:
     engine = load_engine(str(hot_checkpoint), device="cpu")
     engine.check()
-    engine._readout = engine._readout.flip(0)
+    engine._answers.reverse()
     with pytest.raises(ModelError, match="self-check failed"):
         engine.check()
 
 
 def test_a_score_that_is_not_finite_is_an_error_and_never_a_pass(hot_checkpoint: Path) -> None:
     engine = load_engine(str(hot_checkpoint), device="cpu")
-    engine._readout = engine._readout * math.nan
+    engine.model.lm_head.weight.mul_(math.nan)
     with pytest.raises(FloatingPointError):
         engine.forward([Pack((2, 300), ((301,),))])
 

@@ -10,6 +10,7 @@ from shieldgate.cli import policies
 from shieldgate.cli.calibrate import calibrate
 from shieldgate.cli.evaluate import evaluate
 from shieldgate.cli.options import with_settings
+from shieldgate.cli.tune import tune
 from shieldgate.errors import ConfigurationError
 from shieldgate.settings import ScoringSettings, ServeSettings, WorkerSettings
 
@@ -172,3 +173,4 @@ def score(
 
 app.command()(evaluate)
 app.command()(calibrate)
+app.command()(tune)

@@ -24,9 +24,10 @@ from rich.progress import Task as ProgressTask
 from rich.text import Text
 
 from shieldgate import __version__
+from shieldgate.cli.labels import chosen_adapter, chosen_labels
 from shieldgate.cli.scorer import chosen_profile, open_engine
 from shieldgate.errors import ConfigurationError, ScoringError
-from shieldgate.evaluation.adapters import ADAPTERS, OURS, Adapter, column_map
+from shieldgate.evaluation.adapters import OURS
 from shieldgate.evaluation.columns import read_columns
 from shieldgate.evaluation.compare import compare
 from shieldgate.evaluation.datasets import Dataset, Row, Survey
@@ -114,7 +115,9 @@ class Evaluation:
             protocol = PROTOCOLS[request.protocol]
         dataset = Dataset(
             open_source(request.data),
-            _adapter(request, protocol),
+            chosen_adapter(
+                request.adapter, request.columns, protocol.adapter if protocol else OURS.name
+            ),
             request.groups,
             request.limit,
             as_response=protocol is not None and protocol.as_response,
@@ -233,7 +236,7 @@ class Evaluation:
         labelling = Labelling.of(
             self.survey.labels,
             policies,
-            chosen=_chosen(self.request.labels),
+            chosen=chosen_labels(self.request.labels),
             unknown_is_negative=self.request.unknown_is_negative,
         )
         return Task(policies, labelling)
@@ -310,17 +313,6 @@ class _Speed(ProgressColumn):
         return Text(f"{task.speed:.1f} rows/s" if task.speed else "")
 
 
-def _adapter(request: "Request", protocol: Protocol | None) -> Adapter:
-    if request.columns and request.adapter:
-        raise ConfigurationError("Give --map or --adapter: both say what the columns are.")
-    if request.columns:
-        return column_map(request.columns)
-    name = request.adapter or (protocol.adapter if protocol else OURS.name)
-    if name not in ADAPTERS:
-        raise ConfigurationError(f"--adapter {name}: known are {', '.join(ADAPTERS)}.")
-    return ADAPTERS[name]
-
-
 def _policies(book: PolicyBook, request: "Request", protocol: Protocol | None) -> list[Policy]:
     """Choose what is evaluated: policies that were named, else the protocol's, else a family's."""
     wanted = request.policies or (protocol.policies if protocol else ())
@@ -338,16 +330,6 @@ def _policies(book: PolicyBook, request: "Request", protocol: Protocol | None) -
             f"There is no policy named {missing[0]!r}. Known: {', '.join(sorted(book.policies))}."
         )
     return [book.policies[id] for id in dict.fromkeys(wanted)]
-
-
-def _chosen(given: Sequence[str]) -> dict[str, tuple[str, ...]]:
-    chosen: dict[str, tuple[str, ...]] = {}
-    for pair in given:
-        name, equals, policy = pair.rpartition("=")
-        if not (name and equals and policy):
-            raise ConfigurationError(f"--label {pair}: write LABEL=POLICY.")
-        chosen[name] = (*chosen.get(name, ()), policy)
-    return chosen
 
 
 def _variant(

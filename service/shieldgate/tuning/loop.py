@@ -1,6 +1,7 @@
 """The training loop: seeded, resumable, the same steps whether interrupted or not."""
 
-from collections.abc import Callable, Iterator
+import math
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -48,49 +49,95 @@ class Schedule:
         return up * (1 - step / self.steps)
 
 
+@dataclass(frozen=True, slots=True)
+class Check:
+    """What was measured after so many steps; figures compare as tuples, higher is better."""
+
+    steps: int
+    figures: tuple[float, ...]
+
+
+def best(checks: Sequence[Check]) -> Check:
+    """Give the best check, the first of equals."""
+    return max(checks, key=lambda check: check.figures)
+
+
+@dataclass(frozen=True, slots=True)
+class Watch:
+    """Measures before the first step and each `every` steps, to keep the best state of all.
+
+    Training stops after `patience` checks without a better one.
+    """
+
+    measure: Callable[[], tuple[float, ...]]
+    every: int
+    patience: int
+    on_check: Callable[[Check], None] = lambda check: None
+
+
 def train(
     objective: Objective,
     schedule: Schedule,
     state: Path,
     *,
     save_every: int = 100,
+    muon: bool = True,
+    watch: Watch | None = None,
     on_step: Callable[[int, float], None] = lambda step, loss: None,
-) -> None:
+) -> list[Check]:
     """Train to the end of the schedule, from where the file `state` left off if there is one.
 
-    The matrices of the layers are trained by Muon, the embedding and everything else by AdamW.
-    `on_step(step, loss)` is called after each step. Raises ConfigurationError if `state` belongs
-    to another schedule.
+    With `muon` it trains the matrices of the layers; the embedding and everything else, or all,
+    are trained by AdamW. With a `watch` it may end earlier, and the objective is left in its best
+    state; returns what was measured. `on_step(step, loss)` is called after each step. Raises
+    ConfigurationError if `state` belongs to another schedule, FloatingPointError if the loss is
+    not finite.
     """
-    run = _Run(objective, schedule)
-    for step in range(run.resume(state), schedule.steps):
+    run = _Run(objective, schedule, muon, watch)
+    start = run.resume(state)
+    if watch and not run.checks:
+        run.check(0)
+    for step in range(start, schedule.steps):
+        if watch and run.in_vain >= watch.patience:
+            break
         loss = run.step(step)
         on_step(step, loss)
-        if (step + 1) % save_every == 0 or step + 1 == schedule.steps:
+        last = step + 1 == schedule.steps
+        if watch and ((step + 1) % watch.every == 0 or last):
+            run.check(step + 1)
+        if (step + 1) % save_every == 0 or last:
             run.save(state, step + 1)
+    run.restore_best()
+    return run.checks
 
 
 class _Run:
     """One objective with its optimizers, as one thing to step, save and resume."""
 
-    def __init__(self, objective: Objective, schedule: Schedule) -> None:
+    def __init__(
+        self, objective: Objective, schedule: Schedule, muon: bool, watch: Watch | None
+    ) -> None:
         self._objective = objective
         self._schedule = schedule
+        self._watch = watch
+        self.checks: list[Check] = []
+        self._best: dict[str, Tensor] = {}
         matrices: list[nn.Parameter] = []
         others: list[nn.Parameter] = []
         for name, parameter in objective.named_parameters():
-            (matrices if ".layers." in name and parameter.ndim == 2 else others).append(parameter)
+            matrix = muon and ".layers." in name and parameter.ndim == 2
+            (matrices if matrix else others).append(parameter)
         self._optimizers: list[Optimizer] = [
             AdamW(others, lr=schedule.rate, betas=(0.9, 0.98), weight_decay=0.0)
         ]
         if matrices:
-            muon = Muon(
+            matrix_optimizer = Muon(
                 matrices,
                 lr=schedule.rate,
                 weight_decay=schedule.decay,
                 adjust_lr_fn="match_rms_adamw",
             )
-            self._optimizers.append(muon)
+            self._optimizers.append(matrix_optimizer)
         self._rates = [LambdaLR(optimizer, schedule.at) for optimizer in self._optimizers]
 
     def step(self, step: int) -> float:
@@ -99,12 +146,35 @@ class _Run:
         for part in self._objective.losses(step):
             part.backward()  # type: ignore[no-untyped-call]
             loss += part.item()
+        if not math.isfinite(loss):
+            raise FloatingPointError("The loss is not finite.")
         nn.utils.clip_grad_norm_((p for _, p in self._objective.named_parameters()), 1.0)
         for optimizer, rate in zip(self._optimizers, self._rates, strict=True):
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
             rate.step()
         return loss
+
+    @property
+    def in_vain(self) -> int:
+        """Count the checks since the best one."""
+        return len(self.checks) - 1 - self.checks.index(best(self.checks))
+
+    def check(self, done: int) -> None:
+        """Measure, and remember the state if it is the best so far."""
+        if self._watch is None:
+            raise RuntimeError("There is nothing to measure with.")
+        found = Check(done, self._watch.measure())
+        self.checks.append(found)
+        if best(self.checks) is found:
+            state = self._objective.state_dict()
+            self._best = {name: tensor.detach().clone() for name, tensor in state.items()}
+        self._watch.on_check(found)
+
+    def restore_best(self) -> None:
+        """Leave the objective as it was at its best, where that was measured."""
+        if self._best:
+            self._objective.load_state_dict(self._best)
 
     def save(self, state: Path, done: int) -> None:
         """Write everything beside the old file, then put it in its place: neither can be half."""
@@ -115,6 +185,8 @@ class _Run:
             "objective": self._objective.state_dict(),
             "optimizers": [o.state_dict() for o in self._optimizers],
             "rates": [r.state_dict() for r in self._rates],
+            "checks": [(check.steps, check.figures) for check in self.checks],
+            "best": self._best,
         }
         torch.save(saved, new)
         new.replace(state)
@@ -134,4 +206,7 @@ class _Run:
             optimizer.load_state_dict(part)
         for rate, part in zip(self._rates, saved["rates"], strict=True):
             rate.load_state_dict(part)
+        if self._watch:
+            self.checks = [Check(steps, tuple(figures)) for steps, figures in saved["checks"]]
+            self._best = saved["best"]
         return int(saved["done"])

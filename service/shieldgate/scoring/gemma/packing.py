@@ -11,6 +11,7 @@ trunk for each branch, so every prompt is computed as if it stood alone.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 from torch import Tensor
@@ -61,6 +62,21 @@ class Block:
     rows: slice
     keys: tuple[slice, ...]
     hidden: tuple[tuple[slice, Tensor], ...]
+
+
+class Packed(Protocol):
+    """What the model itself needs of a packed sequence; the rest is for its attention.
+
+    `ids` and `positions` are long tensors [tokens]; `reads` holds the row of each branch's last
+    token, in order.
+    """
+
+    @property
+    def ids(self) -> Tensor: ...  # noqa: D102
+    @property
+    def positions(self) -> Tensor: ...  # noqa: D102
+    @property
+    def reads(self) -> Tensor: ...  # noqa: D102
 
 
 @dataclass(frozen=True, slots=True)

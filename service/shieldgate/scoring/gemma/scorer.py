@@ -16,7 +16,7 @@ from shieldgate.prompt import TEMPLATES, Segment, Template, adopt
 from shieldgate.scoring.gemma.attention import PACKED
 from shieldgate.scoring.gemma.load import Checkpoint
 from shieldgate.scoring.gemma.memory import Memory, PrefixCache, Trunk
-from shieldgate.scoring.gemma.packing import Layout, Pack, pack
+from shieldgate.scoring.gemma.packing import Layout, Pack, Packed, pack
 from shieldgate.scoring.gemma.tokens import PromptEncoder
 from shieldgate.scoring.gemma.windows import WindowRule
 from shieldgate.scoring.seam import Identity, Prepared
@@ -51,7 +51,7 @@ class GemmaScorer:
                 f"{checkpoint.name}: the tokenizer has ids up to {self._encoder.largest_id} and "
                 f"the model {len(embedding)} embeddings. The two don't belong together."
             )
-        self._readout = embedding[[self._encoder.yes, self._encoder.no]].float()
+        self._answers = [self._encoder.yes, self._encoder.no]
         self._prefixes = PrefixCache(prefix_bytes)
         self.template = _template(checkpoint, template)
         context = int(self._config.max_position_embeddings)
@@ -107,8 +107,9 @@ class GemmaScorer:
             if item.growing:
                 self._prefixes.keep(Trunk(np.array(item.trunk), tuple(layers)))
 
-    def margins(self, layout: Layout) -> Tensor:
+    def margins(self, layout: Packed) -> Tensor:
         """Compute the margins of all branches of a layout, fp32 [branches]; differentiable."""
+        readout = self.model.lm_head.weight[self._answers].float()
         hidden = self.model.model(
             input_ids=layout.ids[None],
             position_ids=layout.positions[None],
@@ -116,7 +117,7 @@ class GemmaScorer:
             use_cache=False,
             layout=layout,
         ).last_hidden_state[0]
-        logits = hidden[layout.reads.to(hidden.device)].float() @ self._readout.to(hidden.device).T
+        logits = hidden[layout.reads.to(hidden.device)].float() @ readout.to(hidden.device).T
         cap = self._config.final_logit_softcapping
         if cap is not None:
             logits = cap * torch.tanh(logits / cap)

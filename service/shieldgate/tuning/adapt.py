@@ -1,0 +1,145 @@
+"""A checkpoint made trainable, asked as for scoring, and saved as a checkpoint again."""
+
+import shutil
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, fields, replace
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from transformers import Gemma2Config, Gemma2ForCausalLM
+
+from shieldgate.errors import ConfigurationError
+from shieldgate.policy import Policy
+from shieldgate.scoring.gemma import GemmaScorer
+from shieldgate.scoring.gemma.packing import Pack
+from shieldgate.tuning.attention import PADDED, Padded, by_size
+from shieldgate.types import Exchange
+
+Method = Literal["full", "lora"]
+# Parameters from which the optimizer's copies of all weights no longer fit one GPU.
+LARGE = 500_000_000
+RANK = 16
+_ADAPTED = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+_COPIED = (
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "tokenizer.model",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "chat_template.jinja",
+)
+
+
+def method_for(model: Gemma2ForCausalLM) -> Method:
+    """Choose by size: all weights of a small model, low-rank adapters of a large one."""
+    return "lora" if sum(p.numel() for p in model.parameters()) >= LARGE else "full"
+
+
+@dataclass(frozen=True, slots=True)
+class Pupil:
+    """A scorer in training: prompts, tokens, packs and margins are the scorer's own.
+
+    A pass holds about `tokens` tokens, padding counted.
+    """
+
+    scorer: GemmaScorer
+    method: Method
+    tokens: int
+
+    @classmethod
+    def of(cls, scorer: GemmaScorer, method: Method, *, tokens: int, seed: int) -> "Pupil":
+        """Make a scorer's model trainable, in place; the seed draws what adapters start from.
+
+        Adapters are fp32 beside weights of any dtype (LoRA, arXiv 2106.09685). For full training
+        the weights should be fp32. Raises ConfigurationError where peft is missing.
+        """
+        torch.manual_seed(seed)
+        model = scorer.model
+        model.set_attn_implementation(PADDED)
+        model.train()
+        if method == "full":
+            model.requires_grad_(True)
+        else:
+            _add_adapters(model)
+            # One layer's activations at a time; the others are computed again going backwards.
+            model.activation_checkpointing_enable()
+        return cls(scorer, method, tokens)
+
+    def passes(
+        self, asked: Sequence[tuple[Exchange, Sequence[Policy]]]
+    ) -> Iterator[tuple[list[int], Tensor]]:
+        """Ask of each exchange its policies; yields the margins of each pass, fp32 [branches].
+
+        Beside them stand the indices of the exchanges they belong to, in their order. The margin
+        of a text in several windows is the highest, as in scoring.
+        """
+        work = [self.scorer.prepare(exchange, policies).work for exchange, policies in asked]
+        whole = [index for index, packs in enumerate(work) if len(packs) == 1]
+        for group in by_size([work[index][0] for index in whole], self.tokens):
+            indices = [whole[i] for i in group]
+            yield indices, self._margins([work[index][0] for index in indices])
+        for index, packs in enumerate(work):
+            if len(packs) > 1:
+                yield [index], self._margins(packs).view(len(packs), -1).amax(0)
+
+    @torch.no_grad()
+    def ask(self, asked: Sequence[tuple[Exchange, Sequence[Policy]]]) -> list[list[float]]:
+        """Score exchanges as they stand; the margins of each exchange's policies, in order."""
+        found: list[list[float]] = [[] for _ in asked]
+        for indices, margins in self.passes(asked):
+            flat = iter(margins.tolist())
+            for index in indices:
+                found[index] = [next(flat) for _ in asked[index][1]]
+        return found
+
+    def save(self, folder: Path) -> None:
+        """Save a checkpoint like the base's, in its dtype, with its tokenizer; ends training."""
+        model: Any = self.scorer.model  # its own types hide what it is after peft
+        base = Path(model.name_or_path)
+        if self.method == "lora":
+            _merge_adapters(model)
+        kind = Gemma2Config.from_pretrained(base, local_files_only=True).dtype or torch.float32
+        model.activation_checkpointing_disable()
+        model.to(kind).save_pretrained(folder)
+        for name in _COPIED:
+            if (base / name).is_file():
+                shutil.copyfile(base / name, folder / name)
+
+    def _margins(self, packs: Sequence[Pack]) -> Tensor:
+        config: Any = self.scorer.model.config
+        layout = Padded.of(packs, config.sliding_window)
+        return self.scorer.margins(_moved(layout, self.scorer.model.device))
+
+
+def _moved(layout: Padded, device: torch.device) -> Padded:
+    tensors = {f.name: getattr(layout, f.name) for f in fields(layout)}
+    return replace(
+        layout, **{name: x.to(device) for name, x in tensors.items() if isinstance(x, Tensor)}
+    )
+
+
+def _add_adapters(model: Gemma2ForCausalLM) -> None:
+    try:
+        from peft import LoraConfig, inject_adapter_in_model  # noqa: PLC0415 - an extra
+    except ModuleNotFoundError as missing:
+        raise ConfigurationError(
+            f"Training a large model needs {missing.name}, which is not installed. "
+            "Run: pip install 'shieldgate[tune]'"
+        ) from missing
+    config = LoraConfig(r=RANK, lora_alpha=2 * RANK, target_modules=list(_ADAPTED))
+    inject_adapter_in_model(config, model)
+    for parameter in model.parameters():
+        if parameter.requires_grad:
+            parameter.data = parameter.data.float()  # peft made them like the weights beside them
+
+
+def _merge_adapters(model: Gemma2ForCausalLM) -> None:
+    from peft.tuners.lora import LoraLayer  # noqa: PLC0415
+
+    for name, module in list(model.named_modules()):
+        if isinstance(module, LoraLayer):
+            module.merge()
+            parent, _, own = name.rpartition(".")
+            setattr(model.get_submodule(parent), own, module.get_base_layer())

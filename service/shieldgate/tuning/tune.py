@@ -1,0 +1,324 @@
+"""From a base and labelled rows to a checkpoint, and to what it is worth on rows held out.
+
+The folder that comes out is a checkpoint like any other. Beside it, in `tuning/`, where it is no
+part of the checkpoint's identity, lies `report.json`: what was run, and the figures before and
+after. It holds no text of the rows. While training, `state.pt` lies there too.
+"""
+
+import gc
+import hashlib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from shieldgate.errors import ConfigurationError
+from shieldgate.metrics import Estimate, Figures, Labels, Ranking, Scores, Weights, bootstrap
+from shieldgate.policy import Policy
+from shieldgate.prompt import Template
+from shieldgate.scoring.gemma import GemmaScorer, load_checkpoint
+from shieldgate.tuning.adapt import Method, Pupil, method_for
+from shieldgate.tuning.fit import Recipe, by_group, fit
+from shieldgate.tuning.labelled import Labelled, Parts, counts
+from shieldgate.tuning.loop import Check, best
+from shieldgate.types import Direction
+
+Estimates = Mapping[str, Estimate]
+
+FIGURES = ("average_precision", "optimal_f1")
+# Rows of the test part on which staying with the base is measured.
+KEPT_ROWS = 100
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What is to be tuned on what: `policies` learn from the rows, `kept` shall stay as they are.
+
+    `method` and `changes` (fields of Recipe) override what would be chosen.
+    """
+
+    base: str
+    out: Path
+    template: Template
+    policies: Mapping[str, Policy]
+    kept: Sequence[Policy]
+    parts: Parts
+    seed: int = 0
+    revision: str | None = None
+    device: str = "auto"
+    method: Method | None = None
+    changes: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """Figures on the test rows of one policy and direction, each with its 95 % interval.
+
+    `gain` is after minus before on the same resamples: an interval above 0 is no accident of
+    which rows were drawn. Each has the FIGURES, by name.
+    """
+
+    policy: str
+    direction: Direction
+    rows: int
+    harmful: int
+    before: Estimates
+    after: Estimates
+    gain: Estimates
+
+
+@dataclass(frozen=True, slots=True)
+class Report:
+    """What came out.
+
+    `scorer` is the name under which the checkpoint serves. `best` is the number of steps after
+    which the validation rows were ranked best; 0 is the base itself. `drift` is the mean change of
+    probability on the kept policies, None without any.
+    """
+
+    scorer: str
+    rows: Mapping[str, int]
+    best: int
+    checks: Sequence[Check]
+    measured: Sequence[Measured]
+    drift: float | None
+
+
+class Listener:
+    """Hears how far tuning is; this one does nothing of it."""
+
+    def begin(self, recipe: Recipe) -> None:
+        """Hear that training begins."""
+
+    def step(self, step: int, loss: float) -> None:
+        """Hear of a step, and its loss."""
+
+    def check(self, check: Check) -> None:
+        """Hear what was measured on the validation rows."""
+
+
+def tune(order: Order, listener: Listener | None = None) -> Report:
+    """Tune, save and measure; a run that was stopped goes on, one that was done is read again.
+
+    Raises ConfigurationError, also when the folder belongs to something else, and
+    FloatingPointError when training diverges.
+    """
+    listener = listener or Listener()
+    scorer = _scorer(order, order.base)
+    method = order.method or method_for(scorer.model)
+    recipe = Recipe.for_rows(len(order.parts.train), method, order.seed, **order.changes)
+    folder = Folder(order.out)
+    done = folder.claim(_run(order, scorer, recipe))
+    if done is not None:
+        return done
+    before = _Scores.of(scorer, order)
+    if method == "full" and scorer.model.dtype != torch.float32:
+        scorer = _scorer(order, order.base, "float32")
+    pupil = Pupil.of(scorer, method, tokens=recipe.tokens, seed=order.seed)
+    listener.begin(recipe)
+    checks = fit(
+        pupil,
+        order.parts,
+        order.policies,
+        order.kept,
+        recipe,
+        state=folder.state,
+        on_step=listener.step,
+        on_check=listener.check,
+    )
+    pupil.save(order.out)
+    del pupil, scorer
+    gc.collect()  # two large models don't fit one GPU
+    tuned = _scorer(order, str(order.out))
+    tuned.check()
+    after = _Scores.of(tuned, order)
+    report = Report(
+        scorer=tuned.identity.name,
+        rows={name: len(getattr(order.parts, name)) for name in ("train", "validation", "test")},
+        best=best(checks).steps,
+        checks=checks,
+        measured=_measured(order, before, after),
+        drift=after.distance(before),
+    )
+    folder.finish(report)
+    return report
+
+
+class Folder:
+    """Where a run is kept, so that it can go on and is never mixed with another."""
+
+    def __init__(self, out: Path) -> None:
+        """Name the folder; nothing is touched yet."""
+        self._out = out
+        self._inner = out / "tuning"
+        self._report = self._inner / "report.json"
+        self.state = self._inner / "state.pt"
+
+    def claim(self, run: Mapping[str, Any]) -> Report | None:
+        """Take the folder for a run, and give its report if it was done already.
+
+        Raises ConfigurationError where the folder holds something else, or can't be written.
+        """
+        run = json.loads(json.dumps(run))
+        try:
+            if self._report.is_file():
+                found = json.loads(self._report.read_text("utf-8"))
+                self._refuse_other(found["run"], run)
+                return None if found["report"] is None else _read(found["report"])
+            if self._out.exists() and any(self._out.iterdir()):
+                raise ConfigurationError(
+                    f"{self._out} holds files that no tuning left there. Choose another --out."
+                )
+            self._inner.mkdir(parents=True, exist_ok=True)
+            self._write({"run": run, "report": None})
+        except OSError as refused:
+            raise ConfigurationError(
+                f"{self._out}: can't be written: {refused.strerror}. Choose another --out."
+            ) from refused
+        except (ValueError, KeyError, TypeError):
+            raise ConfigurationError(
+                f"{self._report} is damaged. Remove {self._out}, or choose another --out."
+            ) from None
+        return None
+
+    def finish(self, report: Report) -> None:
+        """Write the report, and remove what only a stopped run would need."""
+        run = json.loads(self._report.read_text("utf-8"))["run"]
+        self._write({"run": run, "report": asdict(report)})
+        self.state.unlink(missing_ok=True)
+
+    def _refuse_other(self, held: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+        old, new = dict(_flat(held)), dict(_flat(wanted))
+        changes = [
+            f"{key}: {old.get(key)} -> {new.get(key)}"
+            for key in dict.fromkeys([*old, *new])
+            if old.get(key) != new.get(key)
+        ]
+        if changes:
+            raise ConfigurationError(
+                f"{self._out} belongs to another run:\n  "
+                + "\n  ".join(changes)
+                + "\nChoose another --out, or remove the folder."
+            )
+
+    def _write(self, content: Mapping[str, Any]) -> None:
+        new = self._report.with_suffix(".new")
+        new.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", "utf-8")
+        new.replace(self._report)
+
+
+@dataclass(frozen=True, slots=True)
+class _Scores:
+    """What a scorer says of the test rows, as it would say it when serving; lists by row."""
+
+    tested: Sequence[Sequence[float]]
+    kept: Sequence[Sequence[float]]
+
+    @classmethod
+    def of(cls, scorer: GemmaScorer, order: Order) -> "_Scores":
+        def margins(row: Labelled, policies: Sequence[Policy]) -> list[float]:
+            prepared = scorer.prepare(row.exchange, policies)
+            windows = [scorer.forward([work])[0] for work in prepared.work]
+            return [score.margin for score in prepared.scores(windows)]
+
+        rows = order.parts.test
+        return cls(
+            [margins(row, [order.policies[policy] for policy in row.labels]) for row in rows],
+            [margins(row, order.kept) for row in rows[:KEPT_ROWS]] if order.kept else [],
+        )
+
+    def distance(self, other: "_Scores") -> float | None:
+        """Give the mean difference of the probabilities of the kept policies."""
+        if not self.kept:
+            return None
+        ours, theirs = (_probabilities(np.array(scores.kept)) for scores in (self, other))
+        return float(np.abs(ours - theirs).mean())
+
+
+def _scorer(order: Order, model: str, dtype: str = "auto") -> GemmaScorer:
+    revision = order.revision if model == order.base else None
+    checkpoint = load_checkpoint(model, revision=revision, device=order.device, dtype=dtype)
+    return GemmaScorer(checkpoint, order.template)
+
+
+def _run(order: Order, scorer: GemmaScorer, recipe: Recipe) -> dict[str, Any]:
+    """Write down all that decides what comes out, without a text."""
+    return {
+        "base": scorer.identity.name,
+        "weights": scorer.identity.weights,
+        "template": scorer.identity.template,
+        "policies": {id: _digest(policy.guidelines) for id, policy in order.policies.items()},
+        "kept": {policy.id: _digest(policy.guidelines) for policy in order.kept},
+        "data": {name: _digest(list(getattr(order.parts, name))) for name in Parts.__slots__},
+        "labels": {
+            policy: {"violating": found[True], "harmless": found[False]}
+            for policy, found in counts(
+                [*order.parts.train, *order.parts.validation, *order.parts.test]
+            ).items()
+        },
+        "recipe": asdict(recipe),
+    }
+
+
+def _flat(content: Mapping[str, Any], within: str = "") -> Iterator[tuple[str, object]]:
+    for key, value in content.items():
+        if isinstance(value, dict):
+            yield from _flat(value, f"{within}{key}.")
+        else:
+            yield f"{within}{key}", value
+
+
+def _digest(content: object) -> str:
+    return hashlib.sha256(repr(content).encode()).hexdigest()[:12]
+
+
+def _read(found: dict[str, Any]) -> Report:
+    def estimates(by_name: Mapping[str, Any]) -> Estimates:
+        return {name: Estimate(**estimate) for name, estimate in by_name.items()}
+
+    checks = [Check(c["steps"], tuple(c["figures"])) for c in found["checks"]]
+    measured = [
+        Measured(**{**m, **{when: estimates(m[when]) for when in ("before", "after", "gain")}})
+        for m in found["measured"]
+    ]
+    return Report(**{**found, "checks": checks, "measured": measured})
+
+
+def _measured(order: Order, before: _Scores, after: _Scores) -> list[Measured]:
+    rows = order.parts.test
+    old, new = (by_group(rows, scores.tested) for scores in (before, after))
+    found = []
+    for (policy, direction), (labels, margins) in old.items():
+        truth, now = np.array(labels), np.array(new[policy, direction][1])
+        figures = _figures(truth, np.array(margins), now, order.seed)
+        found.append(Measured(policy, direction, len(labels), sum(labels), *figures))
+    return found
+
+
+def _figures(labels: Labels, before: Scores, after: Scores, seed: int) -> list[Estimates]:
+    """Estimate the figures before, after, and their gain."""
+    rankings = (Ranking(labels, before), Ranking(labels, after))
+
+    def figures(weights: Weights | None) -> Figures:
+        found: dict[str, float | None] = {}
+        old, new = (ranking.curve(weights) for ranking in rankings)
+        for name in FIGURES:
+            b, a = (getattr(curve, name)() for curve in (old, new))
+            gain = None if a is None or b is None else a - b
+            found |= {f"before {name}": b, f"after {name}": a, f"gain {name}": gain}
+        return found
+
+    estimates = bootstrap(figures, len(labels), seed=seed)
+    return [
+        {name: estimates[f"{when} {name}"] for name in FIGURES}
+        for when in ("before", "after", "gain")
+    ]
+
+
+def _probabilities(margins: Scores) -> Scores:
+    probabilities: Scores = 1 / (1 + np.exp(-margins))
+    return probabilities
