@@ -1,0 +1,49 @@
+# syntax=docker/dockerfile:1
+# The gateway and the worker, in one image.
+#
+#   docker build -t shieldgate .                                                        CPU
+#   docker build -t shieldgate:gpu --build-arg TORCH_INDEX=https://pypi.org/simple .    CUDA
+#
+# PyPI's build of torch for Linux carries CUDA's libraries; the driver comes from the host, by way
+# of NVIDIA's container toolkit.
+ARG PYTHON=3.12
+
+FROM python:${PYTHON}-slim AS build
+ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
+WORKDIR /src
+RUN python -m venv /opt/shieldgate
+ENV PATH=/opt/shieldgate/bin:$PATH \
+    PIP_DISABLE_PIP_VERSION_CHECK=1
+
+# From what seldom changes to what often does: torch, the other dependencies, ourselves.
+COPY constraints.txt ./
+RUN --mount=type=cache,target=/root/.cache/pip \
+    pip install --constraint constraints.txt --index-url "$TORCH_INDEX" torch
+COPY pyproject.toml deploy/dependencies.py ./
+RUN --mount=type=cache,target=/root/.cache/pip \
+    python dependencies.py local otel > dependencies.txt \
+    && pip install --constraint constraints.txt --requirement dependencies.txt
+COPY README.md LICENSE NOTICE ./
+COPY policies ./policies
+COPY service ./service
+RUN --mount=type=cache,target=/root/.cache/pip \
+    pip install --no-deps . \
+    && python -m compileall -q /opt/shieldgate/lib
+
+FROM python:${PYTHON}-slim
+RUN useradd --system --uid 10001 --create-home shieldgate \
+    && install -d -o shieldgate -g shieldgate /models
+COPY --from=build /opt/shieldgate /opt/shieldgate
+# Weights from the Hugging Face Hub are kept in /models: mount a volume there.
+ENV PATH=/opt/shieldgate/bin:$PATH \
+    PYTHONUNBUFFERED=1 \
+    HF_HOME=/models \
+    SHIELDGATE_HOST=0.0.0.0 \
+    SHIELDGATE_LOG_FORMAT=json
+USER 10001
+WORKDIR /home/shieldgate
+EXPOSE 8000 8001
+HEALTHCHECK --interval=10s --timeout=3s --start-period=30s \
+    CMD ["python", "-c", "import os, urllib.request as r; r.urlopen(f'http://127.0.0.1:{os.environ.get(\"SHIELDGATE_PORT\") or 8000}/healthz', timeout=2)"]
+ENTRYPOINT ["shieldgate"]
+CMD ["serve"]

@@ -1,0 +1,257 @@
+"""What is in deploy/ names what exists, and passes the tools that will read it."""
+
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from prometheus_client import CollectorRegistry, ProcessCollector
+from ruamel.yaml import YAML
+
+from shieldgate.gateway.operations import router
+from shieldgate.settings import ServeSettings, WorkerSettings, variable
+from shieldgate.telemetry import Telemetry
+
+ROOT = Path(__file__).parents[1]
+DEPLOY = ROOT / "deploy"
+RULES = DEPLOY / "prometheus/rules.yml"
+BOARD = DEPLOY / "grafana/boards/shieldgate.json"
+COMPOSE = ROOT / "docker-compose.yml"
+
+
+def read(path: Path) -> Any:
+    return YAML(typ="safe").load(path)
+
+
+def manifests(folder: str) -> dict[str, dict[str, Any]]:
+    """The manifests of a folder by their kind; kustomize's own files are left out."""
+    found = map(read, (DEPLOY / "kubernetes" / folder).glob("*.yaml"))
+    return {one["kind"]: one for one in found if one["kind"] != "Kustomization"}
+
+
+def alerts() -> list[dict[str, Any]]:
+    return [rule for group in read(RULES)["groups"] for rule in group["rules"] if "alert" in rule]
+
+
+def expressions() -> Iterator[str]:
+    """All that asks Prometheus for something: rules, the board's panels and its variables."""
+    for group in read(RULES)["groups"]:
+        yield from (rule["expr"] for rule in group["rules"])
+    board = json.loads(BOARD.read_text(encoding="utf-8"))
+    for panel in board["panels"]:
+        yield from (target["expr"] for target in panel.get("targets", ()))
+    for listed in board["templating"]["list"]:
+        if listed["type"] == "query":
+            yield listed["query"]["query"]
+
+
+def series() -> dict[str, set[str]]:
+    """The names that a gateway exports, each with its labels."""
+    registry = CollectorRegistry()
+    ProcessCollector(registry=registry)
+    Telemetry(registry)
+    known: dict[str, set[str]] = {"up": {"job", "instance"}}
+    for metric in registry.collect():
+        collector = registry._names_to_collectors.get(metric.name)
+        labels = {"job", "instance", *getattr(collector, "_labelnames", ())}
+        suffixes = {"counter": ("_total",), "histogram": ("_bucket", "_sum", "_count")}
+        for suffix in suffixes.get(metric.type, ("",)):
+            known[metric.name + suffix] = labels | ({"le"} if suffix == "_bucket" else set())
+    for group in read(RULES)["groups"]:
+        for rule in group["rules"]:
+            if "record" in rule:
+                [by, *_] = re.findall(r"by \(([^)]*)\)", rule["expr"])
+                known[rule["record"]] = set(re.split(r",\s*", by)) - {"le"}
+    return known
+
+
+def test_every_metric_and_label_that_rules_and_board_name_exists() -> None:
+    known = series()
+    asked = [
+        found
+        for expression in expressions()
+        for found in re.findall(
+            r"\b((?:shieldgate|process)[_:][\w:]+|up)\b(?:\{([^}]*)\})?", expression
+        )
+    ]
+    assert len(asked) > 40
+    for name, selector in asked:
+        assert name in known, name
+        labels = set(re.findall(r"(\w+)\s*(?:=~|!~|!=|=)", selector))
+        assert labels <= known[name], f"{name} has no {labels - known[name]}"
+
+
+def test_every_value_of_a_label_that_rules_name_is_documented() -> None:
+    documented = (ROOT / "docs/metrics.md").read_text(encoding="utf-8")
+    for expression in expressions():
+        for label, values in re.findall(
+            r'(outcome|phase|result|reason|breaker)=~?"([^"]*)"', expression
+        ):
+            for value in values.replace("redis_.*", "redis_read|redis_write").split("|"):
+                assert f"| `{label}` | `{value}` |" in documented
+
+
+def test_every_alert_has_a_summary_a_severity_and_a_section_in_the_runbook() -> None:
+    assert alerts()
+    for alert in alerts():
+        assert alert["labels"]["severity"] in ("page", "ticket")
+        assert alert["annotations"]["summary"]
+        path, _, anchor = alert["annotations"]["runbook"].partition("#")
+        sections = re.findall(r"^## (\w+)$", (ROOT / path).read_text(encoding="utf-8"), re.M)
+        assert alert["alert"] in sections
+        assert anchor == alert["alert"].lower()
+        assert sections == [each["alert"] for each in alerts()]
+
+
+def test_every_alert_is_tested_to_fire_and_to_be_quiet() -> None:
+    tests = read(DEPLOY / "prometheus/rules_test.yml")["tests"]
+    tested = [
+        (t["alertname"], bool(t.get("exp_alerts")))
+        for test in tests
+        for t in test["alert_rule_test"]
+    ]
+    for alert in alerts():
+        assert {(alert["alert"], True), (alert["alert"], False)} <= set(tested)
+
+
+def test_every_link_of_the_documents_leads_somewhere() -> None:
+    for document in (DEPLOY / "runbook.md", DEPLOY / "README.md"):
+        text = document.read_text(encoding="utf-8")
+        for link in re.findall(r"\]\(([^)]+)\)", text):
+            if not link.startswith("http"):
+                path, _, anchor = link.partition("#")
+                target = (document.parent / path) if path else document
+                assert target.exists(), link
+                headings = re.findall(r"^#+ (.+)$", target.read_text(encoding="utf-8"), re.M)
+                assert not anchor or anchor in {h.lower().replace(" ", "-") for h in headings}, link
+
+
+def test_every_variable_with_our_prefix_is_a_setting() -> None:
+    known = {variable(f) for m in (ServeSettings, WorkerSettings) for f in m.model_fields}
+    files = [ROOT / "Dockerfile", COMPOSE, *(p for p in DEPLOY.rglob("*") if p.is_file())]
+    named = {
+        v for file in files for v in re.findall(r"SHIELDGATE_[A-Z_]+", file.read_text("utf-8"))
+    }
+    assert len(named) > 8
+    assert named <= known
+
+
+def test_the_manifests_fit_together() -> None:
+    base = manifests("base")
+    deployment = base["Deployment"]
+    name = deployment["metadata"]["name"]
+    template = deployment["spec"]["template"]
+    labels = template["metadata"]["labels"]
+    for selector in (
+        deployment["spec"]["selector"]["matchLabels"],
+        base["Service"]["spec"]["selector"],
+        base["PodDisruptionBudget"]["spec"]["selector"]["matchLabels"],
+        base["NetworkPolicy"]["spec"]["podSelector"]["matchLabels"],
+    ):
+        assert selector.items() <= labels.items()
+    scaler = base["HorizontalPodAutoscaler"]["spec"]
+    assert (
+        scaler["scaleTargetRef"]["name"]
+        == name
+        == manifests("gpu")["Deployment"]["metadata"]["name"]
+    )
+    assert scaler["metrics"][0]["pods"]["metric"]["name"] in series()
+    listed = set(read(DEPLOY / "kubernetes/base/kustomization.yaml")["resources"])
+    files = {path.name for path in (DEPLOY / "kubernetes/base").glob("*.yaml")}
+    assert files - {"kustomization.yaml"} == listed
+
+
+def test_the_pod_is_probed_where_something_answers_and_may_do_little() -> None:
+    pod = manifests("base")["Deployment"]["spec"]["template"]["spec"]
+    assert pod["enableServiceLinks"] is False
+    assert pod["automountServiceAccountToken"] is False
+    assert pod["securityContext"]["runAsNonRoot"] is True
+    [container] = pod["containers"]
+    [port] = container["ports"]
+    assert port["containerPort"] == ServeSettings().port
+    paths = {route.path for route in router.routes}
+    for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
+        assert container[probe]["httpGet"]["path"] in paths
+        assert container[probe]["httpGet"]["port"] == port["name"]
+    assert container["securityContext"]["readOnlyRootFilesystem"] is True
+    assert container["securityContext"]["capabilities"]["drop"] == ["ALL"]
+    leave = int(container["lifecycle"]["preStop"]["exec"]["command"][1])
+    assert pod["terminationGracePeriodSeconds"] > leave + ServeSettings().drain_seconds
+
+
+def test_the_image_runs_as_nobody_in_particular_and_watches_its_health() -> None:
+    text = (ROOT / "Dockerfile").read_text(encoding="utf-8")
+    final = text[text.rindex("\nFROM ") :]
+    assert re.search(r"^USER \d+$", final, re.M)
+    assert "HEALTHCHECK" in final
+    assert 'ENTRYPOINT ["shieldgate"]' in final
+    allowed = {
+        line[1:]
+        for line in (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()
+        if line.startswith("!")
+    }
+    copied = re.findall(r"^COPY (?!--from)(.+) \S+$", text, re.M)
+    sources = {source.removeprefix("./") for line in copied for source in line.split()}
+    assert sources == allowed
+    assert all((ROOT / source).exists() for source in sources)
+
+
+def test_the_dependencies_that_the_image_caches_are_those_of_the_project() -> None:
+    command = [sys.executable, str(DEPLOY / "dependencies.py"), "local", "otel"]
+    printed = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
+    assert {"fastapi", "torch", "opentelemetry-sdk"} <= {
+        re.split(r"[^\w-]", line)[0] for line in printed.splitlines()
+    }
+
+
+def tool(*command: str | Path, **environment: str) -> str:
+    """Run a tool that a bare machine doesn't have, and give what it printed."""
+    if shutil.which(str(command[0])) is None:
+        pytest.skip(f"needs {command[0]}; .ci/run installs it")
+    done = subprocess.run(
+        command,
+        cwd=ROOT,
+        check=False,
+        capture_output=True,
+        text=True,
+        env={**os.environ, **environment},
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+def test_promtool_finds_nothing_and_the_alerts_fire_when_they_should() -> None:
+    tool("promtool", "check", "rules", "--lint=all", RULES)
+    tool("promtool", "check", "config", DEPLOY / "prometheus/prometheus.yml")
+    tool("promtool", "test", "rules", DEPLOY / "prometheus/rules_test.yml")
+
+
+@pytest.mark.parametrize("profile", ["cpu", "gpu", "cpu-chat", "gpu-chat"])
+def test_compose_reads_every_profile_and_each_has_one_gateway(profile: str) -> None:
+    told = tool(
+        *("docker-compose", "--file", COMPOSE, "--profile", profile, "config"),
+        SHIELDGATE_CACHE_SECRET="0123456789abcdef",
+    )
+    services = YAML(typ="safe").load(told)["services"]
+    running = {name for name, s in services.items() if profile in s.get("profiles", [profile])}
+    gpu = "-gpu" if profile.startswith("gpu") else ""
+    worker = {f"worker{gpu}"} if profile.endswith("chat") else set()
+    assert running == {f"gateway{gpu}", "redis", "prometheus", "grafana"} | worker
+
+
+def test_hadolint_finds_nothing() -> None:
+    assert tool("hadolint", "Dockerfile") == ""
+
+
+@pytest.mark.parametrize("kind", list(manifests("base")))
+def test_the_manifests_are_what_kubernetes_takes(kind: str) -> None:
+    [path] = [
+        path for path in (DEPLOY / "kubernetes/base").glob("*.yaml") if read(path)["kind"] == kind
+    ]
+    assert "passed" in tool("kubernetes-validate", "--strict", path)
