@@ -65,7 +65,10 @@ class ListenSettings(Settings):
         "long a reply may wait for its reader, in seconds.",
     )
     drain_seconds: int = Field(
-        20, ge=0, description="How long a stopping server waits for the requests in progress."
+        20,
+        ge=0,
+        description="How long a stopping server waits for the requests in progress; then "
+        "they get a 503, and streams an error event.",
     )
     log_level: Literal["debug", "info", "warning", "error"] = Field(
         "info", description="The least severe log lines that are written."

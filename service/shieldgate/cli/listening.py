@@ -1,6 +1,7 @@
 """Listens at an address and runs an app there, until a signal or a failure."""
 
 import asyncio
+import math
 import os
 import signal
 import socket
@@ -14,9 +15,13 @@ from fastapi import FastAPI
 
 from shieldgate.cli.slow import bounded, drop_silent_readers
 from shieldgate.errors import ConfigurationError
+from shieldgate.gateway.drain import Drain
 from shieldgate.settings import ListenSettings, flag, variable
 
 log = structlog.get_logger(__name__)
+
+# For what is said to those who are cut off, and for letting go.
+_LAST_WORDS_SECONDS = 1
 
 
 def listen(settings: ListenSettings) -> socket.socket:
@@ -48,8 +53,11 @@ def run_app(
     settings: ListenSettings,
     *,
     on_hangup: Callable[[], None] | None = None,
+    drain: Drain | None = None,
 ) -> None:
     """Serve an app until a signal or a failure; exit with 0 or 1.
+
+    Then it still listens until the requests in progress are done, as far as `drain` knows them.
 
     `build` gets the function by which the app stops the server, with what made that necessary.
     `on_hangup` is called on SIGHUP.
@@ -60,7 +68,7 @@ def run_app(
         failures.append(failure)
         server.should_exit = True
 
-    server = uvicorn.Server(
+    server = _Server(
         uvicorn.Config(
             build(stop),
             http=bounded(settings.receive_seconds),
@@ -69,7 +77,8 @@ def run_app(
             access_log=False,  # our own says nothing that callers wrote
             server_header=False,
             timeout_graceful_shutdown=settings.drain_seconds,
-        )
+        ),
+        drain,
     )
     asyncio.run(_serve(server, listener, on_hangup))
     for failure in failures:
@@ -81,8 +90,31 @@ def run_app(
         sys.exit(1)
 
 
+class _Server(uvicorn.Server):
+    """Goes on listening while it drains, so that `/readyz` can tell."""
+
+    def __init__(self, config: uvicorn.Config, drain: Drain | None) -> None:
+        super().__init__(config)
+        self._drain = drain
+
+    async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+        if self._drain is not None:
+            await self._finish(self._drain, self.config.timeout_graceful_shutdown or 0)
+        await super().shutdown(sockets)
+
+    async def _finish(self, drain: Drain, seconds: int) -> None:
+        loop = asyncio.get_running_loop()
+        end = loop.time() + seconds + _LAST_WORDS_SECONDS
+        drain.begin(seconds)
+        log.info("draining", requests=drain.awaited, seconds=seconds)
+        # Polled, as uvicorn does, because a second Ctrl-C sets `force_exit`.
+        while drain.awaited and not self.force_exit and loop.time() < end:  # noqa: ASYNC110
+            await asyncio.sleep(0.05)
+        self.config.timeout_graceful_shutdown = math.ceil(max(0, end - loop.time()))
+
+
 async def _serve(
-    server: uvicorn.Server, listener: socket.socket, on_hangup: Callable[[], None] | None
+    server: _Server, listener: socket.socket, on_hangup: Callable[[], None] | None
 ) -> None:
     # When uvicorn has shut down in order, it raises the signal again that made it do so.
     for number in (signal.SIGTERM, signal.SIGINT):

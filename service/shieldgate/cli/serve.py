@@ -17,6 +17,7 @@ from shieldgate.cli.listening import listen, run_app, url
 from shieldgate.cli.scorer import chosen_profile, open_scorer
 from shieldgate.errors import ConfigurationError
 from shieldgate.gateway.app import create_app
+from shieldgate.gateway.drain import Drain
 from shieldgate.gateway.loading import LoadingScorer
 from shieldgate.gateway.services import Services
 from shieldgate.policy import LiveBook, PolicyBook
@@ -76,6 +77,7 @@ def run(settings: ServeSettings) -> None:
             f"{flag('max_waiting')} or lower {flag('max_inputs')}."
         )
     upstream, worker = _answering(settings)
+    drain = Drain()
 
     def build(stop: Callable[[Exception], None]) -> FastAPI:
         return create_app(
@@ -88,12 +90,13 @@ def run(settings: ServeSettings) -> None:
                 stop,
                 worker=worker,
                 upstream=upstream,
+                drain=drain,
             )
         )
 
     with listen(settings) as listener:
         _greet(listener, live, settings)
-        run_app(build, listener, settings, on_hangup=live.reload)
+        run_app(build, listener, settings, on_hangup=live.reload, drain=drain)
 
 
 def _answering(settings: ServeSettings) -> tuple[Upstream | None, Supervisor | None]:

@@ -9,6 +9,7 @@ from fastapi import FastAPI
 
 from shieldgate import __version__
 from shieldgate.gateway import chat, moderations, operations, screen
+from shieldgate.gateway.drain import Draining
 from shieldgate.gateway.edge import Account, BodyLimit
 from shieldgate.gateway.errors import declared, install
 from shieldgate.gateway.services import Services
@@ -67,5 +68,6 @@ def create_app(services: Services) -> FastAPI:
         max_bytes=services.settings.max_body_bytes,
         seconds=services.settings.receive_seconds,
     )
+    app.add_middleware(Draining, drain=services.drain)
     app.add_middleware(Account, telemetry=services.telemetry)
     return app

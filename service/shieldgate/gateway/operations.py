@@ -59,8 +59,13 @@ async def health() -> Status:
 
 @router.get("/readyz", responses={503: {"model": Status}})
 async def ready(services: Given, response: Response) -> Status:
-    """Say whether all is there: the scorer is loaded and checked, the worker answers."""
-    if not services.scorer.ready:
+    """Say whether all is there: the scorer is loaded and checked, the worker answers.
+
+    From SIGTERM on it is not ready, while it finishes what is in progress.
+    """
+    if services.drain.stopping:
+        status = "stopping"
+    elif not services.scorer.ready:
         status = "loading"
     elif services.worker and not services.worker.ready:
         status = "waiting for the generator"

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from time import perf_counter
 from typing import Annotated, Protocol, TypeVar
 
@@ -11,6 +11,7 @@ from fastapi import Depends, Request
 from starlette.requests import ClientDisconnect
 
 from shieldgate.errors import ScoringError
+from shieldgate.gateway.drain import Drain
 from shieldgate.gateway.loading import LoadingScorer
 from shieldgate.moderator import Moderator
 from shieldgate.policy import PolicyBook, Rules
@@ -73,6 +74,7 @@ class Services:
     stop: Callable[[Exception], None]
     worker: Worker | None = None
     upstream: Upstream | None = None
+    drain: Drain = field(default_factory=Drain)
 
     async def run(self) -> None:
         """Hold what runs beside the routes until cancelled; stop the server on failure."""

@@ -1,0 +1,101 @@
+"""A stopping server finishes what it has begun, up to a deadline."""
+
+import asyncio
+
+from starlette.datastructures import MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from shieldgate.gateway.errors import reply
+from shieldgate.openai.errors import ErrorBody, ErrorEnvelope
+from shieldgate.openai.sse import DONE, Event
+
+_MESSAGE = "The server is stopping, and this could not be finished in time. Try again."
+_TYPE, _CODE = "server_error", "server_stopping"
+_LAST = Event(DONE).encode()
+
+
+class Drain:
+    """Knows the requests in progress, and bounds them once the server stops."""
+
+    def __init__(self) -> None:
+        """Start with a server that runs."""
+        self._running: set[asyncio.Timeout] = set()
+        self._awaited: set[asyncio.Timeout] = set()
+        self._deadline: float | None = None
+
+    @property
+    def stopping(self) -> bool:
+        """Tell whether the server was told to stop."""
+        return self._deadline is not None
+
+    @property
+    def awaited(self) -> int:
+        """Count the requests that were in progress when the server was told to stop, and still are.
+
+        Those that come later are answered, but not waited for: under load they would never end.
+        """
+        return len(self._awaited)
+
+    def begin(self, seconds: float) -> None:
+        """Give all requests, and those yet to come, `seconds` from now."""
+        self._deadline = asyncio.get_running_loop().time() + seconds
+        self._awaited = set(self._running)
+        for limit in self._running:
+            limit.reschedule(self._deadline)
+
+    def enter(self) -> asyncio.Timeout:
+        """Count a request in; gives its limit, to be entered at once."""
+        limit = asyncio.timeout_at(self._deadline)
+        self._running.add(limit)
+        return limit
+
+    def leave(self, limit: asyncio.Timeout) -> None:
+        """Count a request out."""
+        self._running.discard(limit)
+        self._awaited.discard(limit)
+
+
+class Draining:
+    """Counts requests in and out, and ends in a well-formed way those that meet the deadline."""
+
+    def __init__(self, app: ASGIApp, drain: Drain) -> None:
+        """Wrap an app."""
+        self._app = app
+        self._drain = drain
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one connection."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        begun = streams = complete = False
+
+        async def watched(message: Message) -> None:
+            nonlocal begun, streams, complete
+            if message["type"] == "http.response.start":
+                begun = True
+                headers = MutableHeaders(scope=message)
+                streams = headers.get("content-type", "").startswith("text/event-stream")
+                if self._drain.stopping:
+                    headers["connection"] = "close"
+            else:
+                complete = not message.get("more_body") or message["body"].endswith(_LAST)
+            await send(message)
+
+        limit = self._drain.enter()
+        try:
+            async with limit:
+                await self._app(scope, receive, watched)
+        except TimeoutError:
+            if not limit.expired():
+                raise
+            scope.setdefault("state", {})["outcome"] = "cut_off"
+            if not begun:
+                answer = reply(503, _MESSAGE, _TYPE, code=_CODE, headers={"retry-after": "1"})
+                await answer(scope, receive, watched)
+            elif streams and not complete:
+                error = ErrorEnvelope(error=ErrorBody(message=_MESSAGE, type=_TYPE, code=_CODE))
+                last = Event(error.model_dump_json()).encode()
+                await send({"type": "http.response.body", "body": last, "more_body": False})
+        finally:
+            self._drain.leave(limit)

@@ -1,0 +1,123 @@
+"""A server that is told to stop says so, finishes what it has begun, and cuts nothing in two."""
+
+import asyncio
+import signal
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from test_cli_serve import Server
+from test_cli_serve import serving as serving_process
+from test_serve_chat import lenient  # noqa: F401 - a fixture
+from upstream import DONE, Script, data_of, delta, serving, text_of, whole
+
+HEAD = "A loaf needs flour, water, salt and time. " * 3
+TAIL = "And an oven."
+CHAT = {"model": "m", "messages": [{"role": "user", "content": "How do I bake bread?"}]}
+
+
+class Waiting(Script):
+    """Writes the beginning of an answer, and the end when it is `released`."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.released = asyncio.Event()
+
+    def reply(self, request: dict[str, Any] | None) -> Any:
+        if request and request.get("stream"):
+            rest = [delta(TAIL), delta(finish="stop"), DONE]
+            return [delta(HEAD), self.released, *rest]
+        return whole(HEAD + TAIL)
+
+
+@asynccontextmanager
+async def front(
+    script: Script, checkpoint: Path, policies: Path, *more: str
+) -> AsyncIterator[tuple[Server, httpx.AsyncClient]]:
+    """A `shieldgate serve` of its own before a scripted model."""
+    arguments = ("--model", checkpoint, "--policies", policies, "--profile", "strict", *more)
+    async with serving(script) as upstream:
+        with serving_process(*arguments, "--upstream", upstream) as server:
+            url = (await asyncio.to_thread(server.line, "listening"))["url"]
+            await asyncio.to_thread(server.line, "ready")
+            async with httpx.AsyncClient(base_url=url, timeout=30) as client:
+                yield server, client
+
+
+class Stream:
+    """A streamed answer, read in the background."""
+
+    def __init__(self, client: httpx.AsyncClient) -> None:
+        self.raw = ""
+        self.begun = asyncio.Event()
+        self.reading = asyncio.create_task(self._read(client))
+
+    async def _read(self, client: httpx.AsyncClient) -> None:
+        body = {**CHAT, "stream": True}
+        async with client.stream("POST", "/v1/chat/completions", json=body) as reply:
+            assert reply.status_code == 200
+            async for piece in reply.aiter_text():
+                self.raw += piece
+                if HEAD[:20] in self.raw:
+                    self.begun.set()
+
+
+async def test_sigterm_under_load_lets_streams_end_and_exits_with_0(
+    hot_checkpoint: Path,
+    lenient: Path,  # noqa: F811
+) -> None:
+    script = Waiting()
+    async with front(script, hot_checkpoint, lenient) as (server, client):
+        streams = [Stream(client) for _ in range(5)]
+        await asyncio.gather(*(stream.begun.wait() for stream in streams))
+
+        server.process.send_signal(signal.SIGTERM)
+        assert (await asyncio.to_thread(server.line, "draining"))["requests"] == 5
+        ready = await client.get("/readyz")
+        assert (ready.status_code, ready.json()) == (503, {"status": "stopping"})
+        assert ready.headers["connection"] == "close"
+        assert (await client.get("/healthz")).status_code == 200
+        # Balancers take a moment to hear of it, so who still comes is still served.
+        late = await client.post("/v1/moderations", json={"input": "bread"})
+        assert (late.status_code, late.headers["connection"]) == (200, "close")
+
+        script.released.set()
+        await asyncio.gather(*(stream.reading for stream in streams))
+        for stream in streams:
+            events = data_of(stream.raw)
+            assert text_of(events) == HEAD + TAIL
+            assert events[-1] == "[DONE]"
+        assert await asyncio.to_thread(server.process.wait, 30) == 0
+
+
+@pytest.mark.parametrize("seconds", ["0", "1"])
+async def test_what_does_not_end_in_time_ends_in_a_well_formed_way(
+    seconds: str,
+    hot_checkpoint: Path,
+    lenient: Path,  # noqa: F811
+) -> None:
+    script = Waiting()
+    more = ("--drain-seconds", seconds)
+    async with front(script, hot_checkpoint, lenient, *more) as (server, client):
+        stream = Stream(client)
+        await stream.begun.wait()
+        script.asked.clear()
+        script.waits = asyncio.Event()  # from here on upstream is silent
+        whole_answer = asyncio.create_task(client.post("/v1/chat/completions", json=CHAT))
+        await script.asked.wait()
+
+        server.process.send_signal(signal.SIGTERM)
+        await stream.reading
+        *said, last = data_of(stream.raw)
+        assert text_of(said) == HEAD
+        assert last["error"]["code"] == "server_stopping"
+        reply = await whole_answer
+        assert (reply.status_code, reply.headers["retry-after"]) == (503, "1")
+        assert reply.json()["error"]["code"] == "server_stopping"
+        assert reply.headers["x-request-id"]
+        assert await asyncio.to_thread(server.end, signal.SIGCONT) == 0
+    assert '"outcome": "cut_off"' in server.raw
+    assert '"level": "error"' not in server.raw
