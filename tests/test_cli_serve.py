@@ -108,6 +108,24 @@ def test_from_start_to_verdict_to_end(hot_checkpoint: Path) -> None:
     assert CANARY not in server.raw
 
 
+def test_a_deadline_that_no_scorer_can_keep_is_a_503_and_opens_the_breaker(
+    hot_checkpoint: Path,
+) -> None:
+    with serving("--model", hot_checkpoint, "--guard-seconds", "0.0001") as server:
+        url = server.line("listening")["url"]
+        server.line("ready")
+        for n in range(6):
+            reply = httpx.post(f"{url}/v1/screen", json={"prompt": f"{CANARY} {n}"})
+            assert reply.status_code == 503
+            assert reply.json()["error"]["code"] == "moderation_unavailable"
+            assert int(reply.headers["retry-after"]) > 0
+        assert "keeps failing" in reply.text
+        metrics = httpx.get(f"{url}/metrics").text
+        assert 'shieldgate_guard_failures_total{reason="timeout"} 5.0' in metrics
+        assert 'shieldgate_breaker_state{breaker="scorer"} 2.0' in metrics
+        assert httpx.get(f"{url}/readyz").status_code == 200
+
+
 def test_policies_are_read_again_on_a_signal_and_when_their_files_change(tmp_path: Path) -> None:
     for file in policy_files(shipped_policies()):
         (tmp_path / file.name).write_bytes(file.read_bytes())

@@ -94,6 +94,15 @@ def test_an_exchange_that_does_not_grow_leaves_nothing_behind(hot_checkpoint: Pa
     assert engine._prefixes.bytes == 0
 
 
+def test_without_a_budget_nothing_is_kept(hot_checkpoint: Path) -> None:
+    engine = load_engine(str(hot_checkpoint), device="cpu", prefix_bytes=0)
+    work = [engine.prepare(growing(ANSWER, cut), POLICIES[:3]).work[0] for cut in (400, 600)]
+    with counted(engine) as computed:
+        for item in work:
+            engine.forward([item])
+    assert computed == [item.tokens for item in work]
+
+
 def test_answers_that_grow_side_by_side_are_not_confused(hot_checkpoint: Path) -> None:
     """Several choices of one prompt, and other callers, in the same forward passes."""
     engine = load_engine(str(hot_checkpoint), device="cpu")
