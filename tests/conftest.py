@@ -72,8 +72,11 @@ def front(scorer: FakeScorer) -> Open:
 def restored_logging() -> Iterator[None]:
     """For tests that configure the logging of the whole process: put it back afterwards."""
     root = logging.getLogger()
-    handlers, level = root.handlers, root.level
+    loggers = [root, logging.getLogger("httpx"), logging.getLogger("shieldgate")]
+    handlers, levels = root.handlers, [logger.level for logger in loggers]
     root.handlers = []
     yield
-    root.handlers, root.level = handlers, level
+    root.handlers = handlers
+    for logger, level in zip(loggers, levels, strict=True):
+        logger.setLevel(level)
     structlog.reset_defaults()

@@ -16,7 +16,7 @@ from shieldgate.gateway.app import create_app
 from shieldgate.gateway.loading import LoadingScorer
 from shieldgate.gateway.services import Policies, Services, Worker
 from shieldgate.settings import ServeSettings
-from shieldgate.telemetry import Audit, Sink, Telemetry, Traces
+from shieldgate.telemetry import Audit, Sink, Telemetry
 from shieldgate.upstream import Upstream
 
 AUDIT_SECRET = b"the key of the audit's digests"
@@ -60,7 +60,9 @@ async def running(
 ) -> AsyncIterator[str]:
     """Serve an ASGI app; gives its URL. `config` is for uvicorn."""
     listener = listener or socket.create_server(("127.0.0.1", 0))
-    server = _Server(uvicorn.Config(app, log_config=None, timeout_graceful_shutdown=5, **config))
+    # As the program has it.
+    own = {"log_config": None, "access_log": False, "server_header": False}
+    server = _Server(uvicorn.Config(app, timeout_graceful_shutdown=5, **own, **config))
     serving = asyncio.create_task(server.serve(sockets=[listener]))
     try:
         await asyncio.wait_for(server.listening.wait(), 10)
@@ -80,7 +82,7 @@ async def gateway(
     worker: Worker | None = None,
     profile: Mapping[str, object] | None = None,
     audit: Sink | None = None,
-    traces: Traces | None = None,
+    telemetry: Telemetry | None = None,
     **settings: object,
 ) -> AsyncIterator[Gateway]:
     """Serve the gateway around a scorer, with the small policy book.
@@ -88,13 +90,13 @@ async def gateway(
     `profile` changes the default profile; `policies` are others than the small book's;
     `audit` takes the records of decisions.
     """
-    registry = CollectorRegistry()
+    telemetry = telemetry or Telemetry(CollectorRegistry())
     stopped_by: list[Exception] = []
     services = Services(
         settings=ServeSettings(**settings),
         policies=policies or FixedPolicies(small_book(**(profile or {}))),
         scorer=loading or LoadingScorer(scorer.opened),
-        telemetry=Telemetry(registry, traces),
+        telemetry=telemetry,
         audit=Audit(AUDIT_SECRET, audit),
         stop=stopped_by.append,
         worker=worker,
@@ -104,4 +106,4 @@ async def gateway(
         running(create_app(services)) as url,
         httpx.AsyncClient(base_url=url, timeout=20, verify=False) as client,
     ):
-        yield Gateway(url, client, registry, scorer, stopped_by)
+        yield Gateway(url, client, telemetry.registry, scorer, stopped_by)

@@ -53,7 +53,9 @@ def parents(spans: tuple[ReadableSpan, ...]) -> dict[str, set[str]]:
 async def test_a_chat_is_one_trace_from_the_caller_to_the_model(
     front: Open, exporter: InMemorySpanExporter, traces: OpenTelemetry
 ) -> None:
-    async with front(streamed("a kind answer"), traces=traces) as f:
+    async with front(
+        streamed("a kind answer"), telemetry=Telemetry(CollectorRegistry(), traces)
+    ) as f:
         body = f.body("bread", stream=True)
         headers = {"traceparent": CALLER, "tracestate": "vendor=told"}
         await f.gateway.client.post("/v1/chat/completions", json=body, headers=headers)
@@ -156,7 +158,7 @@ async def test_spans_go_by_otlp_and_the_last_ones_before_the_end(
     monkeypatch.setenv("OTEL_RESOURCE_ATTRIBUTES", "service.name=mine")
     # FastAPI's own traces would quote the path, the query and the host.
     monkeypatch.setenv("FASTAPI_OTEL_AUTO_CONFIGURE", "true")
-    async with gateway(scorer, traces=_traces()) as served:
+    async with gateway(scorer, telemetry=Telemetry(CollectorRegistry(), _traces())) as served:
         await served.client.post("/v1/screen?canary", json={"prompt": "bread"})
     assert {span.name for span in collector.spans} == {"/v1/screen", "judge"}
     assert collector.services == {"mine"}

@@ -1,6 +1,7 @@
 """Policies, profiles and the book that holds them; frozen, pure, and where verdicts are decided."""
 
 import math
+import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
@@ -223,4 +224,6 @@ def _judge(
 
 
 def _unknown(kind: str, name: str, known: Iterable[str]) -> str:
-    return f"There is no {kind} named {name!r}. Known: {', '.join(sorted(known))}."
+    # What can't be a name may be a text in the wrong place.
+    named = f"named {name!r}" if re.fullmatch(r"[\w./-]{1,80}", name) else "of that name"
+    return f"There is no {kind} {named}. Known: {', '.join(sorted(known))}."

@@ -37,7 +37,12 @@ def configure_logging(level: Level, *, as_json: bool, stream: TextIO | None = No
             processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
         )
     )
-    logging.basicConfig(level=level.upper(), handlers=[handler], force=True)
+    # What libraries say at debug quotes headers and bodies, and httpx tells of every call.
+    logging.basicConfig(
+        level="INFO" if level == "debug" else level.upper(), handlers=[handler], force=True
+    )
+    logging.getLogger("httpx").setLevel("WARNING")
+    logging.getLogger("shieldgate").setLevel(level.upper())
 
 
 def _without_message(
