@@ -6,7 +6,7 @@
 #
 # PyPI's build of torch for Linux carries CUDA's libraries; the driver comes from the host, by way
 # of NVIDIA's container toolkit.
-ARG PYTHON=3.12
+ARG PYTHON=3.11
 
 FROM python:${PYTHON}-slim AS build
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
@@ -27,8 +27,7 @@ COPY README.md LICENSE NOTICE ./
 COPY policies ./policies
 COPY service ./service
 RUN --mount=type=cache,target=/root/.cache/pip \
-    pip install --no-deps . \
-    && python -m compileall -q /opt/shieldgate/lib
+    pip install --no-deps .
 
 FROM python:${PYTHON}-slim
 RUN useradd --system --uid 10001 --create-home shieldgate \
