@@ -1,6 +1,7 @@
 """Stand-ins with the shape of the real thing."""
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -8,7 +9,7 @@ from dataclasses import dataclass, field
 from shieldgate.errors import ScorerUnavailable
 from shieldgate.policy import Policy, PolicyBook, Profile
 from shieldgate.prompt import TEMPLATES
-from shieldgate.scoring import Identity, Scorer
+from shieldgate.scoring import Identity, Prepared, Scorer
 from shieldgate.types import Exchange, Score
 
 
@@ -103,3 +104,27 @@ def small_book(**default: object) -> PolicyBook:
         profiles={p.name: p for p in profiles},
         version="book-1",
     )
+
+
+@dataclass(frozen=True)
+class Piece:
+    tokens: int = 1
+
+
+class BlockingEngine:
+    """An engine whose forward pass blocks its thread until it is released."""
+
+    identity = FakeScorer.identity
+    template = FakeScorer.template
+
+    def __init__(self) -> None:
+        self.entered = threading.Event()
+        self.released = threading.Event()
+
+    def prepare(self, exchange: Exchange, policies: Sequence[Policy]) -> Prepared[Piece]:
+        return Prepared((Piece(),))
+
+    def forward(self, work: Sequence[Piece]) -> list[list[float]]:
+        self.entered.set()
+        assert self.released.wait(30)
+        return [[-6.0] for _ in work]

@@ -13,9 +13,12 @@ from fakes import FakeScorer, FixedPolicies, small_book
 from prometheus_client import CollectorRegistry
 
 from shieldgate.gateway.app import create_app
+from shieldgate.gateway.keys import LiveKeys
 from shieldgate.gateway.loading import LoadingScorer
 from shieldgate.gateway.services import Policies, Services, Worker
 from shieldgate.settings import ServeSettings
+from shieldgate.shared.limits import Limiter
+from shieldgate.shared.redis import Shared
 from shieldgate.telemetry import Audit, Sink, Telemetry
 from shieldgate.upstream import Upstream
 
@@ -83,6 +86,7 @@ async def gateway(
     profile: Mapping[str, object] | None = None,
     audit: Sink | None = None,
     telemetry: Telemetry | None = None,
+    shared: Shared | None = None,
     **settings: object,
 ) -> AsyncIterator[Gateway]:
     """Serve the gateway around a scorer, with the small policy book.
@@ -92,15 +96,20 @@ async def gateway(
     """
     telemetry = telemetry or Telemetry(CollectorRegistry())
     stopped_by: list[Exception] = []
+    given = ServeSettings(**settings)
+    policies = policies or FixedPolicies(small_book(**(profile or {})))
     services = Services(
-        settings=ServeSettings(**settings),
-        policies=policies or FixedPolicies(small_book(**(profile or {}))),
+        settings=given,
+        policies=policies,
         scorer=loading or LoadingScorer(scorer.opened),
         telemetry=telemetry,
         audit=Audit(AUDIT_SECRET, audit),
         stop=stopped_by.append,
         worker=worker,
         upstream=upstream,
+        keys=LiveKeys(given.keys, lambda: policies.current) if given.keys else None,
+        limiter=Limiter(shared),
+        shared=shared,
     )
     async with (
         running(create_app(services)) as url,

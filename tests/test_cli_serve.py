@@ -189,8 +189,17 @@ def test_a_taken_port_is_one_sentence_and_exit_code_2() -> None:
     assert f"Can't listen on 127.0.0.1, port {port}: Address already in use." in result.stderr
 
 
-def test_serving_beyond_this_machine_without_keys_is_warned_of(tmp_path: Path) -> None:
-    with serving("--host", "0.0.0.0", "--model", never_loads(tmp_path)) as server:
+def test_serving_beyond_this_machine_without_keys_is_refused() -> None:
+    command = [PROGRAM, "serve", "--host", "0.0.0.0", "--port", "0"]
+    result = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert result.returncode == 2
+    assert "there are no API keys. Make one with 'shieldgate keys new'" in result.stderr
+
+
+def test_serving_beyond_this_machine_without_keys_takes_a_word_and_is_warned_of(
+    tmp_path: Path,
+) -> None:
+    with serving("--host", "0.0.0.0", "--keyless", "--model", never_loads(tmp_path)) as server:
         event = "there are no API keys: whoever reaches this address can use the server"
         assert server.line(event)["level"] == "warning"
 
@@ -219,3 +228,60 @@ def test_redis_without_a_secret_is_one_sentence_and_exit_code_2() -> None:
     result = subprocess.run(command, check=False, capture_output=True, text=True)
     assert result.returncode == 2
     assert "the same SHIELDGATE_CACHE_SECRET" in result.stderr
+
+
+def test_keys_are_read_again_on_a_signal_and_keep_their_profiles_in_the_book(
+    tmp_path: Path,
+) -> None:
+    policies = tmp_path / "policies"
+    policies.mkdir()
+    for file in policy_files(shipped_policies()):
+        (policies / file.name).write_bytes(file.read_bytes())
+    keys = tmp_path / "keys.yaml"
+    arguments = ("--policies", policies, "--keys", keys, "--model", never_loads(tmp_path))
+
+    def made(name: str, *more: str) -> str:
+        run = CliRunner().invoke(app, ["keys", "new", name, *more])
+        with keys.open("a") as file:
+            file.write(run.stdout)
+        return run.stderr.split()[-1]
+
+    first = made("first", "--profile", "strict")
+    with serving("--host", "0.0.0.0", *arguments) as server:
+        url = server.line("listening")["url"].replace("0.0.0.0", "127.0.0.1")
+
+        def status(key: str, path: str = "/v1/policies") -> int:
+            bearer = {"authorization": f"Bearer {key}"}
+            return httpx.get(url + path, headers=bearer).status_code
+
+        assert [status(first), status("sg-other"), status(first, "/metrics")] == [200, 401, 403]
+        admin = made("prometheus", "--admin")
+        server.process.send_signal(signal.SIGHUP)
+        assert server.line("keys_replaced")["keys"] == 2
+        assert status(admin, "/metrics") == 200
+
+        keys.write_text(keys.read_text() + "third: nothing\n")
+        server.process.send_signal(signal.SIGHUP)
+        assert "third: must hold" in server.line("keys_refused")["why"]
+        bearer = {"authorization": f"Bearer {admin}"}
+        page = httpx.get(f"{url}/metrics", headers=bearer).text
+        assert "shieldgate_keys_refused 1.0" in page
+
+        profiles = policies / "profiles.yaml"
+        text = profiles.read_text()
+        profiles.write_text(text.replace("  strict:", "  renamed:"))
+        server.process.send_signal(signal.SIGHUP)
+        assert "'first' is bound" in server.line("policies_refused")["why"]
+        assert status(first) == 200
+        assert server.end(signal.SIGTERM) == 0
+    assert first not in server.raw
+    assert admin not in server.raw
+
+
+def test_keys_that_name_no_profile_stop_the_start(tmp_path: Path) -> None:
+    keys = tmp_path / "keys.yaml"
+    keys.write_text(CliRunner().invoke(app, ["keys", "new", "web", "--profile", "strct"]).stdout)
+    command = [PROGRAM, "serve", "--keys", str(keys)]
+    result = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert result.returncode == 2
+    assert "did you mean 'strict'?" in result.stderr

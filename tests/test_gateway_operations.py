@@ -1,47 +1,19 @@
 """Health, readiness, metrics and listings against a real server."""
 
 import asyncio
-import threading
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from dataclasses import dataclass
 
 import openai
 import pytest
-from fakes import FakeScorer
+from fakes import BlockingEngine, FakeScorer
 from serving import Gateway, gateway
 
 from shieldgate.errors import ModelError
 from shieldgate.gateway.loading import LoadingScorer
-from shieldgate.policy import Policy
-from shieldgate.scoring import Batched, Prepared, Scorer
-from shieldgate.types import Exchange
+from shieldgate.scoring import Batched, Scorer
 
 CANARY = "canary-19c2"
-
-
-@dataclass(frozen=True)
-class Piece:
-    tokens: int = 1
-
-
-class BlockingEngine:
-    """An engine whose forward pass blocks its thread until it is released."""
-
-    identity = FakeScorer.identity
-    template = FakeScorer.template
-
-    def __init__(self) -> None:
-        self.entered = threading.Event()
-        self.released = threading.Event()
-
-    def prepare(self, exchange: Exchange, policies: Sequence[Policy]) -> Prepared[Piece]:
-        return Prepared((Piece(),))
-
-    def forward(self, work: Sequence[Piece]) -> list[list[float]]:
-        self.entered.set()
-        assert self.released.wait(30)
-        return [[-6.0] for _ in work]
 
 
 async def test_health_answers_while_a_text_is_being_scored(scorer: FakeScorer) -> None:

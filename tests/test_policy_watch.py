@@ -182,7 +182,7 @@ async def test_where_nothing_can_be_watched_that_is_said_and_reload_still_works(
     with capture_logs() as logs:
         async with asyncio.timeout(30):
             await live.watch()
-    assert [log["event"] for log in logs] == ["policies_not_watched"]
+    assert [log["event"] for log in logs] == ["files_not_watched"]
     shutil.copytree(shipped_policies(), directory)
     edit(directory / "profiles.yaml", "shieldgemma/hate: 0.3", "shieldgemma/hate: 0.2")
     live.reload()

@@ -5,6 +5,9 @@
     │   ├── PolicyError         policy files, with file, line, key, value and the mend
     │   └── ModelError          a checkpoint can't be loaded or can't be a scorer
     ├── UnknownName             a caller named a policy or profile that does not exist
+    ├── UnknownKey              a request without an API key of this server
+    ├── NotAllowed              a key that may not do this
+    ├── LimitReached            a key has used up what it may; try again after `retry_after` seconds
     ├── GeneratorBusy           the worker's queue is full; try again after `retry_after` seconds
     ├── GeneratorFailed         the worker's model failed or was closed
     ├── UpstreamError           the model behind the gateway refused, failed or made no sense
@@ -37,6 +40,23 @@ class ModelError(ConfigurationError):
 
 class UnknownName(ShieldgateError):
     """A caller asked for a policy or profile that the book doesn't hold."""
+
+
+class UnknownKey(ShieldgateError):
+    """A request bears no API key of this server."""
+
+
+class NotAllowed(ShieldgateError):
+    """A caller's key does not allow what it asks for."""
+
+
+class LimitReached(ShieldgateError):
+    """A caller has used up what its key allows."""
+
+    def __init__(self, message: str, *, retry_after: float) -> None:
+        """Take a sentence, and how many seconds the caller should wait."""
+        super().__init__(message)
+        self.retry_after = retry_after
 
 
 class UpstreamError(ShieldgateError):

@@ -133,6 +133,20 @@ class ServeSettings(ListenSettings, ScoringSettings):
         description="Longest silence within a streamed answer, in seconds; then a comment keeps "
         "the connection alive.",
     )
+    keys: Path | None = Field(
+        None,
+        description="The file of the API keys, which 'shieldgate keys new' fills. Default: none, "
+        "and who reaches the server may use it.",
+    )
+    keyless: bool = Field(
+        False, description="Serve without API keys beyond this machine, for whoever reaches it."
+    )
+    max_text_chars: int = Field(
+        200_000,
+        ge=1,
+        description="Longest text that is judged for a caller, in characters; a longer one gets a "
+        "413.",
+    )
     max_inputs: int = Field(
         32, ge=1, description="Most texts or exchanges in one request; more get a 400."
     )

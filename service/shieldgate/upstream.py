@@ -52,18 +52,21 @@ class Upstream:
         url: str,
         *,
         key: str | None = None,
+        passes_account: bool = True,
         connect_seconds: float = 5.0,
         silence_seconds: float = 300.0,
         max_reply_bytes: int = 64 * 2**20,
     ) -> None:
         """Take the base URL, such as `http://localhost:8000/v1`; raise ConfigurationError.
 
-        `key` is the operator's, sent in place of what tells who the caller is. `silence_seconds`
-        is the longest wait for the next byte; a reply that is not streamed is silent until it is
-        complete. `max_reply_bytes` bounds a reply, streamed or not.
+        `key` is the operator's, sent in place of what tells who the caller is; without it, the
+        caller's own goes on where `passes_account` says so. `silence_seconds` is the longest wait
+        for the next byte; a reply that is not streamed is silent until it is complete.
+        `max_reply_bytes` bounds a reply, streamed or not.
         """
         self.url = _checked_url(url)
         self._key = None if key is None else _checked_key(key)
+        self._passes_account = passes_account and key is None
         self._timeout = httpx.Timeout(silence_seconds, connect=connect_seconds, pool=None)
         self._max_bytes = max_reply_bytes
         self._client: httpx.AsyncClient | None = None
@@ -143,7 +146,7 @@ class Upstream:
             await response.aclose()
 
     def _headers(self, caller: Mapping[str, str]) -> list[tuple[bytes, bytes]]:
-        names = _TRACING if self._key else (*_TRACING, *_ACCOUNT)
+        names = (*_TRACING, *_ACCOUNT) if self._passes_account else _TRACING
         headers = {name: caller[name] for name in names if name in caller}
         headers["content-type"] = "application/json"
         if self._key:
@@ -190,9 +193,10 @@ class Upstream:
         status = response.status_code
         if not 400 <= status <= 599:
             _refuse(response, f"answered {status}; give the URL that serves /chat/completions")
-        if self._key and status in (401, 403):
+        if status in (401, 403) and not self._passes_account:
             # Not the caller's doing, so neither its status nor its text is for the caller.
-            _refuse(response, f"refused the operator's key ({status})", "upstream_refused_key")
+            why = "refused the operator's key" if self._key else "wants a key of the operator"
+            _refuse(response, f"{why} ({status})", "upstream_refused_key")
         payload = None if _encoded(response) else _json_object(await self._read(response))
         raise _reported(payload, response, status)
 

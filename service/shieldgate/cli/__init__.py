@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from shieldgate import __version__
-from shieldgate.cli import policies
+from shieldgate.cli import keys, policies
 from shieldgate.cli.calibrate import calibrate
 from shieldgate.cli.evaluate import evaluate
 from shieldgate.cli.options import with_settings
@@ -20,6 +20,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 app.add_typer(policies.app, name="policies")
+app.add_typer(keys.app, name="keys")
 
 
 def main() -> None:
@@ -62,6 +63,8 @@ def root(
     - `shieldgate serve --upstream URL` stands before an LLM
 
     - `shieldgate policies list` shows what is judged
+
+    - `shieldgate keys new NAME` makes an API key
     """
 
 

@@ -29,7 +29,9 @@ def with_settings(command: Callable[..., None]) -> Callable[..., None]:
             name,
             inspect.Parameter.KEYWORD_ONLY,
             default=None,
-            annotation=Annotated[str | None, _option(name, field)],
+            annotation=Annotated[
+                bool | None if field.annotation is bool else str | None, _option(name, field)
+            ],
         )
         for name, field in model.model_fields.items()
     ]
@@ -50,11 +52,11 @@ def _option(name: str, field: FieldInfo) -> Any:
     notes = []
     if get_origin(field.annotation) is Literal:
         notes.append(" | ".join(get_args(field.annotation)))
-    if field.default is not None:
+    if field.default not in (None, False):
         notes.append(f"default: {field.default}")
     return typer.Option(
         flag(name),
-        metavar="N" if field.annotation is int else "TEXT",
+        metavar=None if field.annotation is bool else "N" if field.annotation is int else "TEXT",
         help=f"{field.description} ({'; '.join(notes)})" if notes else field.description,
         rich_help_panel=f"Settings ({flag('model')} is also {variable('model')}, and so on)",
     )

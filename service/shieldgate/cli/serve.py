@@ -5,7 +5,7 @@ import secrets
 import socket
 import sys
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager, nullcontext
+from contextlib import asynccontextmanager
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
@@ -18,18 +18,21 @@ from shieldgate.cli.scorer import chosen_profile, open_scorer
 from shieldgate.errors import ConfigurationError
 from shieldgate.gateway.app import create_app
 from shieldgate.gateway.drain import Drain
+from shieldgate.gateway.keys import LiveKeys
 from shieldgate.gateway.loading import LoadingScorer
 from shieldgate.gateway.services import Services
 from shieldgate.policy import LiveBook, PolicyBook
 from shieldgate.scoring import Cached, Guarded, Identity, Scorer
 from shieldgate.settings import ServeSettings, flag, variable
+from shieldgate.shared.limits import Limiter
 from shieldgate.telemetry import Audit, Sink, Telemetry, Traces, Untraced, configure_logging
 from shieldgate.types import DIRECTIONS
 from shieldgate.upstream import Upstream
 from shieldgate.worker.supervisor import Supervisor
 
 if TYPE_CHECKING:
-    from shieldgate.shared import Shared, SharedScores
+    from shieldgate.shared.redis import Shared
+    from shieldgate.shared.scores import SharedScores
 
 log = structlog.get_logger(__name__)
 
@@ -44,23 +47,24 @@ def run(settings: ServeSettings) -> None:
         settings.policies, profile=settings.profile, refused=telemetry.policies_refused
     )
     chosen_profile(live.current, settings)
+    keys = None
+    if settings.keys:
+        keys = LiveKeys(settings.keys, lambda: live.current, refused=telemetry.keys_refused)
+        live.bound = lambda: keys.current.profiles
     secret = _cache_secret(settings)
     shared, second = _sharing(settings, secret, telemetry)
     audit = Audit(_audit_secret(settings), _audit_sink(settings, shared, telemetry))
 
     @asynccontextmanager
     async def opened() -> AsyncIterator[Scorer]:
-        async with (
-            open_scorer(
-                settings,
-                max_batch_tokens=settings.max_batch_tokens,
-                max_waiting=settings.max_waiting,
-                max_seconds=settings.guard_seconds,
-                prefix_bytes=settings.prefix_bytes,
-                observer=telemetry,
-            ) as scorer,
-            shared or nullcontext(),
-        ):
+        async with open_scorer(
+            settings,
+            max_batch_tokens=settings.max_batch_tokens,
+            max_waiting=settings.max_waiting,
+            max_seconds=settings.guard_seconds,
+            prefix_bytes=settings.prefix_bytes,
+            observer=telemetry,
+        ) as scorer:
             _introduce(scorer.identity, live.current, settings)
             yield Cached(
                 Guarded(scorer, seconds=settings.guard_seconds, observer=telemetry),
@@ -91,12 +95,21 @@ def run(settings: ServeSettings) -> None:
                 worker=worker,
                 upstream=upstream,
                 drain=drain,
+                keys=keys,
+                limiter=Limiter(shared),
+                shared=shared,
             )
         )
 
+    def reload() -> None:
+        live.reload()
+        if keys:
+            keys.reload()
+
     with listen(settings) as listener:
+        _check_open(listener, settings)
         _greet(listener, live, settings)
-        run_app(build, listener, settings, on_hangup=live.reload, drain=drain)
+        run_app(build, listener, settings, on_hangup=reload, drain=drain)
 
 
 def _answering(settings: ServeSettings) -> tuple[Upstream | None, Supervisor | None]:
@@ -117,7 +130,14 @@ def _answering(settings: ServeSettings) -> tuple[Upstream | None, Supervisor | N
     key = settings.upstream_key.get_secret_value() if settings.upstream_key else None
     silence = settings.upstream_seconds
     if settings.upstream:
-        return Upstream(str(settings.upstream), key=key, silence_seconds=silence), None
+        upstream = Upstream(
+            str(settings.upstream),
+            key=key,
+            # With keys of our own, what callers send is ours and nothing for others.
+            passes_account=settings.keys is None,
+            silence_seconds=silence,
+        )
+        return upstream, None
     if not settings.generator:
         return None, None
     flags = {
@@ -132,7 +152,8 @@ def _answering(settings: ServeSettings) -> tuple[Upstream | None, Supervisor | N
     given = (word for k, v in flags.items() if v is not None for word in (flag(k), str(v)))
     listener = socket.create_server(("127.0.0.1", 0))
     worker = Supervisor([sys.executable, "-m", "shieldgate.cli", "worker", *given], listener)
-    return Upstream(f"{url(listener)}/v1", silence_seconds=silence), worker
+    upstream = Upstream(f"{url(listener)}/v1", passes_account=False, silence_seconds=silence)
+    return upstream, worker
 
 
 def _cache_secret(settings: ServeSettings) -> bytes:
@@ -153,7 +174,8 @@ def _sharing(
     if settings.redis_url is None:
         return None, None
     # Here, because who has no Redis need not wait for its library.
-    from shieldgate.shared import Shared, SharedScores  # noqa: PLC0415
+    from shieldgate.shared.redis import Shared  # noqa: PLC0415
+    from shieldgate.shared.scores import SharedScores  # noqa: PLC0415
 
     shared = Shared(
         settings.redis_url.get_secret_value(), seconds=settings.redis_seconds, observer=telemetry
@@ -205,6 +227,20 @@ def _traces() -> Traces:
     return OpenTelemetry.configured()
 
 
+def _check_open(listener: socket.socket, settings: ServeSettings) -> None:
+    """Refuse to serve everybody by mistake; raise ConfigurationError."""
+    if not (settings.keys or settings.keyless or _local(listener)):
+        raise ConfigurationError(
+            f"{flag('host')} {settings.host} can be reached from other machines, and there are no "
+            "API keys. Make one with 'shieldgate keys new' and give its file as "
+            f"{flag('keys')}, or say {flag('keyless')} to serve whoever reaches it."
+        )
+
+
+def _local(listener: socket.socket) -> bool:
+    return ip_address(listener.getsockname()[0]).is_loopback
+
+
 def _greet(listener: socket.socket, live: LiveBook, settings: ServeSettings) -> None:
     """Say what is served, before the scorer is loaded."""
     log.info(
@@ -218,13 +254,13 @@ def _greet(listener: socket.socket, live: LiveBook, settings: ServeSettings) -> 
         policies=str(live.path),
         policy_book=live.current.version,
     )
-    host = listener.getsockname()[0]
-    if ip_address(host).is_loopback:
+    if settings.keys:
+        if settings.upstream and not settings.upstream_key:
+            log.info("upstream is asked without a key: callers' keys are for this server only")
+    elif _local(listener):
         log.info("there are no API keys: only this machine can reach the server")
     else:
-        log.warning(
-            "there are no API keys: whoever reaches this address can use the server", host=host
-        )
+        log.warning("there are no API keys: whoever reaches this address can use the server")
     if settings.model == "starter":
         log.info(
             "the starter scorer is for development and light use; "

@@ -71,7 +71,7 @@ class Call:
                 retry_after=RETRY_SECONDS,
             )
         book = services.policies.current
-        base = book.profile(services.settings.profile)
+        base = services.profile(request, book, "prompt")
         body = asked.for_upstream()
         demanded = demands(base, asked.moderation, book, services.scorer_name)
         plans = (surface.plan(body, profile) for profile in demanded.plans)

@@ -71,6 +71,8 @@ async def complete(body: CompletionRequest, request: Request, services: Given) -
 
 
 async def _serve(call: Call, request: Request) -> Response:
+    exchanges = [subject.exchange for subject in call.plan.prompts]
+    await call.services.accept(request, exchanges, call.surface.asks_in)
     if call.body.get("stream"):
         return _Streamed(call)
     with _told_from_upstream():

@@ -12,6 +12,7 @@ from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from shieldgate.gateway.errors import reply
+from shieldgate.gateway.keys import Key
 from shieldgate.telemetry import Outcome, Telemetry
 
 log = structlog.get_logger(__name__)
@@ -75,6 +76,7 @@ class Account:
                     status=status,
                     outcome=outcome,
                     seconds=round(seconds, 4),
+                    **_caller(scope),
                 )
 
 
@@ -141,6 +143,11 @@ class BodyLimit:
 def _route(scope: MutableMapping[str, Any]) -> str:
     """Name the route by its pattern: the path itself is what the caller wrote."""
     return str(getattr(scope.get("route"), "path", "unknown"))
+
+
+def _caller(scope: Scope) -> dict[str, str]:
+    key: Key | None = scope.get("state", {}).get("key")
+    return {"caller": key.name} if key else {}
 
 
 def _outcome(scope: Scope, status: int | None) -> Outcome:

@@ -13,9 +13,12 @@ from starlette.requests import ClientDisconnect
 
 from shieldgate.errors import (
     ConfigurationError,
+    LimitReached,
+    NotAllowed,
     Overloaded,
     ScorerUnavailable,
     ShieldgateError,
+    UnknownKey,
     UnknownName,
     UpstreamError,
 )
@@ -30,6 +33,9 @@ RETRY_SECONDS = 5  # for failures that don't say themselves when to try again
 
 # What is not listed here is a defect of ours: a 500, by way of the outermost middleware.
 _REPLIES: Mapping[type[ShieldgateError], tuple[int, str, str]] = {
+    UnknownKey: (401, INVALID, "invalid_api_key"),
+    NotAllowed: (403, INVALID, "not_allowed"),
+    LimitReached: (429, "rate_limit_error", "rate_limit_exceeded"),
     UnknownName: (400, INVALID, "unknown_name"),
     # At this point it can only mean that a template has no words for judging a response.
     ConfigurationError: (400, INVALID, "unsupported"),
@@ -53,9 +59,11 @@ _HTTP_MESSAGES = {
 _MEANINGS = {
     400: "The request is wrong, and `param` names the field.",
     408: "The body took too long to arrive.",
-    413: "The body is too long.",
+    401: "There is no API key, or it is not one of this server's.",
+    403: "The API key does not allow this.",
+    413: "The body, or a text in it, is too long.",
     415: "The body is compressed.",
-    429: "The queue is full; `Retry-After` says when to come again.",
+    429: "The queue is full, or the key's limit reached; `Retry-After` says when to come again.",
     500: "A defect of ours; `x-request-id` finds it in the log.",
     503: "Nothing was judged: the scorer is not loaded, or it failed.",
 }
@@ -70,10 +78,11 @@ def declared(*statuses: int) -> dict[int | str, dict[str, Any]]:
 class RequestError(Exception):
     """A request is well-formed and still can't be served; `param` names the field."""
 
-    def __init__(self, message: str, param: str) -> None:
+    def __init__(self, message: str, param: str, status: int = 400) -> None:
         """Take a sentence for the caller."""
         super().__init__(message)
         self.param = param
+        self.status = status
 
 
 def install(app: FastAPI) -> None:
@@ -134,20 +143,28 @@ async def _upstream(request: Request, error: UpstreamError) -> JSONResponse:
     return JSONResponse(ErrorEnvelope(error=body(error)).model_dump(), error.status, headers)
 
 
-async def _known(request: Request, error: ShieldgateError) -> JSONResponse:
+def answer(error: ShieldgateError) -> JSONResponse:
+    """Write the reply to an error that is in the table."""
     status, type_, code = _entry(error)
-    if code == UNAVAILABLE:
-        request.state.outcome = "unjudged"
     headers = {}
     if status in (429, 503):
-        known = isinstance(error, Overloaded | ScorerUnavailable) and error.retry_after
-        seconds = known or RETRY_SECONDS
+        waits = error if isinstance(error, LimitReached | Overloaded | ScorerUnavailable) else None
+        seconds = (waits and waits.retry_after) or RETRY_SECONDS
         headers["retry-after"] = str(max(1, math.ceil(seconds)))
+    elif status == 401:
+        headers["www-authenticate"] = "Bearer"
     return reply(status, str(error), type_, code=code, headers=headers)
 
 
+async def _known(request: Request, error: ShieldgateError) -> JSONResponse:
+    if isinstance(error, ScorerUnavailable):
+        request.state.outcome = "unjudged"
+    return answer(error)
+
+
 async def _invalid(request: Request, error: RequestError) -> JSONResponse:
-    return reply(400, str(error), INVALID, param=error.param, code="invalid_value")
+    code = "text_too_long" if error.status == 413 else "invalid_value"
+    return reply(error.status, str(error), INVALID, param=error.param, code=code)
 
 
 async def _malformed(request: Request, error: RequestValidationError) -> JSONResponse:

@@ -38,13 +38,23 @@ def demands(
     `scorer` is the name under which calibrations are filed. A field `moderation` without a policy
     asks for scores in both directions.
     """
+    named = book.profiles.get(asked.model, base) if asked else base
     rules = {
-        direction: book.rules(_joined(base, asked, book, direction, scorer))
+        direction: book.rules(
+            join(
+                base,
+                named,
+                _mode(asked, direction),
+                book=book,
+                direction=direction,
+                scorer=scorer,
+            )
+        )
         for direction in DIRECTIONS
     }
     plans = [base]
     if asked is not None and _mode(asked, "prompt") == "block" and asked.model in book.profiles:
-        plans.append(book.profiles[asked.model])
+        plans.append(named)
     return Demands(rules, plans, reports=asked is not None)
 
 
@@ -57,18 +67,21 @@ def _mode(asked: InlineModeration | None, direction: Direction) -> Literal["scor
     return screening.mode if screening else None
 
 
-def _joined(
+def join(
     base: Profile,
-    asked: InlineModeration | None,
+    named: Profile,
+    mode: Literal["score", "block"] | None,
+    *,
     book: PolicyBook,
     direction: Direction,
     scorer: str,
 ) -> Profile:
-    """Give a profile that is nowhere weaker than `base`."""
-    mode = _mode(asked, direction)
-    if asked is None or mode is None:
+    """Give a profile that judges as `named` does, too, and is nowhere weaker than `base`.
+
+    `mode` says what becomes of what `named` finds; None leaves it out.
+    """
+    if mode is None:
         return base
-    named = book.profiles.get(asked.model, base)
     enforcing = [base] * (base.mode == "enforce") + [named] * (mode == "block")
     ids = tuple(dict.fromkeys((*base.policies, *named.policies)))
     enforced = {id for profile in enforcing for id in profile.policies}

@@ -19,19 +19,21 @@ async def moderate(body: ModerationRequest, request: Request, services: Given) -
     """Judge texts as prompts.
 
     `model` selects a profile where it names one (`GET /v1/models` lists them); any other name is
-    served by the default profile.
+    served by the default profile. With an API key, the profile that it is bound to is judged all
+    the same.
     """
     if len(body.input) > services.settings.max_inputs:
         raise RequestError(
             f"A request holds at most {services.settings.max_inputs} inputs.", "input"
         )
     book = services.policies.current
-    profile = book.profiles.get(body.model or "") or book.profile(services.settings.profile)
+    profile = services.profile(request, book, "prompt", book.profiles.get(body.model or ""))
     rules = book.rules(profile)
+    exchanges = [Exchange(text) for text in body.input]
+    await services.accept(request, exchanges, "input")
     # `flagged: false` can't say that a text was not judged, so this surface never fails open.
     judged = await while_connected(
-        request,
-        (services.judge(Exchange(t), rules, may_open=False) for t in body.input),
+        request, (services.judge(e, rules, may_open=False) for e in exchanges)
     )
     return ModerationReply(
         id=f"modr-{uuid4().hex}",

@@ -7,6 +7,7 @@ from fastapi import APIRouter, Request
 from shieldgate.gateway.errors import WITH_A_BODY, RequestError, declared
 from shieldgate.gateway.services import Given, while_connected
 from shieldgate.gateway.wire import ExchangeResult, ScorerInfo, ScreenReply, ScreenRequest
+from shieldgate.types import DIRECTIONS
 
 router = APIRouter()
 
@@ -26,15 +27,19 @@ async def screen(body: ScreenRequest, request: Request, services: Given) -> Scre
             f"A request holds at most {services.settings.max_inputs} exchanges.", "exchanges"
         )
     book = services.policies.current
-    profile = book.profile(body.profile or services.settings.profile)
-    rules = book.rules(profile, body.policies)
+    named = book.profile(body.profile) if body.profile else None
+    rules = {
+        direction: book.rules(services.profile(request, book, direction, named), body.policies)
+        for direction in DIRECTIONS
+    }
+    await services.accept(request, exchanges, "exchanges" if body.exchanges else "prompt")
     judged = await while_connected(
-        request, (services.judge(e, rules, may_open=True) for e in exchanges)
+        request, (services.judge(e, rules[e.direction], may_open=True) for e in exchanges)
     )
     return ScreenReply(
         scorer=ScorerInfo.of(services.scorer.identity) if services.scorer.ready else None,
         policy_book=book.version,
-        profile=profile.name,
+        profile=rules["prompt"].profile.name,
         results=[ExchangeResult.of(j.verdict, j.seconds, j.failure) for j in judged],
         milliseconds=round((perf_counter() - started) * 1000, 3),
     )

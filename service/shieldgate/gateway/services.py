@@ -1,8 +1,8 @@
 """What the routes work with; built and wired by the command line, never global."""
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from time import perf_counter
 from typing import Annotated, Protocol, TypeVar
@@ -12,12 +12,16 @@ from starlette.requests import ClientDisconnect
 
 from shieldgate.errors import ScoringError
 from shieldgate.gateway.drain import Drain
+from shieldgate.gateway.errors import RequestError
+from shieldgate.gateway.inline import join
+from shieldgate.gateway.keys import Key, LiveKeys
 from shieldgate.gateway.loading import LoadingScorer
 from shieldgate.moderator import Moderator
-from shieldgate.policy import PolicyBook, Rules
+from shieldgate.policy import PolicyBook, Profile, Rules
 from shieldgate.settings import ServeSettings
+from shieldgate.shared.limits import Limiter
 from shieldgate.telemetry import Audit, Decision, Telemetry
-from shieldgate.types import Action, Exchange, Verdict
+from shieldgate.types import Action, Direction, Exchange, Verdict
 from shieldgate.upstream import Upstream
 
 T = TypeVar("T")
@@ -63,7 +67,8 @@ class Services:
     """All that a running gateway consists of.
 
     `stop` ends the server; it is told what made that necessary. `upstream` answers chats, where
-    there is a model to answer them.
+    there is a model to answer them. Without `keys` whoever reaches the server may use it.
+    `shared` is opened and closed with the server.
     """
 
     settings: ServeSettings
@@ -75,6 +80,9 @@ class Services:
     worker: Worker | None = None
     upstream: Upstream | None = None
     drain: Drain = field(default_factory=Drain)
+    keys: LiveKeys | None = None
+    limiter: Limiter = field(default_factory=Limiter)
+    shared: AbstractAsyncContextManager[object] | None = None
 
     async def run(self) -> None:
         """Hold what runs beside the routes until cancelled; stop the server on failure."""
@@ -82,12 +90,44 @@ class Services:
             async with asyncio.TaskGroup() as group:
                 group.create_task(self.scorer.hold(lambda: self.telemetry.ready(True)))
                 group.create_task(self.policies.watch())
+                group.create_task(self.limiter.run())
+                if self.keys:
+                    group.create_task(self.keys.watch())
                 if self.worker:
                     group.create_task(self.worker.run())
         except ExceptionGroup as failures:
             self.stop(failures.exceptions[0])
         finally:
             self.telemetry.ready(False)
+
+    def profile(
+        self,
+        request: Request,
+        book: PolicyBook,
+        direction: Direction,
+        named: Profile | None = None,
+    ) -> Profile:
+        """Find the profile for a request, whose caller may have `named` one.
+
+        Where there are keys, what is named adds to the profile of the caller's key and takes
+        nothing away; where there are none, it is taken at its word.
+        """
+        key = _key(request)
+        if key is None:
+            return named or book.profile(self.settings.profile)
+        base = book.profile(key.profile)
+        if named is None or named is base:
+            return base
+        both = join(base, named, "block", book=book, direction=direction, scorer=self.scorer_name)
+        return replace(both, name=f"{base.name}+{named.name}")
+
+    async def accept(self, request: Request, exchanges: Sequence[Exchange], param: str) -> None:
+        """Take exchanges to be judged for a caller; raise RequestError and LimitReached."""
+        most = self.settings.max_text_chars
+        if any(len(text) > most for e in exchanges for text in (e.prompt, e.response or "")):
+            raise RequestError(f"{param}: A text holds at most {most} characters.", param, 413)
+        if key := _key(request):
+            await self.limiter.charge(key.allowed, len(exchanges))
 
     async def judge(
         self,
@@ -170,6 +210,12 @@ async def together() -> AsyncIterator[asyncio.TaskGroup]:
             yield group
     except ExceptionGroup as failures:
         raise failures.exceptions[0] from None
+
+
+def _key(request: Request) -> Key | None:
+    """Give the key that a request was admitted with; None where none is asked for."""
+    key: Key | None = getattr(request.state, "key", None)
+    return key
 
 
 async def _services(request: Request) -> Services:

@@ -18,7 +18,7 @@ from shieldgate.policy.model import (
     decide,
     fail,
 )
-from shieldgate.policy.watch import LiveBook
+from shieldgate.policy.watch import LiveBook, follow
 
 __all__ = [
     "Calibration",
@@ -37,6 +37,7 @@ __all__ = [
     "Unscreenable",
     "decide",
     "fail",
+    "follow",
     "load_book",
     "policy_files",
     "shipped_policies",

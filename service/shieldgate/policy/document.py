@@ -63,12 +63,15 @@ class Document:
         place = self.places.get(at)
         return place.written if place else ""
 
-    def refuse(self, at: Location, why: str) -> None:
-        """File a problem with the value at `at`, or with the deepest parent that exists."""
+    def refuse(self, at: Location, why: str, *, quote: bool = True) -> None:
+        """File a problem with the value at `at`, or with the deepest parent that exists.
+
+        `quote` says whether the value may be shown.
+        """
         while at and at not in self.places:
             at = at[:-1]
         place = self.places.get(at, Place(1, ""))
-        value = textwrap.shorten(place.written, 60, placeholder=" ...")
+        value = textwrap.shorten(place.written, 60, placeholder=" ...") if quote else ""
         self._add(place.line, *filter(None, (_dotted(at), value)), why)
 
     def report(self) -> list[str]:

@@ -1,10 +1,10 @@
 """The policy book in force, which can be replaced while it is being read."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import structlog
-from watchfiles import awatch
+from watchfiles import Change, awatch
 
 from shieldgate.errors import PolicyError, UnknownName
 from shieldgate.policy.load import SUFFIXES, load_book, shipped_policies
@@ -17,6 +17,7 @@ class LiveBook:
     """Holds the book in force; whoever keeps `current` for a request keeps one snapshot.
 
     `last_error` is why the last reload was refused, None when the files and the book agree.
+    `bound` gives the profiles that must stay, each with who is bound to it.
     """
 
     def __init__(
@@ -37,6 +38,7 @@ class LiveBook:
         self._refused = refused
         self.current = book
         self.last_error: str | None = None
+        self.bound: Callable[[], Mapping[str, str]] = dict
 
     @classmethod
     def load(
@@ -57,6 +59,7 @@ class LiveBook:
         try:
             book = load_book(self.path)
             book.profile(self._profile)
+            self._check_bound(book)
         except (PolicyError, UnknownName) as refused:
             self.last_error = str(refused)
             self._refused(True)
@@ -76,15 +79,35 @@ class LiveBook:
         watch, that is logged, and `reload` is all there is.
         """
         directory = self.path if self.path.is_dir() else self.path.parent
-        try:
-            async for _ in awatch(
-                directory, watch_filter=lambda _, changed: self._concerns(changed), recursive=False
-            ):
-                self.reload()
-        except OSError as refused:
-            _log.error("policies_not_watched", path=str(directory), why=str(refused))
+        await follow(directory, self._concerns, self.reload)
 
-    def _concerns(self, changed: str) -> bool:
-        name = Path(changed).name
+    def _concerns(self, name: str) -> bool:
+        return name == self.path.name or name.endswith(SUFFIXES)
+
+    def _check_bound(self, book: PolicyBook) -> None:
+        for profile, who in self.bound().items():
+            if profile not in book.profiles:
+                raise UnknownName(
+                    f"The profile {profile!r} is gone, to which the API key {who!r} is bound. "
+                    "Bind the key to another profile first."
+                )
+
+
+async def follow(
+    directory: Path, concerns: Callable[[str], bool], reload: Callable[[], None]
+) -> None:
+    """Call `reload` whenever a file changes in a directory whose name `concerns`, until cancelled.
+
+    Where the system can't watch, that is logged, and nothing is called.
+    """
+
+    def matters(_: Change, path: str) -> bool:
+        name = Path(path).name
         # "..data" is the link that Kubernetes swaps.
-        return name == self.path.name or name.endswith(SUFFIXES) or name == "..data"
+        return name == "..data" or concerns(name)
+
+    try:
+        async for _ in awatch(directory, watch_filter=matters, recursive=False):
+            reload()
+    except OSError as refused:
+        _log.error("files_not_watched", path=str(directory), why=str(refused))

@@ -69,15 +69,11 @@ class Shared:
         self._open = False
 
     async def __aenter__(self) -> Self:
-        """Connect, so that the first caller need not wait; a Redis that is not there is logged."""
+        """Begin to connect, so that the first caller need not wait; nobody waits for it here."""
         self._open = True
         for use in self._breakers:
             self._observe(use, "closed")
-        outcome = await self._run(lambda client: client.ping())
-        if isinstance(outcome, _Failed):
-            _log.warning("redis does not answer", why=str(outcome), meanwhile=_MEANWHILE)
-        else:
-            _log.info("redis answers")
+        self._start(self._greet())
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -124,6 +120,13 @@ class Shared:
                     lost()
 
         self._start(run())
+
+    async def _greet(self) -> None:
+        outcome = await self._run(lambda client: client.ping())
+        if isinstance(outcome, _Failed):
+            _log.warning("redis does not answer", why=str(outcome), meanwhile=_MEANWHILE)
+        else:
+            _log.info("redis answers")
 
     async def _in_time(self, command: Callable[[Client], Awaitable[T]]) -> T:
         task = self._start(self._run(command))

@@ -158,6 +158,12 @@ class Telemetry:
             multiprocess_mode="livemax",
             registry=registry,
         )
+        self._keys_refused = Gauge(
+            "shieldgate_keys_refused",
+            "1 while the file of API keys is refused and older keys are in force.",
+            multiprocess_mode="livemax",
+            registry=registry,
+        )
 
     def page(self) -> bytes:
         """Write all metrics in Prometheus' text format."""
@@ -219,6 +225,10 @@ class Telemetry:
     def breaker(self, breaker: Breaker, state: BreakerState) -> None:
         """Say how a breaker stands."""
         self._breakers.labels(breaker).set(get_args(BreakerState).index(state))
+
+    def keys_refused(self, refused: bool) -> None:
+        """Say whether the file of API keys is refused."""
+        self._keys_refused.set(refused)
 
     def queued(self, pieces: int) -> None:
         """Take the number of pieces that wait for a forward pass."""

@@ -1,0 +1,351 @@
+"""Who may in, with which profile, and how much; what becomes of everybody else."""
+
+import ast
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import openai
+import pytest
+from fakes import BlockingEngine, FakeScorer
+from redis_server import redis_server
+from serving import Gateway, gateway
+from structlog.testing import capture_logs
+from test_keys import entry, written
+from upstream import Script, delta, serving, streamed, whole
+
+from shieldgate.gateway.loading import LoadingScorer
+from shieldgate.scoring import Batched
+from shieldgate.shared.redis import Shared
+from shieldgate.upstream import Upstream
+
+SECRET = "sg-canary-3f71"
+BEARER = {"authorization": f"Bearer {SECRET}"}
+CHAT = "/v1/chat/completions"
+SCREEN = "/v1/screen"
+
+
+@asynccontextmanager
+async def guarded(
+    scorer: FakeScorer, folder: Path, *, key: dict[str, Any] | None = None, **how: Any
+) -> AsyncIterator[Gateway]:
+    """A gateway with one key, whose client bears it."""
+    file = written(folder, entry("web", SECRET, **(key or {})))
+    async with gateway(scorer, keys=file, **how) as running:
+        running.client.headers.update(BEARER)
+        yield running
+
+
+def chat(prompt: str = "bread", **more: Any) -> dict[str, Any]:
+    return {"model": "m", "messages": [{"role": "user", "content": prompt}], **more}
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {},
+        {"authorization": SECRET},
+        {"authorization": f"Basic {SECRET}"},
+        {"authorization": "Bearer"},
+        {"authorization": "Bearer sg-other"},
+        {"authorization": f"Bearer {SECRET}x"},
+        {"authorization": b"Bearer sg-\xff"},
+    ],
+)
+async def test_without_a_key_of_ours_nothing_is_served_or_read(
+    scorer: FakeScorer, tmp_path: Path, headers: dict[str, Any]
+) -> None:
+    async with guarded(scorer, tmp_path) as served, httpx.AsyncClient() as client:
+        for path in (SCREEN, CHAT, "/v1/models", "/v1/policies", "/metrics", "/nowhere"):
+            reply = await client.post(served.url + path, json={"prompt": "x"}, headers=headers)
+            assert reply.status_code == 401
+            assert reply.headers["www-authenticate"] == "Bearer"
+            assert reply.headers["x-request-id"]
+            assert reply.json()["error"]["code"] == "invalid_api_key"
+        for path in ("/healthz", "/readyz", "/docs", "/openapi.json"):
+            assert (await client.get(served.url + path, headers=headers)).status_code == 200
+    assert scorer.calls == []
+
+
+async def test_a_key_is_what_the_official_client_gives(scorer: FakeScorer, tmp_path: Path) -> None:
+    async with guarded(scorer, tmp_path) as served:
+        base = f"{served.url}/v1"
+        async with openai.AsyncOpenAI(base_url=base, api_key=SECRET) as api:
+            assert not (await api.moderations.create(input="bread")).results[0].flagged
+        async with openai.AsyncOpenAI(base_url=base, api_key="sg-other") as api:
+            with pytest.raises(openai.AuthenticationError):
+                await api.moderations.create(input="bread")
+
+
+async def test_a_long_body_without_a_key_is_not_waited_for(
+    scorer: FakeScorer, tmp_path: Path
+) -> None:
+    async with guarded(scorer, tmp_path) as served:
+        port = httpx.URL(served.url).port
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        writer.write(f"POST {SCREEN} HTTP/1.1\r\nhost: x\r\ncontent-length: 999\r\n\r\n".encode())
+        async with asyncio.timeout(10):
+            assert (await reader.readline()).startswith(b"HTTP/1.1 401 ")
+        writer.close()
+
+
+@pytest.mark.parametrize(("admin", "status"), [("true", 200), ("false", 403)])
+async def test_the_figures_of_all_are_for_admins(
+    scorer: FakeScorer, tmp_path: Path, admin: str, status: int
+) -> None:
+    async with guarded(scorer, tmp_path, key={"admin": admin}) as served:
+        reply = await served.client.get("/metrics")
+        assert reply.status_code == status
+        if status == 403:
+            assert reply.json()["error"]["code"] == "not_allowed"
+
+
+async def test_a_key_brings_its_profile(scorer: FakeScorer, tmp_path: Path) -> None:
+    async with guarded(scorer, tmp_path, key={"profile": "strict"}) as served:
+        screened = (await served.client.post(SCREEN, json={"prompt": "buy"})).json()
+        assert screened["profile"] == "strict"
+        assert screened["results"][0]["violated"] == ["test/spam"]
+        reply = await served.client.post("/v1/moderations", json={"input": "buy"})
+        assert reply.json()["results"][0]["flagged"]
+
+
+@pytest.mark.parametrize("named", ["monitor", "open", "default"])
+async def test_a_profile_that_is_named_takes_nothing_from_that_of_the_key(
+    scorer: FakeScorer, tmp_path: Path, named: str
+) -> None:
+    async with guarded(scorer, tmp_path, key={"profile": "strict"}) as served:
+        asked = {"prompt": "crude buy", "profile": named}
+        screened = (await served.client.post(SCREEN, json=asked)).json()
+        assert screened["profile"] == f"strict+{named}"
+        [result] = screened["results"]
+        assert result["action"] == "blocked"
+        assert set(result["violated"]) == {"test/threat", "test/spam"}
+        assert result["policies"]["test/threat"]["threshold"] == 0.1
+        asked = {"input": "buy", "model": named}
+        assert (await served.client.post("/v1/moderations", json=asked)).json()["results"][0][
+            "flagged"
+        ]
+
+
+async def test_a_profile_that_is_named_adds_to_that_of_the_key(
+    scorer: FakeScorer, tmp_path: Path
+) -> None:
+    async with guarded(scorer, tmp_path, key={"profile": "monitor"}) as served:
+        alone = (await served.client.post(SCREEN, json={"prompt": "crude buy"})).json()
+        assert alone["results"][0]["action"] == "would_block"
+        asked = {"prompt": "crude buy", "profile": "strict"}
+        both = (await served.client.post(SCREEN, json=asked)).json()
+        assert both["results"][0]["action"] == "blocked"
+        assert len(both["results"][0]["violated"]) == 2
+
+
+async def test_a_chat_is_judged_by_the_keys_profile_and_its_key_stays_here(
+    scorer: FakeScorer, tmp_path: Path
+) -> None:
+    script = Script(whole("a kind answer"))
+    async with serving(script) as url:
+        upstream = Upstream(url, passes_account=False)
+        async with guarded(
+            scorer, tmp_path, key={"profile": "strict"}, upstream=upstream
+        ) as served:
+            served.client.headers["openai-organization"] = "org"
+            blocked = await served.client.post(CHAT, json=chat("buy"))
+            assert blocked.json()["error"]["code"] == "content_filter"
+            assert (await served.client.post(CHAT, json=chat())).status_code == 200
+            script.status = 401
+            script.body = {"error": {"message": "no key", "code": "upstreams_own"}}
+            refused = await served.client.post(CHAT, json=chat())
+            assert refused.status_code == 502
+            assert refused.json()["error"]["code"] == "upstream_refused_key"
+    assert len(script.requests) == 2
+    for request in script.requests:
+        assert not {"authorization", "openai-organization"} & request["headers"].keys()
+        assert SECRET not in str(request)
+
+
+@pytest.mark.parametrize(
+    ("limit", "path", "body"),
+    [
+        ("requests_per_minute", "/v1/models", None),
+        ("requests_per_minute", SCREEN, {"prompt": "bread"}),
+        ("texts_per_minute", SCREEN, {"exchanges": [{"prompt": "a"}, {"prompt": "b"}]}),
+        ("texts_per_minute", "/v1/moderations", {"input": ["a", "b"]}),
+        ("texts_per_minute", CHAT, chat()),
+        ("texts_per_minute", CHAT, chat(stream=True)),
+    ],
+)
+async def test_who_has_used_up_its_minute_is_told_when_to_come_again(
+    scorer: FakeScorer, tmp_path: Path, limit: str, path: str, body: Any
+) -> None:
+    body_of = streamed("kind") if body and body.get("stream") else whole("kind")
+    script = Script(body_of)
+    async with serving(script) as url:
+        how = {"key": {limit: 2}, "upstream": Upstream(url)}
+        async with guarded(scorer, tmp_path, **how) as served:
+            method = "POST" if body else "GET"
+            statuses = []
+            for _ in range(3):
+                reply = await served.client.request(method, path, json=body)
+                statuses.append(reply.status_code)
+            assert statuses[0] == 200
+            assert reply.status_code == 429
+            error = reply.json()["error"]
+            assert (error["type"], error["code"]) == ("rate_limit_error", "rate_limit_exceeded")
+            assert 1 <= int(reply.headers["retry-after"]) <= 60
+            labels = {"route": path, "status": "429", "outcome": "limited"}
+            assert served.metric("shieldgate_requests_total", **labels)
+
+
+async def test_a_stream_holds_its_place_until_its_end(scorer: FakeScorer, tmp_path: Path) -> None:
+    gate = asyncio.Event()
+    script = Script([delta("kind"), gate, *streamed(" words")[1:]])
+    async with serving(script) as url:
+        upstream = Upstream(url)
+        async with guarded(scorer, tmp_path, key={"concurrent": 1}, upstream=upstream) as served:
+            first = asyncio.create_task(served.client.post(CHAT, json=chat(stream=True)))
+            await script.asked.wait()
+            refused = await served.client.post(SCREEN, json={"prompt": "bread"})
+            assert (refused.status_code, refused.headers["retry-after"]) == (429, "1")
+            gate.set()
+            assert (await first).text.endswith("data: [DONE]\n\n")
+            assert (await served.client.post(SCREEN, json={"prompt": "x"})).status_code == 200
+
+
+async def test_who_hangs_up_gives_its_place_back(scorer: FakeScorer, tmp_path: Path) -> None:
+    async with guarded(scorer, tmp_path, key={"concurrent": 1}) as served:
+        scorer.released.clear()
+        with pytest.raises(httpx.ReadTimeout):
+            await served.client.post(SCREEN, json={"prompt": "bread"}, timeout=0.3)
+        await scorer.left.wait()
+        scorer.released.set()
+        async with asyncio.timeout(10):
+            while (await served.client.get("/v1/models")).status_code != 200:
+                await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "param"),
+    [
+        ("/v1/moderations", {"input": ["a", "b" * 51]}, "input"),
+        (SCREEN, {"prompt": "b" * 51}, "prompt"),
+        (SCREEN, {"prompt": "a", "response": "b" * 51}, "prompt"),
+        (SCREEN, {"exchanges": [{"prompt": "b" * 51}]}, "exchanges"),
+        (CHAT, chat("b" * 51), "messages"),
+        (CHAT, chat("b" * 51, stream=True), "messages"),
+        ("/v1/completions", {"model": "m", "prompt": "b" * 51}, "prompt"),
+    ],
+)
+async def test_a_text_that_is_too_long_is_refused_before_anything_is_judged(
+    scorer: FakeScorer, path: str, body: dict[str, Any], param: str
+) -> None:
+    async with (
+        serving(Script(whole("kind"))) as url,
+        gateway(scorer, upstream=Upstream(url), max_text_chars=50) as served,
+    ):
+        reply = await served.client.post(path, json=body)
+        assert reply.status_code == 413
+        assert reply.json()["error"]["code"] == "text_too_long"
+        assert reply.json()["error"]["param"] == param
+    assert scorer.calls == []
+
+
+async def test_logs_name_the_caller_and_never_its_key(scorer: FakeScorer, tmp_path: Path) -> None:
+    with capture_logs() as lines:
+        async with guarded(scorer, tmp_path, key={"requests_per_minute": 1}) as served:
+            await served.client.post(SCREEN, json={"prompt": "bread"})
+            await served.client.post(SCREEN, json={"prompt": "bread"})
+            await served.client.get("/v1/models", headers={"authorization": f"Bearer {SECRET}2"})
+    assert SECRET not in str(lines)
+    requests = [line for line in lines if line["event"] == "request"]
+    assert [line.get("caller") for line in requests] == ["web", "web", None]
+
+
+async def test_keys_are_read_again_when_their_file_changes(
+    scorer: FakeScorer, tmp_path: Path
+) -> None:
+    async with guarded(scorer, tmp_path) as served:
+        written(tmp_path, entry("web", "sg-new"))
+        new = {"authorization": "Bearer sg-new"}
+        async with asyncio.timeout(10):
+            while (await served.client.get("/v1/models", headers=new)).status_code != 200:
+                written(tmp_path, entry("web", "sg-new"))  # the watch may not have begun
+                await asyncio.sleep(0.1)
+        assert (await served.client.get("/v1/models")).status_code == 401
+        written(tmp_path, "web: [")
+        await asyncio.sleep(0.5)
+        assert (await served.client.get("/v1/models", headers=new)).status_code == 200
+
+
+async def test_the_description_tells_of_keys_where_there_are_some(
+    scorer: FakeScorer, served: Gateway, tmp_path: Path
+) -> None:
+    async with guarded(scorer, tmp_path) as locked:
+        with_keys = (await locked.client.get("/openapi.json")).json()
+        without = (await served.client.get("/openapi.json")).json()
+    assert with_keys["components"]["securitySchemes"]["key"]["scheme"] == "bearer"
+    assert with_keys["paths"][SCREEN]["post"]["security"] == [{"key": []}]
+    assert {"401", "429"} <= with_keys["paths"][SCREEN]["post"]["responses"].keys()
+    assert "security" not in with_keys["paths"]["/healthz"]["get"]
+    assert "securitySchemes" not in without["components"]
+
+
+async def test_replicas_hold_a_key_to_one_limit_and_serve_on_when_redis_dies(
+    scorer: FakeScorer, tmp_path: Path
+) -> None:
+    key = {"requests_per_minute": 4}
+    with redis_server(tmp_path) as server:
+        shared = [Shared(server.url, seconds=5) for _ in range(2)]
+        async with (
+            guarded(scorer, tmp_path, key=key, shared=shared[0]) as one,
+            guarded(scorer, tmp_path, key=key, shared=shared[1]) as other,
+        ):
+            statuses = [
+                (await served.client.get("/v1/models")).status_code
+                for _ in range(3)
+                for served in (one, other)
+            ]
+            assert statuses == [200] * 4 + [429] * 2
+            server.kill()
+            for served in (one, other):
+                statuses = [(await served.client.get("/v1/models")).status_code for _ in range(5)]
+                assert statuses == [200] * 4 + [429]
+
+
+async def test_when_the_queue_is_full_everybody_gets_an_answer_and_it_empties_again(
+    scorer: FakeScorer, tmp_path: Path
+) -> None:
+    engine = BlockingEngine()
+    loading = LoadingScorer(lambda: Batched(engine, max_batch_tokens=1, max_waiting=4))
+    async with gateway(scorer, loading) as served:
+        assert (await served.client.get("/readyz")).status_code == 200
+        before = len(asyncio.all_tasks())
+        calls = [
+            asyncio.create_task(served.client.post(SCREEN, json={"prompt": f"text {number}"}))
+            for number in range(20)
+        ]
+        while sum(call.done() for call in calls) < 16:
+            await asyncio.sleep(0)
+        engine.released.set()
+        replies = [await call for call in calls]
+        assert sorted(r.status_code for r in replies) == [200] * 4 + [429] * 16
+        for reply in replies:
+            if reply.status_code == 429:
+                assert int(reply.headers["retry-after"]) >= 1
+        assert (await served.client.post(SCREEN, json={"prompt": "x"})).status_code == 200
+        await served.client.aclose()
+        async with asyncio.timeout(10):
+            while len(asyncio.all_tasks()) > before:
+                await asyncio.sleep(0)
+
+
+def test_the_digests_are_compared_in_constant_time() -> None:
+    """What looks a key up compares digests by `hmac.compare_digest`, and no secret by ==."""
+    source = Path(__file__).parents[1] / "service/shieldgate/gateway/keys.py"
+    tree = ast.parse(source.read_text())
+    find = next(n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef) and n.name == "find")
+    calls = [ast.unparse(n.func) for n in ast.walk(find) if isinstance(n, ast.Call)]
+    assert "hmac.compare_digest" in calls
+    assert not [n for n in ast.walk(find) if isinstance(n, ast.Compare)]

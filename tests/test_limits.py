@@ -1,0 +1,187 @@
+"""What a key may use is counted once, by all replicas together where there is a Redis."""
+
+import asyncio
+import contextlib
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+from pathlib import Path
+
+import pytest
+from redis_server import RedisServer, redis_server
+
+from shieldgate.errors import LimitReached
+from shieldgate.shared import limits
+from shieldgate.shared.limits import Allowance, Limiter
+from shieldgate.shared.redis import Shared
+
+
+class Clock:
+    now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+async def admitted(limiter: Limiter, allowed: Allowance) -> bool:
+    try:
+        async with limiter.admit(allowed):
+            return True
+    except LimitReached:
+        return False
+
+
+async def test_a_minutes_worth_may_come_at_once_and_comes_back_evenly() -> None:
+    clock = Clock()
+    limiter, allowed = Limiter(clock=clock), Allowance("web", requests_per_minute=6)
+    assert [await admitted(limiter, allowed) for _ in range(7)] == [True] * 6 + [False]
+    with pytest.raises(LimitReached, match="6 requests a minute") as reached:
+        async with limiter.admit(allowed):
+            pass
+    assert reached.value.retry_after == pytest.approx(10)
+    clock.now += 10
+    assert [await admitted(limiter, allowed) for _ in range(2)] == [True, False]
+    clock.now += 3600
+    assert [await admitted(limiter, allowed) for _ in range(7)] == [True] * 6 + [False]
+
+
+async def test_texts_are_counted_beside_requests_and_each_caller_by_itself() -> None:
+    limiter = Limiter(clock=Clock())
+    one, other = (Allowance(name, texts_per_minute=10) for name in ("one", "other"))
+    await limiter.charge(one, 9)
+    with pytest.raises(LimitReached, match="10 texts a minute") as reached:
+        await limiter.charge(one, 2)
+    assert reached.value.retry_after == pytest.approx(6)
+    await limiter.charge(one, 1)
+    await limiter.charge(other, 10)
+    assert await admitted(limiter, one)
+
+
+async def test_more_than_a_minutes_worth_at_once_is_served_and_takes_it_all() -> None:
+    limiter, allowed = Limiter(clock=Clock()), Allowance("web", texts_per_minute=10)
+    await limiter.charge(allowed, 25)
+    with pytest.raises(LimitReached):
+        await limiter.charge(allowed, 1)
+
+
+async def test_places_are_given_back_whatever_becomes_of_a_request() -> None:
+    limiter, allowed = Limiter(), Allowance("web", concurrent=2)
+    async with AsyncExitStack() as held:
+        for _ in range(2):
+            await held.enter_async_context(limiter.admit(allowed))
+        with pytest.raises(LimitReached, match="2 requests at the same time"):
+            async with limiter.admit(allowed):
+                pass
+    with contextlib.suppress(RuntimeError):
+        async with limiter.admit(allowed):
+            raise RuntimeError
+    for _ in range(2):
+        assert await admitted(limiter, allowed)
+    assert not limiter._running
+
+
+@pytest.fixture
+def server(tmp_path: Path):
+    with redis_server(tmp_path) as running:
+        yield running
+
+
+@asynccontextmanager
+async def replicas(server: RedisServer, count: int = 2) -> AsyncIterator[list[Limiter]]:
+    async with AsyncExitStack() as stack:
+        opened = [Shared(server.url, seconds=5) for _ in range(count)]
+        for shared in opened:
+            await stack.enter_async_context(shared)
+        yield [Limiter(shared) for shared in opened]
+
+
+async def settled(limiter: Limiter) -> None:
+    assert limiter._shared
+    while running := set(limiter._shared._running):
+        await asyncio.wait(running)
+
+
+async def test_replicas_count_together(server: RedisServer) -> None:
+    allowed = Allowance("web", requests_per_minute=10, texts_per_minute=10)
+    async with replicas(server) as limiters:
+        calls = [admitted(limiter, allowed) for limiter in limiters for _ in range(10)]
+        assert sum(await asyncio.gather(*calls)) == 10
+        with pytest.raises(LimitReached) as reached:
+            async with limiters[0].admit(allowed):
+                pass
+        assert 5 < reached.value.retry_after <= 6
+        await limiters[0].charge(allowed, 9)
+        with pytest.raises(LimitReached):
+            await limiters[1].charge(allowed, 2)
+        with server.client() as redis:
+            assert all(0 < redis.ttl(key) <= 60 for key in redis.scan_iter())
+
+
+async def test_replicas_share_places_and_give_them_back(server: RedisServer) -> None:
+    allowed = Allowance("web", concurrent=3)
+    async with replicas(server) as limiters, AsyncExitStack() as held:
+        for place in range(3):
+            await held.enter_async_context(limiters[place % 2].admit(allowed))
+        assert not await admitted(limiters[0], allowed)
+        assert not await admitted(limiters[1], allowed)
+        await held.aclose()
+        for limiter in limiters:
+            await settled(limiter)
+        assert await admitted(limiters[0], allowed)
+        await settled(limiters[0])
+        with server.client() as redis:
+            assert redis.keys() == []
+
+
+async def test_a_process_that_dies_gives_its_places_back_and_one_that_lives_keeps_them(
+    server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(limits, "_LEASE_SECONDS", 1)
+    monkeypatch.setattr(limits, "_RENEW_SECONDS", 0.2)
+    dead, alive = Allowance("dead", concurrent=1), Allowance("alive", concurrent=1)
+    async with replicas(server) as (one, other), one.admit(dead), one.admit(alive):
+        one._leases.pop("dead")  # nobody renews it
+        renewing = asyncio.create_task(one.run())
+        async with asyncio.timeout(10):
+            while not await admitted(other, dead):
+                await asyncio.sleep(0.1)
+        assert not await admitted(other, alive)
+        renewing.cancel()
+
+
+async def test_without_redis_each_counts_by_itself_and_with_it_again_together(
+    server: RedisServer,
+) -> None:
+    allowed = Allowance("web", requests_per_minute=4)
+    async with replicas(server) as limiters:
+        server.kill()
+        for limiter in limiters:
+            assert [await admitted(limiter, allowed) for _ in range(5)] == [True] * 4 + [False]
+        server.start()
+        for limiter in limiters:
+            assert limiter._shared
+            while wait := limiter._shared._breakers["redis_write"].wait():
+                await asyncio.sleep(wait)
+        calls = [admitted(limiter, allowed) for limiter in limiters for _ in range(4)]
+        assert sum([await call for call in calls]) == 4
+
+
+async def test_a_full_redis_limits_nobody_less(server: RedisServer) -> None:
+    async with replicas(server, 1) as (limiter,):
+        with server.client() as redis:
+            redis.config_set("maxmemory", "1")
+        allowed = Allowance("web", requests_per_minute=4)
+        assert [await admitted(limiter, allowed) for _ in range(5)] == [True] * 4 + [False]
+
+
+async def test_a_redis_clock_that_jumps_back_makes_nobody_wait_longer_than_a_minute(
+    server: RedisServer,
+) -> None:
+    allowed = Allowance("web", requests_per_minute=60)
+    async with replicas(server, 1) as (limiter,):
+        with server.client() as redis:
+            seconds, _ = redis.time()
+            redis.set("shieldgate:limit:{web}:requests", (seconds + 86_400) * 1_000_000)
+        with pytest.raises(LimitReached) as reached:
+            async with limiter.admit(allowed):
+                pass
+        assert reached.value.retry_after <= 1
