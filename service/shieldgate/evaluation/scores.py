@@ -7,6 +7,7 @@ are what is kept: thresholds and calibration come after, and never stale a file.
 import fcntl
 import hashlib
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from types import TracebackType
@@ -122,7 +123,7 @@ class ScoreFile:
             self._lock(self._file)
             self._resume(self._file)
         except BaseException:
-            self._file.close()
+            self.__exit__(None, None, None)
             raise
         return self
 
@@ -134,7 +135,9 @@ class ScoreFile:
     ) -> None:
         """Close the file."""
         if self._file is not None:
-            self._file.close()
+            # What could not be written was said; closing tries again, and closes all the same.
+            with suppress(OSError):
+                self._file.close()
 
     def __contains__(self, row: int) -> bool:
         """Tell whether a row was scored already."""
@@ -145,13 +148,25 @@ class ScoreFile:
         return self._held.count(1)
 
     def append(self, rows: Iterable[ScoredRow]) -> None:
-        """Write those rows that are not there yet, and hand them to the system at once."""
+        """Write those rows that are not there yet, and hand them to the system at once.
+
+        Raises ConfigurationError when the disk is full, or can't be written for another reason.
+        """
         if self._file is None:
             raise RuntimeError("The file is not open.")
         fresh = [row for row in rows if row.row not in self]
-        self._file.write(b"".join(orjson.dumps(row) + b"\n" for row in fresh))
-        self._file.flush()
+        self._write(self._file, b"".join(orjson.dumps(row) + b"\n" for row in fresh))
         self._hold(fresh)
+
+    def _write(self, file: BinaryIO, lines: bytes) -> None:
+        try:
+            file.write(lines)
+            file.flush()
+        except OSError as refused:
+            raise ConfigurationError(
+                f"{self.path}: can't be written any further: {refused.strerror}. Its {len(self):,} "
+                "rows stay: make room, and the same command goes on from there."
+            ) from refused
 
     def _hold(self, rows: Iterable[ScoredRow]) -> None:
         for row in rows:
@@ -172,8 +187,7 @@ class ScoreFile:
         first = file.readline()
         if not first.endswith(b"\n"):
             file.truncate(0)
-            file.write(orjson.dumps({"header": asdict(self._header)}) + b"\n")
-            file.flush()
+            self._write(file, orjson.dumps({"header": asdict(self._header)}) + b"\n")
             return
         changes = _header(first, self.path).changes(self._header)
         if changes:

@@ -1,0 +1,305 @@
+"""Faults that are really injected: all get an answer, nothing passes unjudged, and all heals.
+
+Those of Redis are in test_shared_redis.py, those of upstream in test_upstream.py, test_chat.py
+and test_chat_streams.py, SIGTERM under load in test_drain.py.
+"""
+
+import asyncio
+import json
+import re
+import resource
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import pytest
+import torch
+from fakes import FakeScorer
+from front import Open
+from serving import Gateway, gateway
+from structlog.testing import capture_logs
+from test_batched import LengthEngine, Piece
+from upstream import streamed
+
+import shieldgate
+from shieldgate.evaluation.scores import read_scores
+from shieldgate.gateway.loading import LoadingScorer
+from shieldgate.policy import LiveBook, shipped_policies
+from shieldgate.scoring import Batched, Cached, Guarded, Scorer
+
+
+class Engine(LengthEngine):
+    """An engine that fails as it is told to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.failure: BaseException | None = None
+
+    def forward(self, work: list[Piece]) -> list[list[float]]:  # type: ignore[override]
+        margins = super().forward(work)
+        if self.failure:
+            raise self.failure
+        return [[-margin for margin in each] for each in margins]
+
+
+@dataclass
+class Rig:
+    """A gateway around all that stands before an engine."""
+
+    gateway: Gateway
+    engine: Engine
+    batched: Batched[Piece]
+
+    def ask(self, text: str) -> asyncio.Task[httpx.Response]:
+        body = {"prompt": text}
+        return asyncio.create_task(self.gateway.client.post("/v1/screen", json=body))
+
+    async def burst(self, name: str, size: int = 4) -> list[httpx.Response]:
+        return await asyncio.gather(*(self.ask(f"{name}-{n}") for n in range(size)))
+
+    async def heals(self) -> None:
+        """See the next requests answered; a breaker may want its pause first."""
+        async with asyncio.timeout(30):
+            while (await self.ask("healed")).status_code != 200:
+                await asyncio.sleep(0.05)
+        assert all(reply.status_code == 200 for reply in await self.burst("well"))
+        assert self.batched._calls == 0
+        assert not self.batched._queue
+
+
+@asynccontextmanager
+async def rig(*, seconds: float = 30, waiting: int = 100) -> AsyncIterator[Rig]:
+    engine = Engine()
+    built: list[Batched[Piece]] = []
+
+    @asynccontextmanager
+    async def opened() -> AsyncIterator[Scorer]:
+        limits = {"max_batch_tokens": 2, "max_waiting": waiting, "max_seconds": seconds}
+        async with Batched(engine, **limits) as batched:
+            built.append(batched)
+            guarded = Guarded(batched, seconds=seconds)
+            yield Cached(guarded, secret=b"0" * 16, max_entries=10)
+
+    async with gateway(FakeScorer(), LoadingScorer(opened)) as running:
+        while (await running.client.get("/readyz")).status_code != 200:
+            await asyncio.sleep(0)
+        yield Rig(running, engine, built[0])
+
+
+@asynccontextmanager
+async def faulty(**how: float) -> AsyncIterator[Rig]:
+    """A rig in which a fault may happen: afterwards it serves as before, and nothing is left."""
+    with capture_logs():
+        async with rig(**how) as running:  # type: ignore[arg-type]
+            await running.burst("first", 12)
+            before = asyncio.all_tasks()
+            yield running
+            await running.heals()
+            await running.burst("last", 12)
+            # Connections are kept alive, and each has a task for as long as it is.
+            async with asyncio.timeout(10):
+                while len(asyncio.all_tasks()) > len(before):
+                    await asyncio.sleep(0.01)
+
+
+def assert_unjudged(replies: list[httpx.Response]) -> None:
+    for reply in replies:
+        assert reply.status_code == 503
+        assert reply.json()["error"]["code"] == "moderation_unavailable"
+        assert int(reply.headers["retry-after"]) >= 1
+
+
+@pytest.mark.parametrize(
+    "failure",
+    [
+        RuntimeError("the device is on fire"),
+        torch.OutOfMemoryError("CUDA out of memory"),
+        MemoryError(),
+    ],
+    ids=["raises", "device-out-of-memory", "out-of-memory"],
+)
+async def test_a_scorer_that_fails(failure: Exception) -> None:
+    async with faulty() as rig:
+        rig.engine.failure = failure
+        replies = await rig.burst("lost", 20)
+        assert_unjudged(replies)
+        assert not any(str(failure) and str(failure) in reply.text for reply in replies)
+        assert (await rig.gateway.client.get("/healthz")).status_code == 200
+        rig.engine.failure = None
+
+
+async def test_a_text_that_no_memory_holds_when_it_is_tokenised(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with faulty() as rig:
+        with monkeypatch.context() as patch:
+
+            def prepare(*_: object) -> None:
+                raise MemoryError
+
+            patch.setattr(rig.engine, "prepare", prepare)
+            assert_unjudged(await rig.burst("large"))
+
+
+async def test_a_scorer_that_is_stuck() -> None:
+    async with faulty(seconds=0.3) as rig:
+        with rig.engine.held():
+            assert_unjudged(await rig.burst("stuck", 10))
+            # The pass still runs, and who waits for it no longer holds a place.
+            assert rig.batched._calls == 0
+
+
+async def test_a_full_queue() -> None:
+    async with faulty(waiting=5) as rig:
+        with rig.engine.held():
+            asked = [rig.ask(f"many-{n}") for n in range(12)]
+            done, _ = await asyncio.wait(asked, timeout=10, return_when="FIRST_COMPLETED")
+            while len(done) < 7:
+                more, _ = await asyncio.wait(set(asked) - done, return_when="FIRST_COMPLETED")
+                done |= more
+        replies = await asyncio.gather(*asked)
+        statuses = sorted(reply.status_code for reply in replies)
+        assert statuses == [200] * 5 + [429] * 7
+        assert all(r.headers["retry-after"] for r in replies if r.status_code == 429)
+
+
+async def test_callers_who_leave_while_they_wait() -> None:
+    async with faulty() as rig:
+        with rig.engine.held():
+            leaving = [rig.ask(f"leaving-{n}") for n in range(6)]
+            async with asyncio.timeout(10):
+                while rig.batched._calls < len(leaving):
+                    await asyncio.sleep(0.01)
+            for task in leaving[:-1]:
+                task.cancel()
+            async with asyncio.timeout(10):
+                while rig.batched._calls > 1:
+                    await asyncio.sleep(0.01)
+        assert (await leaving[-1]).status_code == 200, "who stays is served"
+        asked = {piece for batch in rig.engine.batches for piece in batch}
+        assert len(asked & {f"leaving-{n}" for n in range(6)}) < 6, "who left is not computed"
+
+
+async def test_bad_policies_at_a_reload_under_load(tmp_path: Path) -> None:
+    files = shutil.copytree(shipped_policies(), tmp_path / "policies")
+    live = LiveBook.load(files)
+    scorer = FakeScorer()
+    stopping = asyncio.Event()
+    with capture_logs():
+        async with gateway(scorer, policies=live) as running:
+
+            async def load() -> list[httpx.Response]:
+                replies = []
+                while not stopping.is_set():
+                    replies.append(await running.client.post("/v1/screen", json={"prompt": "tea"}))
+                return replies
+
+            callers = [asyncio.create_task(load()) for _ in range(4)]
+            old = live.current.version
+            profiles = files / "profiles.yaml"
+            good = profiles.read_text()
+            for bad in ("profiles: [", good.replace("  default:", "  renamed:"), "\x00"):
+                profiles.write_text(bad)
+                live.reload()
+                assert live.last_error
+                before = len(scorer.calls)
+                while len(scorer.calls) < before + 4:
+                    await asyncio.sleep(0)
+            profiles.write_text(good.replace("mode: enforce", "mode: monitor", 1))
+            live.reload()
+            new = live.current.version
+            before = len(scorer.calls)
+            while len(scorer.calls) < before + 8:
+                await asyncio.sleep(0)
+            stopping.set()
+            replies = [reply for each in await asyncio.gather(*callers) for reply in each]
+    assert {reply.status_code for reply in replies} == {200}
+    assert {reply.json()["policy_book"] for reply in replies} == {old, new} != {old}
+
+
+@contextmanager
+def jumping_clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Let the clock on the wall jump a year ahead, and back, at each look."""
+    real, year = time.time, 365 * 86_400
+    jumps = iter(range(10**9))
+
+    def now() -> float:
+        return real() + year * (next(jumps) % 2)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(time, "time", now)
+        patch.setattr("shieldgate.gateway.blocks.time", now)
+        yield
+
+
+async def test_a_clock_that_jumps(front: Open, monkeypatch: pytest.MonkeyPatch) -> None:
+    async with front(streamed("a kind answer, " * 30)) as before:
+        with jumping_clock(monkeypatch):
+            for _ in range(3):
+                assert (await before.stream())[-1] == "[DONE]"
+                reply = await before.gateway.client.post("/v1/moderations", json={"input": "tea"})
+                assert reply.status_code == 200
+
+
+def test_the_clock_on_the_wall_decides_nothing() -> None:
+    """Who looks at it writes down when something was."""
+    package = Path(shieldgate.__file__).parent
+    looks = re.compile(r"\bimport time$|from time import .*\btime(_ns)?\b|\.now\(|\.utcnow\(", re.M)
+    found = {
+        str(file.relative_to(package))
+        for file in package.rglob("*.py")
+        if looks.search(file.read_text())
+    }
+    assert found <= {
+        "gateway/blocks.py",  # `created` of a completion
+        "worker/wire.py",  # the same
+        "telemetry/otel.py",  # when a span began
+    }
+
+
+EVALUATE = """
+import resource, sys
+from shieldgate.cli import main
+resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv.pop(1)),) * 2)
+main()
+"""
+
+
+def test_a_full_disk_while_scores_are_written(hot_checkpoint: Path, tmp_path: Path) -> None:
+    """The limit on the size of a file fails a write half-way, as a full disk does."""
+    data, out = tmp_path / "rows.jsonl", tmp_path / "out"
+    rows = 40
+    data.write_text(
+        "".join(
+            json.dumps({"id": n, "prompt": f"tea {n}", "harmful": n % 2}) + "\n"
+            for n in range(rows)
+        )
+    )
+
+    def evaluate(limit: int) -> "subprocess.CompletedProcess[str]":
+        words = ["evaluate", str(data), "--model", str(hot_checkpoint), "--out", str(out)]
+        words += ["--policy", "shieldgemma/hate", "--max-batch-tokens", "300"]
+        command = [sys.executable, "-c", EVALUATE, str(limit), *words]
+        return subprocess.run(command, check=False, capture_output=True, text=True)
+
+    full = evaluate(2000)
+    assert full.returncode == 2, full.stderr
+    assert "can't be written any further: File too large" in full.stderr
+    assert "the same command goes on from there" in full.stderr
+    assert "Traceback" not in full.stderr
+    _, kept = read_scores(out / "scores.jsonl")
+    before = {row.id: row.margins for row in kept}
+    assert 0 < len(before) < rows
+
+    mended = evaluate(resource.RLIM_INFINITY)
+    assert mended.returncode == 0, mended.stderr
+    _, scored = read_scores(out / "scores.jsonl")
+    after = {row.id: row.margins for row in scored}
+    assert len(after) == rows
+    assert before.items() <= after.items(), "what was there is not computed again"
