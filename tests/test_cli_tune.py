@@ -85,7 +85,11 @@ def test_rows_become_a_scorer_that_serves(given: tuple[str | Path, ...], tmp_pat
     name = load_engine(str(out), device="cpu").identity.name
     assert f"scorer {name}" in result.stdout
     assert "24 rows to learn from, 8 to stop by, 8 to measure on" in result.stdout
-    for command in ("evaluate FRESH_ROWS.jsonl --model", "calibrate runs/mine/scores", "serve"):
+    for command in (
+        "evaluate FRESH_ROWS.jsonl --policy=acme/foxes --model",
+        "calibrate runs/mine/scores",
+        "serve",
+    ):
         assert f"shieldgate {command}" in result.stdout
     assert "labels were read so: foxes as acme/foxes" in result.stderr
     report = (out / "tuning/report.json").read_text()
@@ -127,7 +131,7 @@ def test_test_rows_are_measured_on(given: tuple[str | Path, ...], tmp_path: Path
     fresh = write(tmp_path / "fresh.jsonl", zebras(20, first=30))
     result = invoke("tune", *given, "--test", fresh, "--out", tmp_path / "mine")
     assert "24 rows to learn from, 6 to stop by, 20 to measure on" in result.stdout
-    assert f"evaluate {fresh} --model" in result.stdout
+    assert f"evaluate {fresh} --policy" in result.stdout
 
 
 @pytest.mark.parametrize(

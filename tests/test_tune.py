@@ -136,6 +136,13 @@ def test_adapters_beside_weights_in_bf16_are_fp32(calm: Path, tmp_path: Path) ->
     assert pupil.scorer.model.dtype == torch.bfloat16
 
 
+def test_a_base_on_several_devices_is_refused(calm: Path) -> None:
+    spread = scorer(calm)
+    spread.model.model.norm.to("meta")
+    with pytest.raises(ConfigurationError, match="CUDA_VISIBLE_DEVICES"):
+        Pupil.of(spread, "full", tokens=2000, seed=0)
+
+
 def test_an_unlabelled_policy_teaches_nothing(calm: Path) -> None:
     """Rows that don't label a policy give the same gradient, whatever that policy says."""
 
@@ -239,7 +246,7 @@ class _Drifting(torch.nn.Module):
 
 
 @pytest.mark.parametrize(
-    ("peak", "patience", "ends", "kept"), [(0.2, 2, 4, 2), (-1.0, 2, 2, 0), (9.0, 2, 8, 8)]
+    ("peak", "patience", "ends", "kept"), [(0.2, 2, 5, 3), (-1.0, 2, 2, 0), (9.0, 2, 8, 8)]
 )
 def test_training_stops_early_and_restores_the_best(
     peak: float, patience: int, ends: int, kept: int, tmp_path: Path

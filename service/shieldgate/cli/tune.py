@@ -128,7 +128,11 @@ def tune(
     ] = None,
     rate: Annotated[
         float | None,
-        typer.Option(help="The learning rate. Default: by the method.", rich_help_panel=_RUN),
+        typer.Option(
+            min=0,
+            help="The learning rate. Default: by the method and the number of rows.",
+            rich_help_panel=_RUN,
+        ),
     ] = None,
     keep: Annotated[
         float | None,

@@ -166,6 +166,10 @@ class _Shown(Listener):
         """Leave the bar as it is."""
         self._progress.stop()
 
+    def phase(self, what: str) -> None:
+        """Say what takes its time."""
+        self._progress.console.print(what, style="dim")
+
     def begin(self, recipe: Recipe) -> None:
         """Set the length of the bar."""
         nan = float("nan")
@@ -236,13 +240,18 @@ def _next(order: Order, request: "Request") -> list[str]:
     """Write out the commands that make a scorer of one's own serve."""
     out = shlex.quote(str(order.out))
     book = f" --policies {shlex.quote(str(request.policies))}" if request.policies else ""
-    asked = "".join(f" --policy {id}" for id in order.policies)
-    fresh = shlex.quote(request.test) if request.test else "FRESH_ROWS.jsonl"
+    template = "" if request.template == "chat" else f" --template {request.template}"
+    model = f"--model {out}{template}{book}"
+    read = [request.test or "FRESH_ROWS.jsonl"]
+    read += [f"--adapter={request.adapter}"] if request.adapter else []
+    read += [f"--map={pair}" for pair in request.columns]
+    read += [f"--label={pair}" for pair in request.labels]
+    read += [f"--policy={id}" for id in order.policies]
     runs = shlex.quote(f"runs/{order.out.name}")
     return [
-        f"shieldgate evaluate {fresh} --model {out}{book}{asked} --out {runs}",
+        f"shieldgate evaluate {shlex.join(read)} {model} --out {runs}",
         f"shieldgate calibrate {runs}/scores.jsonl --target fpr=0.01{book} --write MY.yaml",
-        f"shieldgate serve --model {out}{book}",
+        f"shieldgate serve {model}",
     ]
 
 

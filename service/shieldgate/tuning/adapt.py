@@ -53,10 +53,16 @@ class Pupil:
         """Make a scorer's model trainable, in place; the seed draws what adapters start from.
 
         Adapters are fp32 beside weights of any dtype (LoRA, arXiv 2106.09685). For full training
-        the weights should be fp32. Raises ConfigurationError where peft is missing.
+        the weights should be fp32. Raises ConfigurationError where peft is missing, or the model is
+        spread over several devices.
         """
         torch.manual_seed(seed)
         model = scorer.model
+        if len({parameter.device for parameter in model.parameters()}) > 1:
+            raise ConfigurationError(
+                "The base is spread over several GPUs, and training takes one. "
+                "Set CUDA_VISIBLE_DEVICES=0."
+            )
         model.set_attn_implementation(PADDED)
         model.train()
         if method == "full":

@@ -91,6 +91,9 @@ class Report:
 class Listener:
     """Hears how far tuning is; this one does nothing of it."""
 
+    def phase(self, what: str) -> None:
+        """Hear what is done next."""
+
     def begin(self, recipe: Recipe) -> None:
         """Hear that training begins."""
 
@@ -115,6 +118,7 @@ def tune(order: Order, listener: Listener | None = None) -> Report:
     done = folder.claim(_run(order, scorer, recipe))
     if done is not None:
         return done
+    listener.phase("asking the base about the test rows")
     before = _Scores.of(scorer, order)
     if method == "full" and scorer.model.dtype != torch.float32:
         scorer = _scorer(order, order.base, "float32")
@@ -130,6 +134,7 @@ def tune(order: Order, listener: Listener | None = None) -> Report:
         on_step=listener.step,
         on_check=listener.check,
     )
+    listener.phase("saving, and asking what was learnt about the test rows")
     pupil.save(order.out)
     del pupil, scorer
     gc.collect()  # two large models don't fit one GPU
