@@ -232,6 +232,17 @@ def test_promtool_finds_nothing_and_the_alerts_fire_when_they_should() -> None:
     tool("promtool", "test", "rules", DEPLOY / "prometheus/rules_test.yml")
 
 
+def test_every_query_of_the_board_is_one(tmp_path: Path) -> None:
+    board = json.loads(BOARD.read_text(encoding="utf-8"))
+    queries = [t["expr"] for panel in board["panels"] for t in panel.get("targets", ())]
+    filled = [re.sub(r"\$\w+", ".*", q.replace("$__rate_interval", "5m")) for q in queries]
+    rules = [{"record": f"query_{n}", "expr": query} for n, query in enumerate(filled)]
+    # JSON is YAML.
+    file = tmp_path / "board.yml"
+    file.write_text(json.dumps({"groups": [{"name": "board", "rules": rules}]}), encoding="utf-8")
+    assert f"{len(queries)} rules found" in tool("promtool", "check", "rules", file)
+
+
 @pytest.mark.parametrize("profile", ["cpu", "gpu", "cpu-chat", "gpu-chat"])
 def test_compose_reads_every_profile_and_each_has_one_gateway(profile: str) -> None:
     told = tool(
