@@ -67,7 +67,7 @@ def main() -> None:
     )
     table = Table(box=box.SIMPLE_HEAD)
     for column in ("rows", "base", "tuned", "TF-IDF", "drift elsewhere"):
-        table.add_column(column, justify="right")
+        table.add_column(column, justify="right", no_wrap=True)
     for size in arguments.sizes:
         points = []
         for seed in range(arguments.seeds):
@@ -183,7 +183,7 @@ def _evenly(total: int, size: int) -> Iterator[int]:
 
 
 def _spread(values: Sequence[float]) -> str:
-    return f"{mean(values):.3f} ({min(values):.3f} to {max(values):.3f})"
+    return f"{mean(values):.3f} ({min(values):.2f}-{max(values):.2f})"
 
 
 if __name__ == "__main__":

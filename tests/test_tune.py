@@ -158,6 +158,14 @@ def test_an_unlabelled_policy_teaches_nothing(calm: Path) -> None:
     assert all(torch.equal(a, b) for a, b in pairs)
 
 
+def test_a_policy_with_one_answer_left_to_learn_from_is_still_asked(calm: Path) -> None:
+    """Few rows that label several policies can be dealt out so."""
+    pupil = Pupil.of(scorer(calm), "full", tokens=2000, seed=0)
+    some = [row for row in rows(12) if row.labels[FOXES.id]]
+    lessons = Lessons(pupil, some, {FOXES.id: FOXES}, [], Recipe("full", 1, 1e-3, 0))
+    assert sum(loss.item() for loss in lessons.losses(0)) > 0
+
+
 def test_size_decides_the_method(calm: Path) -> None:
     assert method_for(scorer(calm).model) == "full"
     shape = Gemma2Config(hidden_size=2304, num_hidden_layers=26)

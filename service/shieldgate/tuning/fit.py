@@ -129,7 +129,7 @@ class Lessons:
 
     def _draw(self, rng: Random) -> Asked:
         cells = self._cells[rng.choice(list(self._cells))]
-        index = rng.choice(cells[rng.choice((True, False))])
+        index = rng.choice(cells[rng.choice(list(cells))])
         row = self._rows[index]
         policies = [self._policies[policy] for policy in row.labels]
         goals = [float(violated) for violated in row.labels.values()]
