@@ -66,6 +66,33 @@ def serving(*arguments: str | Path, **environment: str) -> Iterator[Server]:
             process.kill()
 
 
+def test_several_processes_show_one_set_of_figures(hot_checkpoint: Path, tmp_path: Path) -> None:
+    shared = {"PROMETHEUS_MULTIPROC_DIR": str(tmp_path / "figures")}
+
+    def figure(url: str, name: str) -> float:
+        page = httpx.get(f"{url}/metrics").text.splitlines()
+        return sum(float(line.split()[-1]) for line in page if line.startswith(name))
+
+    with (
+        serving("--model", hot_checkpoint, **shared) as one,
+        serving("--model", hot_checkpoint, **shared) as other,
+    ):
+        urls = [server.line("listening")["url"] for server in (one, other)]
+        for server in (one, other):
+            server.line("ready")
+        for number, url in enumerate([*urls, urls[0]]):
+            httpx.post(f"{url}/v1/screen", json={"prompt": f"text {number}"}).raise_for_status()
+        for url in urls:
+            assert figure(url, 'shieldgate_requests_total{outcome="answered",route="/v1/scr') == 3
+            assert figure(url, 'shieldgate_phase_seconds_count{phase="forward"}') == 3
+            assert figure(url, "shieldgate_ready ") == 1
+            assert figure(url, "shieldgate_requests_in_progress ") == 1, "the scrape itself"
+        one.process.kill()
+        one.process.wait()
+        assert figure(urls[1], 'shieldgate_requests_total{outcome="answered",route="/v1/scr') == 3
+        assert not list((tmp_path / "figures").glob(f"gauge_live*_{one.process.pid}.db"))
+
+
 @pytest.mark.usefixtures("restored_logging")
 def test_from_start_to_verdict_to_end(hot_checkpoint: Path) -> None:
     with serving("--model", hot_checkpoint, SHIELDGATE_PROFILE="strict") as server:

@@ -18,7 +18,7 @@ from prometheus_client import CollectorRegistry
 from serving import gateway
 from upstream import streamed
 
-from shieldgate.cli.serve import _traces
+from shieldgate.cli.telemetry import build_traces
 from shieldgate.errors import ConfigurationError
 from shieldgate.policy import Policy
 from shieldgate.scoring import Batched, Cached, Prepared
@@ -158,7 +158,7 @@ async def test_spans_go_by_otlp_and_the_last_ones_before_the_end(
     monkeypatch.setenv("OTEL_RESOURCE_ATTRIBUTES", "service.name=mine")
     # FastAPI's own traces would quote the path, the query and the host.
     monkeypatch.setenv("FASTAPI_OTEL_AUTO_CONFIGURE", "true")
-    async with gateway(scorer, telemetry=Telemetry(CollectorRegistry(), _traces())) as served:
+    async with gateway(scorer, telemetry=Telemetry(CollectorRegistry(), build_traces())) as served:
         await served.client.post("/v1/screen?canary", json={"prompt": "bread"})
     assert {span.name for span in collector.spans} == {"/v1/screen", "judge"}
     assert collector.services == {"mine"}
@@ -166,13 +166,13 @@ async def test_spans_go_by_otlp_and_the_last_ones_before_the_end(
 
 
 def test_without_its_variables_there_are_no_traces(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert isinstance(_traces(), Untraced)
+    assert isinstance(build_traces(), Untraced)
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:4318")
     monkeypatch.setenv("OTEL_TRACES_EXPORTER", "none")
-    assert isinstance(_traces(), Untraced)
+    assert isinstance(build_traces(), Untraced)
     monkeypatch.setenv("OTEL_TRACES_EXPORTER", "otlp")
     monkeypatch.setenv("OTEL_SDK_DISABLED", "true")
-    assert isinstance(_traces(), Untraced)
+    assert isinstance(build_traces(), Untraced)
 
 
 @pytest.mark.parametrize(
@@ -185,4 +185,4 @@ def test_what_can_not_be_exported_to_is_refused(
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:4318")
     monkeypatch.setenv(name, value)
     with pytest.raises(ConfigurationError, match="http/protobuf"):
-        _traces()
+        build_traces()

@@ -1,6 +1,5 @@
 """Builds the gateway from the settings and runs it."""
 
-import os
 import secrets
 import socket
 import sys
@@ -11,10 +10,10 @@ from typing import TYPE_CHECKING
 
 import structlog
 from fastapi import FastAPI
-from prometheus_client import CollectorRegistry, ProcessCollector
 
 from shieldgate.cli.listening import listen, run_app, url
 from shieldgate.cli.scorer import chosen_profile, open_scorer
+from shieldgate.cli.telemetry import build_telemetry
 from shieldgate.errors import ConfigurationError
 from shieldgate.gateway.app import create_app
 from shieldgate.gateway.drain import Drain
@@ -25,7 +24,7 @@ from shieldgate.policy import LiveBook, PolicyBook
 from shieldgate.scoring import Cached, Guarded, Identity, Scorer
 from shieldgate.settings import ServeSettings, flag, variable
 from shieldgate.shared.limits import Limiter
-from shieldgate.telemetry import Audit, Sink, Telemetry, Traces, Untraced, configure_logging
+from shieldgate.telemetry import Audit, Sink, Telemetry, configure_logging
 from shieldgate.types import DIRECTIONS
 from shieldgate.upstream import Upstream
 from shieldgate.worker.supervisor import Supervisor
@@ -40,9 +39,7 @@ log = structlog.get_logger(__name__)
 def run(settings: ServeSettings) -> None:
     """Serve until a signal or a failure; raise ConfigurationError, or exit with 0 or 1."""
     configure_logging(settings.log_level, as_json=settings.log_format == "json")
-    registry = CollectorRegistry()
-    ProcessCollector(registry=registry)
-    telemetry = Telemetry(registry, _traces())
+    telemetry = build_telemetry()
     live = LiveBook.load(
         settings.policies, profile=settings.profile, refused=telemetry.policies_refused
     )
@@ -208,23 +205,6 @@ def _audit_sink(
         length=settings.audit_stream_length,
         lost=telemetry.audit_unconfirmed,
     )
-
-
-def _traces() -> Traces:
-    """Open traces where OpenTelemetry's variables ask for them; raise ConfigurationError."""
-    given = os.environ.get
-    wanted = given("OTEL_EXPORTER_OTLP_ENDPOINT") or given("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
-    exporter = given("OTEL_TRACES_EXPORTER") or ("otlp" if wanted else "none")
-    if exporter == "none" or given("OTEL_SDK_DISABLED", "").lower() == "true":
-        return Untraced()
-    try:
-        # Here, because it is an extra.
-        from shieldgate.telemetry.otel import OpenTelemetry  # noqa: PLC0415
-    except ModuleNotFoundError:
-        # Clusters set these variables for everything that runs in them.
-        log.warning("no traces: OpenTelemetry needs pip install 'shieldgate[otel]'")
-        return Untraced()
-    return OpenTelemetry.configured()
 
 
 def _check_open(listener: socket.socket, settings: ServeSettings) -> None:
