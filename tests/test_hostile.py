@@ -9,11 +9,14 @@ from urllib.parse import urlsplit
 
 import pytest
 from fakes import FakeScorer
+from fastapi import HTTPException
 from front import Front, Open
 from serving import Gateway, gateway
+from starlette.types import Message, Receive, Scope, Send
 from test_gateway_errors import check_envelope
 from upstream import Script, serving, whole
 
+from shieldgate.gateway.edge import BodyLimit
 from shieldgate.upstream import Upstream
 
 ROUTES = {
@@ -119,25 +122,36 @@ async def test_odd_characters_are_judged_or_refused_wherever_they_stand(
             check_envelope(reply)
 
 
-async def test_a_body_that_drips_is_answered_and_left(scorer: FakeScorer) -> None:
+async def test_a_body_that_does_not_come_is_answered_and_left(scorer: FakeScorer) -> None:
     async with (
         gateway(scorer, receive_seconds=0.3) as served,
         connected(served) as (reader, writer),
     ):
         head = b"POST /v1/moderations HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\n"
-        writer.write(head + b"content-length: 1000\r\n\r\n")
-        reply = b""
-        while b"\r\n\r\n" not in reply:
-            writer.write(b" ")
-            try:
-                async with asyncio.timeout(0.02):
-                    reply += await reader.read(65_536)
-            except TimeoutError:
-                continue
-        reply += await reader.read()
+        writer.write(head + b"content-length: 1000\r\n\r\n{")
+        reply = await reader.read()
         assert reply.startswith(b"HTTP/1.1 408 ")
         assert b"\r\nconnection: close\r\n" in reply
         assert json.loads(reply.partition(b"\r\n\r\n")[2])["error"]["code"] == "body_too_slow"
+
+
+async def test_a_body_that_drips_gains_no_time_by_it() -> None:
+    async def drip() -> Message:
+        await asyncio.sleep(0.01)
+        return {"type": "http.request", "body": b" ", "more_body": True}
+
+    async def reads_all(scope: Scope, receive: Receive, send: Send) -> None:
+        while (await receive())["more_body"]:
+            pass
+
+    async def nothing(message: Message) -> None:
+        raise AssertionError("nothing is sent")
+
+    limited = BodyLimit(reads_all, max_bytes=10**9, seconds=0.2)
+    async with asyncio.timeout(20):
+        with pytest.raises(HTTPException) as refused:
+            await limited({"type": "http", "headers": []}, drip, nothing)
+    assert refused.value.status_code == 408
 
 
 async def test_judging_may_take_longer_than_a_body(scorer: FakeScorer) -> None:

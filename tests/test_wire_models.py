@@ -5,7 +5,7 @@ from typing import Any
 
 import orjson
 import pytest
-from hypothesis import assume, given
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
@@ -70,6 +70,7 @@ def strings(value: Any) -> Iterator[str]:
 
 @pytest.mark.parametrize("model", SHAPES)
 def test_a_body_is_read_or_refused_and_never_anything_else(model: type[BaseModel]) -> None:
+    @settings(max_examples=40)
     @given(SHAPES[model] | JSON)
     def holds(body: Any) -> None:
         read(model, body)
@@ -77,6 +78,7 @@ def test_a_body_is_read_or_refused_and_never_anything_else(model: type[BaseModel
     holds()
 
 
+@settings(max_examples=40)
 @given(SHAPES[ModerationRequest], SHAPES[ScreenRequest])
 def test_what_is_read_is_text_that_can_be_encoded(moderation: Any, screen: Any) -> None:
     if asked := read(ModerationRequest, moderation):
@@ -86,6 +88,7 @@ def test_what_is_read_is_text_that_can_be_encoded(moderation: Any, screen: Any) 
             (exchange.prompt + (exchange.response or "")).encode()
 
 
+@settings(max_examples=40)
 @given(SHAPES[ChatRequest], SHAPES[CompletionRequest])
 def test_what_goes_upstream_is_what_came(chat: Any, completion: Any) -> None:
     for model, body in ((ChatRequest, chat), (CompletionRequest, completion)):
@@ -94,6 +97,7 @@ def test_what_goes_upstream_is_what_came(chat: Any, completion: Any) -> None:
             assert sent == {key: value for key, value in body.items() if key != "moderation"}
 
 
+@settings(max_examples=40)
 @given(MESSAGES)
 def test_every_string_of_the_newest_turn_is_judged_or_the_request_is_refused(messages: Any) -> None:
     asked = read(ChatRequest, {"messages": messages})
@@ -106,6 +110,7 @@ def test_every_string_of_the_newest_turn_is_judged_or_the_request_is_refused(mes
     assert not missed or plan.unscreenable or all(text in ("text", "user") for text in missed)
 
 
+@settings(max_examples=40)
 @given(JSON, st.dictionaries(ANY_TEXT, JSON, max_size=3))
 def test_any_answer_is_read(value: Any, around: dict[str, Any]) -> None:
     material(value)
@@ -113,6 +118,7 @@ def test_any_answer_is_read(value: Any, around: dict[str, Any]) -> None:
         answer(choice, around | {"choices": [choice]})
 
 
+@settings(max_examples=40)
 @given(SHAPES[CompletionRequest])
 def test_any_completion_has_a_plan(body: Any) -> None:
     if asked := read(CompletionRequest, body):
