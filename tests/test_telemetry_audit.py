@@ -8,6 +8,7 @@ import json
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -15,6 +16,7 @@ import pytest
 from fakes import FakeScorer
 from front import Front, Open
 from serving import AUDIT_SECRET, Gateway, gateway
+from test_keys import entry, written
 from upstream import DONE, delta, streamed, whole
 
 from shieldgate.errors import ScorerUnavailable
@@ -185,3 +187,15 @@ async def test_the_log_has_the_same_record(served: Gateway, restored_logging: No
 
 def test_text_that_is_no_unicode_has_a_digest_too() -> None:
     assert len(Audit(AUDIT_SECRET).digest("\ud800")) == 64
+
+
+async def test_a_record_names_the_key_of_its_caller(
+    scorer: FakeScorer, records: Records, tmp_path: Path
+) -> None:
+    file = written(tmp_path, entry("web", "sg-secret"))
+    async with gateway(scorer, audit=records, keys=file) as served:
+        headers = {"authorization": "Bearer sg-secret"}
+        await served.client.post("/v1/screen", json={"prompt": "bread"}, headers=headers)
+    [record] = records.written
+    assert record["caller"] == "web"
+    assert "sg-secret" not in json.dumps(record)

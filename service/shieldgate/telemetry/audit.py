@@ -5,6 +5,7 @@ the key finds its records, and nobody else learns anything.
 """
 
 import hmac
+import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
@@ -50,6 +51,8 @@ class Audit:
 
     def record(self, decision: Decision) -> None:
         """Record a decision, with the request id and the caller that are bound to the request."""
+        if self._sink is None and not logging.getLogger(__name__).isEnabledFor(logging.INFO):
+            return
         found = {j.policy: j for j in decision.verdict.judgements}
         record = {
             "direction": decision.verdict.direction,
