@@ -235,12 +235,15 @@ def test_what_one_server_scored_another_finds_in_redis(
     hot_checkpoint: Path, tmp_path: Path
 ) -> None:
     with redis_server(tmp_path) as redis:
-        shared = {"SHIELDGATE_REDIS_URL": redis.url, "SHIELDGATE_CACHE_SECRET": "0123456789abcdef"}
+        shared = {
+            "SHIELDGATE_REDIS_URL": redis.url,
+            "SHIELDGATE_REDIS_SECONDS": "30",  # however busy the machine is
+            "SHIELDGATE_CACHE_SECRET": "0123456789abcdef",
+        }
         verdicts = []
         for level in ("miss", "redis"):
             with serving("--model", hot_checkpoint, **shared) as server:
                 url = server.line("listening")["url"]
-                server.line("redis answers")
                 server.line("ready")
                 reply = httpx.post(f"{url}/v1/screen", json={"prompt": CANARY}).json()
                 verdicts.append(reply["results"][0]["policies"])
