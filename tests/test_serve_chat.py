@@ -95,6 +95,7 @@ def test_a_generator_that_cannot_be_loaded_stops_the_server(hot_checkpoint: Path
         (["--upstream", "http://a/v1", "--generator", "b"], "Give one of them"),
         (["--upstream", "http://a/v1", "--template", "blog"], "judges prompts only"),
         (["--max-inputs", "32", "--max-waiting", "16"], "could never be served"),
+        (["--generator", "a", "--processes", "2"], "Run 'shieldgate worker' beside"),
         (["--assistant", "b"], "Name one with --generator"),
         (["--upstream", "http://me:secret@a/v1"], "holds a password"),
     ],

@@ -51,6 +51,7 @@ VALUES = {
     "redis_seconds": "0.2",
     "redis_keep_seconds": "60",
     "drain_seconds": "3",
+    "processes": "2",
     "log_level": "debug",
     "log_format": "json",
 }

@@ -101,6 +101,12 @@ class ScoringSettings(ComputeSettings):
 class ServeSettings(ListenSettings, ScoringSettings):
     """What it takes to serve, beyond scoring."""
 
+    processes: int = Field(
+        1,
+        ge=1,
+        description="Gateway processes that share the port and one scorer, which then has a "
+        "process of its own; 1 does all in one.",
+    )
     upstream: HttpUrl | None = Field(
         None,
         description="The OpenAI-compatible API that answers chats, with its /v1: "

@@ -1,6 +1,7 @@
 """The commands, and the only place where objects are built and wired."""
 
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -70,7 +71,12 @@ def root(
 
 @app.command()
 @with_settings
-def serve(settings: ServeSettings) -> None:
+def serve(
+    settings: ServeSettings,
+    *,
+    supervised: Annotated[int | None, typer.Option(hidden=True)] = None,
+    scorer: Annotated[Path | None, typer.Option(hidden=True)] = None,
+) -> None:
     """Serve verdicts over HTTP, and stand before an LLM.
 
     With `--upstream` or `--generator` it answers chats too, judged on the way in and on the way
@@ -94,9 +100,19 @@ def serve(settings: ServeSettings) -> None:
     -d '{"input": "How do I bake bread?"}'`
     """
     # Imported when it runs, so that --help doesn't wait for the web framework.
+    from shieldgate.cli.processes import Part  # noqa: PLC0415
     from shieldgate.cli.serve import run  # noqa: PLC0415
 
-    run(settings)
+    run(settings, Part.of(supervised, scorer))
+
+
+@app.command(hidden=True)
+@with_settings
+def scorer(settings: ServeSettings, *, scorer: Annotated[Path, typer.Option()]) -> None:
+    """Score for the gateway processes of `shieldgate serve --processes`, which starts it."""
+    from shieldgate.cli.processes import run_scorer  # noqa: PLC0415
+
+    run_scorer(settings, scorer)
 
 
 @app.command()

@@ -7,6 +7,7 @@ import signal
 import socket
 import sys
 from collections.abc import Callable
+from threading import Thread
 from typing import Any, NoReturn
 
 import structlog
@@ -17,6 +18,7 @@ from shieldgate.cli.slow import bounded, drop_silent_readers
 from shieldgate.errors import ConfigurationError
 from shieldgate.gateway.drain import Drain
 from shieldgate.settings import ListenSettings, flag, variable
+from shieldgate.worker.supervisor import READY
 
 log = structlog.get_logger(__name__)
 
@@ -45,6 +47,23 @@ def url(listener: socket.socket) -> str:
     """Write a socket's address as a URL."""
     host, port = listener.getsockname()[:2]
     return f"http://{f'[{host}]' if ':' in host else host}:{port}"
+
+
+def end_with_supervisor() -> None:
+    """End this process when the Supervisor that started it ends, even by SIGKILL."""
+
+    def wait() -> None:
+        # Not sys.stdin.read, whose lock would abort an interpreter that is ending.
+        os.read(sys.stdin.fileno(), 1)
+        os._exit(0)
+
+    Thread(target=wait, daemon=True).start()
+
+
+def tell_supervisor() -> None:
+    """Tell the Supervisor that started this process that it is ready."""
+    sys.stdout.buffer.write(READY)
+    sys.stdout.flush()
 
 
 def run_app(

@@ -3,13 +3,13 @@
 import asyncio
 import math
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import TYPE_CHECKING
 
 from shieldgate.errors import ConfigurationError, ModelError, UnknownName
 from shieldgate.policy import PolicyBook, Profile
 from shieldgate.scoring import Batched, BatchObserver, Scorer
-from shieldgate.settings import ScoringSettings, flag, variable
+from shieldgate.settings import ScoringSettings, ServeSettings, flag, variable
 
 if TYPE_CHECKING:
     from shieldgate.scoring.gemma import GemmaScorer
@@ -35,6 +35,20 @@ async def open_scorer(
         observer=observer,
     ) as scorer:
         yield scorer
+
+
+def open_served(
+    settings: ServeSettings, observer: BatchObserver
+) -> AbstractAsyncContextManager[Scorer]:
+    """Open a scorer with the limits of a server."""
+    return open_scorer(
+        settings,
+        max_batch_tokens=settings.max_batch_tokens,
+        max_waiting=settings.max_waiting,
+        max_seconds=settings.guard_seconds,
+        prefix_bytes=settings.prefix_bytes,
+        observer=observer,
+    )
 
 
 def chosen_profile(book: PolicyBook, settings: ScoringSettings) -> Profile:

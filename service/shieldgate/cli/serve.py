@@ -11,8 +11,9 @@ from typing import TYPE_CHECKING
 import structlog
 from fastapi import FastAPI
 
-from shieldgate.cli.listening import listen, run_app, url
-from shieldgate.cli.scorer import chosen_profile, open_scorer
+from shieldgate.cli.listening import listen, run_app, tell_supervisor, url
+from shieldgate.cli.processes import Part, run_processes
+from shieldgate.cli.scorer import chosen_profile, open_served
 from shieldgate.cli.telemetry import build_telemetry
 from shieldgate.errors import ConfigurationError
 from shieldgate.gateway.app import create_app
@@ -21,7 +22,7 @@ from shieldgate.gateway.keys import LiveKeys
 from shieldgate.gateway.loading import LoadingScorer
 from shieldgate.gateway.services import Services
 from shieldgate.policy import LiveBook, PolicyBook
-from shieldgate.scoring import Cached, Guarded, Identity, Scorer
+from shieldgate.scoring import Cached, Guarded, Identity, NearbyScorer, Scorer
 from shieldgate.settings import ServeSettings, flag, variable
 from shieldgate.shared.limits import Limiter
 from shieldgate.telemetry import Audit, Sink, Telemetry, configure_logging
@@ -36,8 +37,11 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 
-def run(settings: ServeSettings) -> None:
-    """Serve until a signal or a failure; raise ConfigurationError, or exit with 0 or 1."""
+def run(settings: ServeSettings, part: Part | None = None) -> None:
+    """Serve until a signal or a failure; raise ConfigurationError, or exit with 0 or 1.
+
+    With `part`, it is one of several gateway processes.
+    """
     configure_logging(settings.log_level, as_json=settings.log_format == "json")
     telemetry = build_telemetry()
     live = LiveBook.load(
@@ -52,17 +56,14 @@ def run(settings: ServeSettings) -> None:
     shared, second = _sharing(settings, secret, telemetry)
     audit = Audit(_audit_secret(settings), _audit_sink(settings, shared, telemetry))
 
+    nearby = NearbyScorer(part.scorer) if part else None
+
     @asynccontextmanager
     async def opened() -> AsyncIterator[Scorer]:
-        async with open_scorer(
-            settings,
-            max_batch_tokens=settings.max_batch_tokens,
-            max_waiting=settings.max_waiting,
-            max_seconds=settings.guard_seconds,
-            prefix_bytes=settings.prefix_bytes,
-            observer=telemetry,
-        ) as scorer:
+        async with nearby or open_served(settings, telemetry) as scorer:
             _introduce(scorer.identity, live.current, settings)
+            if part:
+                tell_supervisor()
             yield Cached(
                 Guarded(scorer, seconds=settings.guard_seconds, observer=telemetry),
                 secret=secret,
@@ -85,7 +86,7 @@ def run(settings: ServeSettings) -> None:
             Services(
                 settings,
                 live,
-                LoadingScorer(opened),
+                LoadingScorer(opened, nearby.gone if nearby else None),
                 telemetry,
                 audit,
                 stop,
@@ -103,9 +104,13 @@ def run(settings: ServeSettings) -> None:
         if keys:
             keys.reload()
 
-    with listen(settings) as listener:
-        _check_open(listener, settings)
-        _greet(listener, live, settings)
+    with part.listener if part else listen(settings) as listener:
+        if not part:
+            _check_open(listener, settings)
+            _greet(listener, live, settings)
+            if settings.processes > 1:
+                run_processes(settings, listener)
+                return
         run_app(build, listener, settings, on_hangup=reload, drain=drain)
 
 
@@ -123,6 +128,12 @@ def _answering(settings: ServeSettings) -> tuple[Upstream | None, Supervisor | N
         raise ConfigurationError(
             f"The template 'blog' judges prompts only, and chats have answers. Choose another "
             f"{flag('template')}."
+        )
+    if settings.generator and settings.processes > 1:
+        raise ConfigurationError(
+            f"{flag('generator')} belongs to one gateway process, and {flag('processes')} asks for "
+            f"{settings.processes}. Run 'shieldgate worker' beside, and give its address as "
+            f"{flag('upstream')}."
         )
     key = settings.upstream_key.get_secret_value() if settings.upstream_key else None
     silence = settings.upstream_seconds

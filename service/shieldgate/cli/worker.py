@@ -1,23 +1,19 @@
 """Builds the worker from the settings and runs it."""
 
 import asyncio
-import os
 import socket
-import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from threading import Thread
 from typing import TYPE_CHECKING
 
 import structlog
 
-from shieldgate.cli.listening import listen, run_app, url
+from shieldgate.cli.listening import end_with_supervisor, listen, run_app, tell_supervisor, url
 from shieldgate.errors import ModelError
 from shieldgate.settings import WorkerSettings
 from shieldgate.telemetry import configure_logging
 from shieldgate.worker.app import Worker, create_app
 from shieldgate.worker.scheduler import Scheduler
-from shieldgate.worker.supervisor import READY
 
 if TYPE_CHECKING:
     from shieldgate.worker.generator import GemmaGenerator
@@ -43,11 +39,10 @@ def run(settings: WorkerSettings, *, supervised: int | None = None) -> None:
     def became_ready() -> None:
         log.info("generator ready", model=settings.model, assistant=settings.assistant)
         if supervised is not None:
-            sys.stdout.buffer.write(READY)
-            sys.stdout.flush()
+            tell_supervisor()
 
     if supervised is not None:
-        Thread(target=_end_with_supervisor, daemon=True).start()
+        end_with_supervisor()
     listener = listen(settings) if supervised is None else socket.socket(fileno=supervised)
     with listener:
         log.info("generator listening", url=url(listener), model=settings.model)
@@ -56,13 +51,6 @@ def run(settings: WorkerSettings, *, supervised: int | None = None) -> None:
             listener,
             settings,
         )
-
-
-def _end_with_supervisor() -> None:
-    # Returns when the supervisor's end is closed, even by SIGKILL. Not sys.stdin.read, whose lock
-    # would abort an interpreter that is ending.
-    os.read(sys.stdin.fileno(), 1)
-    os._exit(0)
 
 
 def _load(settings: WorkerSettings) -> "GemmaGenerator":

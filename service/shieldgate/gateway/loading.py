@@ -1,7 +1,7 @@
 """Stands in for a scorer while it is being loaded."""
 
 import asyncio
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 
 from shieldgate.errors import ScorerUnavailable
@@ -15,22 +15,33 @@ class LoadingScorer:
     """A scorer that is there once it is loaded and checked; until then ScorerUnavailable.
 
     `open_scorer` gives a context manager that loads a scorer, checks it, and closes it again.
+    When `gone` returns, the scorer is gone, and opened anew; one in this process never is.
     """
 
-    def __init__(self, open_scorer: Callable[[], AbstractAsyncContextManager[Scorer]]) -> None:
+    def __init__(
+        self,
+        open_scorer: Callable[[], AbstractAsyncContextManager[Scorer]],
+        gone: Callable[[], Awaitable[object]] | None = None,
+    ) -> None:
         """Take the way to a scorer; `hold` walks it."""
         self._open = open_scorer
+        self._gone = gone or asyncio.Event().wait
         self._scorer: Scorer | None = None
 
-    async def hold(self, became_ready: Callable[[], None]) -> None:
-        """Open the scorer and keep it until cancelled; raise what opening it raises."""
-        async with self._open() as scorer:
-            self._scorer = scorer
-            became_ready()
-            try:
-                await asyncio.Event().wait()
-            finally:
-                self._scorer = None
+    async def hold(self, ready: Callable[[bool], None]) -> None:
+        """Open the scorer and keep it until cancelled; raise what opening it raises.
+
+        `ready` is told whenever texts can be scored, and when they no longer can.
+        """
+        while True:
+            async with self._open() as scorer:
+                self._scorer = scorer
+                ready(True)
+                try:
+                    await self._gone()
+                finally:
+                    self._scorer = None
+                    ready(False)
 
     @property
     def ready(self) -> bool:

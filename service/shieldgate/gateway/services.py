@@ -88,7 +88,7 @@ class Services:
         """Hold what runs beside the routes until cancelled; stop the server on failure."""
         try:
             async with asyncio.TaskGroup() as group:
-                group.create_task(self.scorer.hold(lambda: self.telemetry.ready(True)))
+                group.create_task(self.scorer.hold(self.telemetry.ready))
                 group.create_task(self.policies.watch())
                 group.create_task(self.limiter.run())
                 if self.keys:

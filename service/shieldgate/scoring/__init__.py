@@ -3,6 +3,7 @@
 from shieldgate.scoring.batched import Batched, BatchObserver
 from shieldgate.scoring.cached import Cached, CacheObserver, SecondLevel
 from shieldgate.scoring.guarded import Guarded, GuardObserver
+from shieldgate.scoring.nearby import NearbyScorer
 from shieldgate.scoring.seam import Engine, Identity, Prepared, Scorer, Work
 
 __all__ = [
@@ -14,6 +15,7 @@ __all__ = [
     "GuardObserver",
     "Guarded",
     "Identity",
+    "NearbyScorer",
     "Prepared",
     "Scorer",
     "SecondLevel",

@@ -1,0 +1,137 @@
+"""Several gateway processes that share a port, and one scorer in a process of its own."""
+
+import asyncio
+import os
+import secrets
+import signal
+import socket
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Self
+
+import structlog
+from prometheus_client import CollectorRegistry
+
+from shieldgate.cli.listening import end_with_supervisor, tell_supervisor
+from shieldgate.cli.scorer import open_served
+from shieldgate.errors import ConfigurationError
+from shieldgate.scoring.nearby import listening
+from shieldgate.settings import ServeSettings, variable
+from shieldgate.telemetry import Telemetry, configure_logging
+from shieldgate.worker.supervisor import Supervisor
+
+# What a gateway may take, beyond draining, to end.
+_ENDING_SECONDS = 10
+
+log = structlog.get_logger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """What makes this process one of several gateways: their socket, and where the scorer is."""
+
+    listener: socket.socket
+    scorer: Path
+
+    @classmethod
+    def of(cls, supervised: int | None, scorer: Path | None) -> Self | None:
+        """Take what a parent handed down, if one did; from then on this process ends with it."""
+        if supervised is None or scorer is None:
+            return None
+        end_with_supervisor()
+        return cls(socket.socket(fileno=supervised), scorer)
+
+
+def run_processes(settings: ServeSettings, listener: socket.socket) -> None:
+    """Keep gateways and their scorer running until a signal; exit with 1 where they can't start.
+
+    They get the flags and variables of this process, whose other command is `serve`.
+    """
+    # The folder is this user's alone, and so is the scorer's socket in it.
+    with TemporaryDirectory(prefix="shieldgate-") as folder:
+        metrics = Path(folder, "metrics")
+        metrics.mkdir()
+        environment = {**os.environ, "PROMETHEUS_MULTIPROC_DIR": str(metrics)}
+        if settings.audit_secret is None:
+            # So that the digests of all of them are of one kind.
+            environment[variable("audit_secret")] = secrets.token_hex(32)
+        program = [sys.executable, "-m", "shieldgate.cli"]
+        there = [*sys.argv[2:], "--scorer", str(Path(folder, "scorer"))]
+        scorer = Supervisor(
+            [*program, "scorer", *there], None, name="scorer", environment=environment
+        )
+        gateways = [
+            Supervisor(
+                [*program, "serve", *there],
+                listener,
+                name="gateway",
+                environment=environment,
+                patience=settings.drain_seconds + _ENDING_SECONDS,
+            )
+            for _ in range(settings.processes)
+        ]
+        failure = asyncio.run(_supervise(scorer, gateways, listener))
+    if failure is not None:
+        log.error("stopped", why=str(failure))
+        sys.exit(1)
+
+
+async def _supervise(
+    scorer: Supervisor, gateways: Sequence[Supervisor], listener: socket.socket
+) -> BaseException | None:
+    """Run all until a signal; gives why that was not possible."""
+    stopping = asyncio.Event()
+
+    def stop() -> None:
+        if stopping.is_set():
+            os._exit(0)  # told twice, so at once; the others notice
+        stopping.set()
+
+    def hang_up() -> None:
+        for gateway in gateways:
+            gateway.hang_up()
+
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop)
+    loop.add_signal_handler(signal.SIGHUP, hang_up)
+
+    scoring = asyncio.create_task(scorer.run())
+    serving = [asyncio.create_task(gateway.run()) for gateway in gateways]
+    told = asyncio.create_task(stopping.wait())
+    await asyncio.wait((told, scoring, *serving), return_when=asyncio.FIRST_COMPLETED)
+    # Before the gateways end, so that nobody is let in who will not be answered.
+    listener.close()
+    failures = await _end(serving) + await _end([scoring])
+    told.cancel()
+    return next(iter(failures), None)
+
+
+async def _end(tasks: Sequence[asyncio.Task[None]]) -> list[BaseException]:
+    """Cancel tasks and wait for them; gives what had ended them before."""
+    for task in tasks:
+        task.cancel()
+    ended = await asyncio.gather(*tasks, return_exceptions=True)
+    return [e for e in ended if e is not None and not isinstance(e, asyncio.CancelledError)]
+
+
+def run_scorer(settings: ServeSettings, path: Path) -> None:
+    """Score for the gateways until they end; exit with 1 where the scorer can't be loaded."""
+    configure_logging(settings.log_level, as_json=settings.log_format == "json")
+    end_with_supervisor()
+    try:
+        asyncio.run(_score(settings, path))
+    except ConfigurationError as wrong:
+        log.error("stopped", why=str(wrong))
+        sys.exit(1)
+
+
+async def _score(settings: ServeSettings, path: Path) -> None:
+    telemetry = Telemetry(CollectorRegistry())
+    async with open_served(settings, telemetry) as scorer, listening(scorer, path):
+        telemetry.ready(True)
+        tell_supervisor()
+        await asyncio.Event().wait()
