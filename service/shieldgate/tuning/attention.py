@@ -6,7 +6,8 @@ is two batched products. Everything outside attention stays packed.
 """
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from functools import cached_property
 from typing import Any
 
 import torch
@@ -18,15 +19,15 @@ from shieldgate.scoring.gemma.packing import Pack
 PADDED = "shieldgate_padded"
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Padded:
     """A packed sequence for training.
 
     `ids` and `positions` are long [tokens]. `reads` holds the row of the last token of each
     branch, in order, or of each trunk that has no branch. `gather` [packs x size] holds the row
-    of each place of the padded square, `scatter` the places of the real rows, in order. `hidden`
-    and `far` are bool [packs, size, size]: the keys that a query must not see, without and with
-    the sliding window.
+    of each place of the padded square, `scatter` the places of the real rows, in order. `place`
+    and `part`, [packs, size], say of each place its position and whether it belongs to the trunk
+    (0), to the branch of that number, or to nothing (-1). `window` is the model's, in tokens.
     """
 
     ids: Tensor
@@ -34,8 +35,9 @@ class Padded:
     reads: Tensor
     gather: Tensor
     scatter: Tensor
-    hidden: Tensor
-    far: Tensor
+    place: Tensor
+    part: Tensor
+    window: int
 
     @classmethod
     def of(cls, packs: Sequence[Pack], window: int) -> "Padded":
@@ -61,20 +63,39 @@ class Padded:
                 reads.append(len(ids) - 1)
             gather[row, : item.tokens] = torch.arange(first, len(ids))
         real = part >= 0
-        back = place[:, :, None] - place[:, None, :]
-        key = part[:, None, :]
-        seen = (back >= 0) & ((key == 0) | (key == part[:, :, None]))
-        # A padded place sees itself: a row with nothing to see would be NaN.
-        itself = torch.eye(size, dtype=torch.bool)
         return cls(
             ids=torch.tensor(ids),
             positions=place[real],
             reads=torch.tensor(reads),
             gather=gather.flatten(),
             scatter=real.flatten().nonzero().flatten(),
-            hidden=~(seen | itself),
-            far=~(seen & (back < window) | itself),
+            place=place,
+            part=part,
+            window=window,
         )
+
+    def to(self, device: torch.device) -> "Padded":
+        """Move it to the device that trains."""
+        tensors = {f.name: getattr(self, f.name) for f in fields(self) if f.name != "window"}
+        moved = {name: x.to(device, non_blocking=True) for name, x in tensors.items()}
+        return Padded(**moved, window=self.window)
+
+    @cached_property
+    def hidden(self) -> Tensor:
+        """The keys that a query must not see, bool [packs, size, size], without the window."""
+        key = self.part[:, None, :]
+        seen = (self._back >= 0) & ((key == 0) | (key == self.part[:, :, None]))
+        # A padded place sees itself: a row with nothing to see would be NaN.
+        return ~(seen | torch.eye(self.part.shape[1], dtype=torch.bool, device=seen.device))
+
+    @cached_property
+    def far(self) -> Tensor:
+        """The same with the sliding window."""
+        return self.hidden | (self._back >= self.window)
+
+    @property
+    def _back(self) -> Tensor:
+        return self.place[:, :, None] - self.place[:, None, :]
 
 
 def by_size(packs: Sequence[Pack], tokens: int) -> Iterator[list[int]]:
@@ -111,7 +132,7 @@ def padded_attention(
     kv_heads = key.shape[1]
     shared = heads // kv_heads
     rows = [x[0].transpose(0, 1).flatten(1) for x in (query * (scaling / softcap), key, value)]
-    packs, size, _ = layout.hidden.shape
+    packs, size = layout.part.shape
     q, k, v = (x.index_select(0, layout.gather).view(packs, size, -1, dim) for x in rows)
     asked = q.view(packs, size, kv_heads, shared, dim).permute(0, 2, 3, 1, 4)
     asked = asked.reshape(packs * kv_heads, shared * size, dim)

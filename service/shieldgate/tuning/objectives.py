@@ -11,12 +11,13 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - what everybody calls it
 from transformers import Gemma2ForCausalLM
 
-from shieldgate.prompt import Template
+from shieldgate.prompt import Control, Segment, Template
 from shieldgate.scoring.gemma.packing import Pack, pack
 from shieldgate.scoring.gemma.tokens import PromptEncoder
 from shieldgate.tuning.attention import Padded, by_size
-from shieldgate.tuning.sampling import Example
+from shieldgate.tuning.sampling import Example, split_words
 from shieldgate.tuning.wording import HARMS, Guidelines
+from shieldgate.types import Exchange
 
 _NO_MASK = {"full_attention": None, "sliding_attention": None}
 
@@ -25,27 +26,44 @@ Batches = Callable[[int], Sequence[Example]]
 
 @dataclass(frozen=True)
 class Student:
-    """The model in training, with what turns an example into its prompts.
+    """The model in training, with what turns an exchange into its prompts.
 
     A step's packs go through the model in groups of about `tokens` tokens. `half` computes the
-    products in bfloat16, which some processors do several times faster.
+    products in bfloat16, which GPUs and some processors do several times faster. In half of the
+    texts, words are cut at up to a share of `cuts` of their letters.
     """
 
     model: Gemma2ForCausalLM
     encoder: PromptEncoder
     template: Template
-    guidelines: Guidelines
     tokens: int = 3000
     half: bool = False
+    cuts: float = 0.0
 
-    def pack(self, example: Example, guidelines: Sequence[str]) -> Pack:
-        """Build the prompts of one example, packed as for scoring."""
-        segments = [self.template.segments(example.exchange, g) for g in guidelines]
-        return pack(self.encoder.encode(segments))
+    @property
+    def device(self) -> torch.device:
+        """Tell where the model is."""
+        return self.model.device
+
+    def pack(
+        self, exchange: Exchange, guidelines: Sequence[str], rng: Random | None = None
+    ) -> Pack:
+        """Build the prompts of an exchange, packed as for scoring; `rng` draws the cuts."""
+        prompts: list[Sequence[Segment]] = [self.template.segments(exchange, g) for g in guidelines]
+        if rng and self.cuts and rng.random() < 0.5:
+            share = rng.random() * self.cuts
+            # The last segment holds the guideline; those before it are the same in all prompts.
+            trunk = [
+                piece
+                for s in prompts[0][:-1]
+                for piece in ([s] if isinstance(s, Control) else split_words(s, share, rng))
+            ]
+            prompts = [[*trunk, prompt[-1]] for prompt in prompts]
+        return pack(self.encoder.encode(prompts))
 
     def hidden(self, layout: Padded) -> Tensor:
         """Compute the last hidden states, [tokens, hidden]."""
-        with torch.autocast("cpu", torch.bfloat16, enabled=self.half):
+        with torch.autocast(self.device.type, torch.bfloat16, enabled=self.half):
             states: Tensor = self.model.model(
                 input_ids=layout.ids[None],
                 position_ids=layout.positions[None],
@@ -59,14 +77,17 @@ class Student:
         """Compute z_yes - z_no at the end of each branch, fp32 [branches], as scoring does."""
         answers = self.model.lm_head.weight[[self.encoder.yes, self.encoder.no]]
         logits = self.hidden(layout)[layout.reads].float() @ answers.float().T
-        logits = _capped(logits, self.model.config.final_logit_softcapping)
+        cap = self.model.config.final_logit_softcapping
+        if cap is not None:
+            logits = cap * torch.tanh(logits / cap)
         return logits[:, 0] - logits[:, 1]
 
     def layouts(self, packs: Sequence[Pack]) -> Iterator[tuple[list[int], Padded]]:
         """Lay a step's packs out in groups of similar size; yields their indices beside."""
         config: Any = self.model.config
         for group in by_size(packs, self.tokens):
-            yield group, Padded.of([packs[i] for i in group], config.sliding_window)
+            layout = Padded.of([packs[i] for i in group], config.sliding_window)
+            yield group, layout.to(self.device)
 
 
 class WordStage(nn.Module):
@@ -79,21 +100,21 @@ class WordStage(nn.Module):
         """Take the examples of each step from `batches`."""
         super().__init__()
         self.embedding: nn.Embedding = student.model.model.embed_tokens
-        self.heads = nn.Linear(student.model.config.hidden_size, len(HARMS) + 1)
-        self._encoder = student.encoder
+        self.heads = nn.Linear(student.model.config.hidden_size, len(HARMS)).to(student.device)
+        self._student = student
         self._batches = batches
 
     def losses(self, step: int) -> Iterator[Tensor]:
         """Yield the step's loss."""
         examples = self._batches(step)
-        texts = self._encoder.encode([(_judged(e) or " ",) for e in examples])
-        starts = torch.tensor([0, *accumulate(map(len, texts[:-1]))])
-        ids = torch.tensor([i for text in texts for i in text])
+        device = self._student.device
+        texts = self._student.encoder.encode([(_judged(e) or " ",) for e in examples])
+        starts = torch.tensor([0, *accumulate(map(len, texts[:-1]))], device=device)
+        ids = torch.tensor([i for text in texts for i in text], device=device)
         means = F.embedding_bag(ids, self.embedding.weight, starts, mode="mean")
-        goal, trust = _targets(examples)
+        goals, trust = _targets(examples, device)
         # As large as the model's own input, which is scaled by the root of its width.
-        logits = self.heads(means * means.shape[1] ** 0.5)
-        yield F.binary_cross_entropy_with_logits(logits, goal, trust, reduction="sum") / trust.sum()
+        yield _cross_entropy(self.heads(means * means.shape[1] ** 0.5), goals, trust / trust.sum())
 
     @torch.no_grad()
     def settle(self, size: float) -> None:
@@ -103,89 +124,76 @@ class WordStage(nn.Module):
 
 
 class TrunkStage(nn.Module):
-    """Learn from trunks alone: the next token, and all known labels at once at the last one.
+    """Learn from trunks alone: all known labels at once, at the last token.
 
-    A trunk is the cheap half of a prompt, and one pass teaches every label of a row. The heads
+    A trunk is the cheap part of a prompt, and one pass teaches every label of a row. The heads
     are thrown away afterwards.
     """
 
-    def __init__(
-        self, student: Student, batches: Batches, *, share: float, weight: float, seed: int
-    ) -> None:
-        """Predict a `share` of the tokens, drawn by the seed, with a `weight` in the loss."""
+    def __init__(self, student: Student, batches: Batches, *, seed: int) -> None:
+        """Take the examples of each step from `batches`; the seed draws the cuts."""
         super().__init__()
         self.model = student.model
-        self.heads = nn.Linear(student.model.config.hidden_size, len(HARMS) + 1)
+        self.heads = nn.Linear(student.model.config.hidden_size, len(HARMS)).to(student.device)
         self._student = student
         self._batches = batches
-        self._share = share
-        self._weight = weight
         self._seed = seed
 
     def losses(self, step: int) -> Iterator[Tensor]:
         """Yield the parts of a step's loss; they add up to it."""
         examples = self._batches(step)
-        ends = [self._student.guidelines.policies[h] for h in HARMS[:2]]
+        rng = Random(f"{self._seed}/trunk/{step}")
+        # Two guidelines that differ from their first token on leave what all prompts share.
         packs = [
-            Pack(
-                self._student.pack(e, [p.guidelines[e.exchange.direction] for p in ends]).trunk, ()
-            )
-            for e in examples
+            Pack(self._student.pack(e.exchange, ('"No', "A"), rng).trunk, ()) for e in examples
         ]
-        goal, trust = _targets(examples)
-        chance = torch.Generator().manual_seed(Random(f"{self._seed}/next/{step}").getrandbits(63))
-        size = sum(p.tokens for p in packs) * self._share
+        goals, trust = _targets(examples, self._student.device)
+        weights = trust / trust.sum()
         for group, layout in self._student.layouts(packs):
-            states = self._student.hidden(layout)
-            rows = torch.tensor(group)
-            known = F.binary_cross_entropy_with_logits(
-                self.heads(states[layout.reads].float()), goal[rows], trust[rows], reduction="sum"
-            )
-            follows = self._next_tokens(states, layout, chance)
-            yield known / trust.sum() + self._weight * follows / size
-
-    def _next_tokens(self, states: Tensor, layout: Padded, chance: torch.Generator) -> Tensor:
-        asked = torch.rand(len(layout.ids), generator=chance) < self._share
-        asked[layout.reads] = False  # what follows is another text
-        at = asked.nonzero().flatten()
-        with torch.autocast("cpu", torch.bfloat16, enabled=self._student.half):
-            logits = self.model.lm_head(states[at])
-        logits = _capped(logits.float(), self.model.config.final_logit_softcapping)
-        return F.cross_entropy(logits, layout.ids[at + 1], reduction="sum")
+            states = self._student.hidden(layout)[layout.reads].float()
+            yield _cross_entropy(self.heads(states), goals[group], weights[group])
 
 
 class QuestionStage(nn.Module):
     """Learn to answer: trunk and branches, a loss on the margin of each labelled branch."""
 
-    def __init__(self, student: Student, batches: Batches, *, seed: int) -> None:
-        """Take the examples of each step from `batches`; the seed draws the wordings."""
+    def __init__(
+        self, student: Student, batches: Batches, guidelines: Guidelines, *, seed: int
+    ) -> None:
+        """Take the examples of each step from `batches`; the seed draws wordings and cuts."""
         super().__init__()
         self.model = student.model
         self._student = student
         self._batches = batches
+        self._guidelines = guidelines
         self._seed = seed
 
     def losses(self, step: int) -> Iterator[Tensor]:
         """Yield the parts of a step's loss; they add up to it."""
         examples = [e for e in self._batches(step) if e.labels]
         rng = Random(f"{self._seed}/wording/{step}")
-        draw = self._student.guidelines.draw
+        asked = [list(self._questions(e, rng)) for e in examples]
         packs = [
-            self._student.pack(e, [draw(x.harm, e.exchange.direction, rng) for x in e.labels])
-            for e in examples
+            self._student.pack(e.exchange, [guideline for guideline, _, _ in questions], rng)
+            for e, questions in zip(examples, asked, strict=True)
         ]
-        total = sum(x.trust for e in examples for x in e.labels)
+        total = sum(trust for questions in asked for _, _, trust in questions)
         for group, layout in self._student.layouts(packs):
-            labels = [x for i in group for x in examples[i].labels]
-            yield (
-                F.binary_cross_entropy_with_logits(
-                    self._student.margins(layout),
-                    torch.tensor([float(x.violated) for x in labels]),
-                    torch.tensor([x.trust for x in labels]),
-                    reduction="sum",
-                )
-                / total
-            )
+            known = [question for i in group for question in asked[i]]
+            goals, weights = torch.tensor(
+                [(float(violated), trust / total) for _, violated, trust in known],
+                device=self._student.device,
+            ).T
+            yield _cross_entropy(self._student.margins(layout), goals, weights)
+
+    def _questions(self, example: Example, rng: Random) -> Iterator[tuple[str, bool, float]]:
+        """Draw guidelines; yields each with whether it is violated, and what the answer counts."""
+        direction = example.exchange.direction
+        for label in example.labels:
+            yield self._guidelines.draw(label.harm, direction, rng), label.violated, label.trust
+        if example.mention:
+            guideline = self._guidelines.mention(example.mention.words, direction, rng)
+            yield guideline, example.mention.present, 0.5
 
 
 def _judged(example: Example) -> str:
@@ -193,17 +201,16 @@ def _judged(example: Example) -> str:
     return exchange.prompt if exchange.response is None else exchange.response
 
 
-def _targets(examples: Sequence[Example]) -> tuple[Tensor, Tensor]:
-    """Write goals and trust as tensors [examples, harms + 1]; the last column is any harm."""
-    goal = torch.zeros(len(examples), len(HARMS) + 1)
-    trust = torch.zeros_like(goal)
+def _targets(examples: Sequence[Example], device: torch.device) -> tuple[Tensor, Tensor]:
+    """Write answers and trust as tensors [examples, harms]."""
+    goals = torch.zeros(len(examples), len(HARMS))
+    trust = torch.zeros_like(goals)
     for row, example in enumerate(examples):
-        goal[row, -1], trust[row, -1] = float(example.harmful), 1.0
         for label in example.labels:
             column = HARMS.index(label.harm)
-            goal[row, column], trust[row, column] = float(label.violated), label.trust
-    return goal, trust
+            goals[row, column], trust[row, column] = float(label.violated), label.trust
+    return goals.to(device), trust.to(device)
 
 
-def _capped(logits: Tensor, cap: float | None) -> Tensor:
-    return logits if cap is None else cap * torch.tanh(logits / cap)
+def _cross_entropy(logits: Tensor, goals: Tensor, weights: Tensor) -> Tensor:
+    return F.binary_cross_entropy_with_logits(logits, goals, weights, reduction="sum")

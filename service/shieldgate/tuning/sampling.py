@@ -1,5 +1,6 @@
 """Choose what the next step of training sees; every choice follows from the seed and the step."""
 
+import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -7,10 +8,12 @@ from functools import cache
 from random import Random
 
 from shieldgate.tuning.rows import Row
+from shieldgate.tuning.wording import ANY
 from shieldgate.types import Exchange
 
 # Word lists and thresholds on another model's scores are wrong more often than people are.
 _TRUST = {"lexicon": 0.5, "derived": 0.8, "perspective": 0.8, "model": 0.8}
+_WORD = re.compile(r"[^\W\d_]{4,}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,12 +26,20 @@ class Label:
 
 
 @dataclass(frozen=True, slots=True)
+class Mention:
+    """Some words, and whether the text that is judged contains one of them."""
+
+    words: tuple[str, ...]
+    present: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Example:
     """An exchange with the labels to train on; what is not listed is unknown, teaches nothing."""
 
     exchange: Exchange
     labels: tuple[Label, ...]
-    harmful: bool
+    mention: Mention | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,17 +49,18 @@ class Mix:
     `harms` weighs the harms, `violated` is the share of draws whose answer is yes.
     Sources count by the square root of their size,
     so none drowns the others. Texts are cut after `longest` characters. The other fields are the
-    shares of examples that are changed.
+    shares of examples that are changed, or asked whether words occur.
     """
 
     harms: Mapping[str, float]
     violated: float = 0.4
-    longest: int = 1500
+    longest: int = 700
     as_response: float = 0.15
     embedded: float = 0.1
     recased: float = 0.2
     thinned: float = 0.3
     misspelt: float = 0.15
+    mentions: float = 0.2
 
 
 class Pool:
@@ -58,27 +70,28 @@ class Pool:
         """Sort the rows by what is known of them."""
         self._rows = rows
         self._mix = mix
+        self._labels = [self._known(row) for row in rows]
         self._harmless = [
-            r
-            for r in rows
-            if r.labels and not any(r.labels.values()) and set(mix.harms) <= set(r.labels)
+            row
+            for row, known in zip(rows, self._labels, strict=True)
+            if known.keys() >= mix.harms.keys() and not any(k.violated for k in known.values())
         ]
-        cells: dict[tuple[str, bool], dict[str, list[Row]]] = defaultdict(lambda: defaultdict(list))
-        for row in rows:
-            for harm in mix.harms:
-                if harm in row.labels:
-                    cells[harm, bool(row.labels[harm])][row.source].append(row)
+        cells: dict[tuple[str, bool], dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
+        for place, row in enumerate(rows):
+            for harm, label in self._labels[place].items():
+                cells[harm, label.violated][row.source].append(place)
         self._cells = {
             cell: (list(by_source.values()), [len(r) ** 0.5 for r in by_source.values()])
             for cell, by_source in cells.items()
         }
+        self._harms = [h for h in mix.harms if (h, True) in cells or (h, False) in cells]
 
     def sweep(self, seed: int, step: int, size: int) -> list[Example]:
         """Take the next `size` rows of a walk over all rows, in a new order for each round."""
         rng = Random(f"{seed}/sweep/{step}")
         places = (divmod(at, len(self._rows)) for at in range(step * size, (step + 1) * size))
-        rows = [self._rows[self._order(seed, turn)[place]] for turn, place in places]
-        return [self._example(row, sorted(row.labels), rng) for row in rows]
+        found = [self._order(seed, turn)[place] for turn, place in places]
+        return [self._example(place, list(self._labels[place]), rng) for place in found]
 
     def draw(self, seed: int, step: int, size: int, questions: int) -> list[Example]:
         """Draw examples of at most so many questions, balanced over harms, answers and sources."""
@@ -91,47 +104,64 @@ class Pool:
         Random(f"{seed}/order/{turn}").shuffle(order)
         return order
 
+    def _known(self, row: Row) -> dict[str, Label]:
+        known = {**row.labels, ANY: row.harmful}
+        return {
+            harm: Label(harm, bool(known[harm]), _TRUST.get(row.label_src.get(harm, ""), 1.0))
+            for harm in self._mix.harms
+            if harm in known
+        }
+
     def _drawn(self, questions: int, rng: Random) -> Example:
-        harms = [
-            h for h in self._mix.harms if (h, True) in self._cells or (h, False) in self._cells
-        ]
-        harm = rng.choices(harms, [self._mix.harms[h] for h in harms])[0]
+        harm = rng.choices(self._harms, [self._mix.harms[h] for h in self._harms])[0]
         violated = rng.random() < self._mix.violated
         if (harm, violated) not in self._cells:
             violated = not violated
         sources, weights = self._cells[harm, violated]
-        row = rng.choice(rng.choices(sources, weights)[0])
+        place = rng.choice(rng.choices(sources, weights)[0])
         # The next questions prefer the other answer, so that it depends on the guideline.
-        others = [h for h in row.labels if h != harm and h in self._mix.harms]
+        labels = self._labels[place]
+        others = [h for h in labels if h != harm]
         rng.shuffle(others)
-        others.sort(key=lambda h: bool(row.labels[h]) == violated)
-        asked = [harm, *others[: questions - 1]]
-        return self._example(row, asked, rng)
+        others.sort(key=lambda h: labels[h].violated == violated)
+        return self._example(place, [harm, *others[: questions - 1]], rng)
 
-    def _example(self, row: Row, harms: Sequence[str], rng: Random) -> Example:
-        mix = self._mix
-        labels = tuple(
-            Label(h, bool(row.labels[h]), _TRUST.get(row.label_src.get(h, ""), 1.0)) for h in harms
-        )
-        text = row.text
+    def _example(self, place: int, harms: Sequence[str], rng: Random) -> Example:
+        mix, row = self._mix, self._rows[place]
+        labels = tuple(self._labels[place][harm] for harm in harms)
+        text = self._noisy(row.text[: mix.longest], rng)
         if rng.random() < mix.embedded and self._harmless:
-            # A harmless neighbour changes no label, and makes texts as long as real ones.
-            near = rng.choice(self._harmless).text
-            text = rng.choice(("{}\n\n{}", "{} {}", "{}\n{}")).format(
-                *((text, near) if rng.random() < 0.5 else (near, text))
-            )
-        text = self._noisy(text, rng)[: mix.longest]
+            text = self._among_others(text, rng)
+        mention = self._mention(text, rng) if rng.random() < mix.mentions else None
         if row.response is not None:
-            return Example(Exchange(row.prompt[: mix.longest], text), labels, bool(row.harmful))
+            return Example(Exchange(row.prompt[: mix.longest], text), labels, mention)
         # A request for danger is no dangerous answer; the other harms lie in the words themselves.
         if rng.random() < mix.as_response and not row.labels.get("dangerous") and labels:
-            prompt = (
-                ""
-                if rng.random() < 0.5 or not self._harmless
-                else rng.choice(self._harmless).prompt[: mix.longest]
-            )
-            return Example(Exchange(prompt, text), labels, bool(row.harmful))
-        return Example(Exchange(text), labels, bool(row.harmful))
+            empty = rng.random() < 0.5 or not self._harmless
+            prompt = "" if empty else rng.choice(self._harmless).prompt[: mix.longest]
+            return Example(Exchange(prompt, text), labels, mention)
+        return Example(Exchange(text), labels, mention)
+
+    def _among_others(self, text: str, rng: Random) -> str:
+        """Put harmless texts around one: they change no label, and make it as long as real ones."""
+        parts = [text]
+        room = self._mix.longest - len(text)
+        for _ in range(rng.choice((1, 1, 2, 3, 5))):
+            near = rng.choice(self._harmless).text[: max(0, room)]
+            room -= len(near)
+            parts.insert(rng.randrange(len(parts) + 1), near)
+        return rng.choice(("\n\n", " ", "\n")).join(parts)
+
+    def _mention(self, text: str, rng: Random) -> Mention | None:
+        own, other = (_WORD.findall(t) for t in (text, rng.choice(self._rows).text))
+        foreign = [word for word in other if word.lower() not in text.lower()]
+        if not own or not foreign:
+            return None
+        words = [rng.choice(foreign) for _ in range(rng.randint(1, 3))]
+        present = rng.random() < 0.5
+        if present:
+            words[rng.randrange(len(words))] = rng.choice(own)
+        return Mention(tuple(word.lower() for word in words), present)
 
     def _noisy(self, text: str, rng: Random) -> str:
         mix = self._mix
@@ -160,5 +190,20 @@ def _misspelt(word: str, rng: Random) -> str:
         word[:at] + word[at] * rng.randint(1, 3) + word[at:],
         word[:at] + "*" + word[at + 1 :],
         word[:at] + word[at:].translate(_LOOKALIKES),
+        " ".join(word),
     )
     return rng.choice(ways)
+
+
+def split_words(text: str, share: float, rng: Random) -> list[str]:
+    """Cut a text at a share of the places within its words.
+
+    Pieces are tokenised apart, so a word is seen in many spellings, as with BPE dropout
+    (arXiv 1910.13267), yet repeatably.
+    """
+    cuts = [
+        at
+        for at in range(1, len(text))
+        if text[at - 1].isalpha() and text[at].isalpha() and rng.random() < share
+    ]
+    return [text[a:b] for a, b in zip([0, *cuts], [*cuts, len(text)], strict=True)]

@@ -24,15 +24,19 @@ _ALPHABET = 400
 
 
 def train_tokenizer(
-    texts: Iterable[str], size: int, template: Template, context: int
+    texts: Iterable[str],
+    size: int,
+    template: Template,
+    context: int,
+    phrases: Sequence[str] = (),
 ) -> PreTrainedTokenizerFast:
     """Train a tokenizer of `size` tokens on `texts`; `context` is the model's, in tokens.
 
-    Each fixed sentence of `template` becomes one ordinary token, so that a branch is little more
-    than its guideline. These are no control tokens: who types such a sentence gets its token, and
-    has said nothing that other words could not say.
+    Each fixed sentence of `template` and each of `phrases` becomes one ordinary token, so that a
+    branch is little more than its guideline. These are no control tokens: who types such a
+    sentence gets its token, and has said nothing that other words could not say.
     """
-    fixed = (*_NEWLINES, *_sentences(template))
+    fixed = (*_NEWLINES, *_sentences(template), *phrases)
     pieces, merges = _learn(texts, size - len(_CONTROL) - len(fixed) - len(_BYTES))
     vocabulary = {t: i for i, t in enumerate((*_CONTROL, *fixed, *_BYTES, *pieces))}
     backend = Tokenizer(
