@@ -81,7 +81,7 @@ def main() -> None:
     )
     arguments = parser.parse_args()
     run = Run(arguments.data, arguments.out, arguments.model)
-    console = Console(highlight=False, width=130)
+    console = Console(highlight=False, width=200)
     book = load_book()
     _refuse_leaks(run)
     console.print(_against_baseline(run, book))
@@ -249,7 +249,7 @@ def _shown(estimate: Estimate) -> str:
 
 
 def _table(title: str, *columns: str) -> Table:
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+    table = Table(title=title, title_justify="left", box=box.MARKDOWN)
     for number, column in enumerate(columns):
         table.add_column(column, justify="right" if number else "left")
     return table

@@ -2,12 +2,13 @@
 
     python -m shieldgate.tuning.starter --data DATA --out runs/starter
 
-Three stages, each cheaper per label than the next: words (each token by itself), trunks (whole
-texts, all labels at once), questions (prompts as they are scored). The shipped checkpoint is what
-the defaults give.
+Each stage is cheaper per label than the next: words (each token by itself), trunks (whole texts,
+all labels at once), questions (prompts as they are scored; at last about longer texts). The
+shipped checkpoint is what the defaults give.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -32,7 +33,7 @@ from shieldgate.tuning.contrast import contrast_rows
 from shieldgate.tuning.loop import Objective, Schedule, train
 from shieldgate.tuning.objectives import QuestionStage, Student, TrunkStage, WordStage
 from shieldgate.tuning.rows import Row, read_rows
-from shieldgate.tuning.sampling import Mix, Pool
+from shieldgate.tuning.sampling import Example, Mix, Pool
 from shieldgate.tuning.tokenizer import train_tokenizer
 from shieldgate.tuning.wording import ANY, HARMS, Guidelines
 
@@ -61,6 +62,7 @@ def main(
     word_steps: int = 900,
     trunk_steps: int = 2400,
     question_steps: int = 2100,
+    longer_steps: Annotated[int, typer.Option(help="Questions about longer texts, last.")] = 900,
     hold_out: Annotated[
         str | None, typer.Option(help="Learn nothing of this harm, to see what reading alone does.")
     ] = None,
@@ -85,20 +87,27 @@ def main(
     tokenizer = _tokenizer(rows, guidelines, folder)
     model = _model(len(tokenizer)).train()
     student = Student(model, PromptEncoder(tokenizer), TEMPLATE, half=half, cuts=0.12)
-    pool = Pool(rows, Mix(shares_without(hold_out)))
+    shares = shares_without(hold_out)
+    pool, longer = Pool(rows, Mix(shares)), Pool(rows, Mix(shares, longest=1200, embedded=0.25))
     words = WordStage(student, lambda step: pool.sweep(seed, step, 512))
     trunks = TrunkStage(
         student, lambda step: pool.draw(seed, step, 32, questions=len(HARMS)), seed=seed
     )
-    questions = QuestionStage(
-        student, lambda step: pool.draw(seed + 1, step, 16, questions=3), guidelines, seed=seed
+    questions, last = (
+        QuestionStage(student, partial(_asked, pool, seed + n), guidelines, seed=seed + n - 1)
+        for n, pool in enumerate((pool, longer), 1)
     )
     with _progress() as progress:
         _stage("words", words, Schedule(word_steps, 3e-3), out, progress)
         words.settle(0.05)
         _stage("trunks", trunks, Schedule(trunk_steps, 2e-3), out, progress)
         _stage("questions", questions, Schedule(question_steps, 1.5e-3), out, progress)
+        _stage("longer", last, Schedule(longer_steps, 1e-3), out, progress)
     model.to(torch.bfloat16).save_pretrained(folder)
+
+
+def _asked(pool: Pool, seed: int, step: int) -> Sequence[Example]:
+    return pool.draw(seed, step, 16, questions=3)
 
 
 def shares_without(hold_out: str | None) -> Mapping[str, float]:
