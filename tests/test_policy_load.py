@@ -234,7 +234,7 @@ def test_the_shipped_files_survive_an_editor_that_keeps_comments(file: Path, tmp
 def test_a_calibration_written_by_a_program_leaves_every_other_line_alone(tmp_path: Path):
     for file in policy_files(shipped_policies()):
         (tmp_path / file.name).write_bytes(file.read_bytes())
-    file = tmp_path / "shieldgemma.yaml"
+    file = tmp_path / "openai.yaml"  # the one that nothing is calibrated in
     before = file.read_text(encoding="utf-8").splitlines()
     yaml = editor()
     content = yaml.load(file)
@@ -247,7 +247,7 @@ def test_a_calibration_written_by_a_program_leaves_every_other_line_alone(tmp_pa
     added = [line for line in after if line not in before]
     assert [line for line in after if line not in added] == before
     assert len(added) == 7
-    hate = load_book(tmp_path).policies["shieldgemma/hate"]
+    hate = load_book(tmp_path).policies["openai/hate"]
     assert hate.calibrations == {
         ("starter@1f6c2a9b03de", "prompt"): Calibration(0.31, 1.5, 0.0, {"rows": 812})
     }

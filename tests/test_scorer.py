@@ -18,7 +18,9 @@ from shieldgate.scoring.gemma.packing import Layout, Pack, pack
 from shieldgate.types import Exchange
 
 MARGIN = 1e-4
-PROBABILITY = 1e-5
+# The hot checkpoint magnifies rounding: on some processors two fp32 orders of adding are 1.03e-5
+# apart. What a wrong engine does is a thousand times that.
+PROBABILITY = 2e-5
 
 Plain = Callable[[Exchange, Policy, str], float]
 
