@@ -2,7 +2,7 @@
 
 import shutil
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
@@ -116,14 +116,7 @@ class Pupil:
     def _margins(self, packs: Sequence[Pack]) -> Tensor:
         config: Any = self.scorer.model.config
         layout = Padded.of(packs, config.sliding_window)
-        return self.scorer.margins(_moved(layout, self.scorer.model.device))
-
-
-def _moved(layout: Padded, device: torch.device) -> Padded:
-    tensors = {f.name: getattr(layout, f.name) for f in fields(layout)}
-    return replace(
-        layout, **{name: x.to(device) for name, x in tensors.items() if isinstance(x, Tensor)}
-    )
+        return self.scorer.margins(layout.to(self.scorer.model.device))
 
 
 def _add_adapters(model: Gemma2ForCausalLM) -> None:

@@ -80,7 +80,9 @@ class Student:
         cap = self.model.config.final_logit_softcapping
         if cap is not None:
             logits = cap * torch.tanh(logits / cap)
-        return logits[:, 0] - logits[:, 1]
+        yes, no = logits.unbind(-1)
+        margins: Tensor = yes - no
+        return margins
 
     def layouts(self, packs: Sequence[Pack]) -> Iterator[tuple[list[int], Padded]]:
         """Lay a step's packs out in groups of similar size; yields their indices beside."""
