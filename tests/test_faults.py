@@ -271,7 +271,9 @@ main()
 """
 
 
-def test_a_full_disk_while_scores_are_written(hot_checkpoint: Path, tmp_path: Path) -> None:
+def test_a_full_disk_while_scores_or_the_report_are_written(
+    hot_checkpoint: Path, tmp_path: Path
+) -> None:
     """The limit on the size of a file fails a write half-way, as a full disk does."""
     data, out = tmp_path / "rows.jsonl", tmp_path / "out"
     rows = 40
@@ -288,17 +290,29 @@ def test_a_full_disk_while_scores_are_written(hot_checkpoint: Path, tmp_path: Pa
         command = [sys.executable, "-c", EVALUATE, str(limit), *words]
         return subprocess.run(command, check=False, capture_output=True, text=True)
 
-    full = evaluate(2000)
-    assert full.returncode == 2, full.stderr
-    assert "can't be written any further: File too large" in full.stderr
-    assert "the same command goes on from there" in full.stderr
-    assert "Traceback" not in full.stderr
+    def refused(limit: int) -> str:
+        full = evaluate(limit)
+        assert full.returncode == 2, full.stderr
+        assert "Traceback" not in full.stderr
+        return full.stderr
+
+    why = refused(2000)
+    assert "scores.jsonl: can't be written any further: File too large" in why
+    assert "the same command goes on from there" in why
     _, kept = read_scores(out / "scores.jsonl")
     before = {row.id: row.margins for row in kept}
     assert 0 < len(before) < rows
 
+    why = refused(8000)  # enough for all scores, not for the figures
+    assert f"{out / 'report.json'}: can't be written: File too large" in why
+    assert "The scores are saved: make room, and the same command writes it" in why
+    assert {file.name for file in out.iterdir()} == {"scores.jsonl"}
+    scores = (out / "scores.jsonl").read_bytes()
+
     mended = evaluate(resource.RLIM_INFINITY)
     assert mended.returncode == 0, mended.stderr
+    assert (out / "scores.jsonl").read_bytes() == scores
+    assert {file.name for file in out.iterdir()} == {"scores.jsonl", "report.json", "report.html"}
     _, scored = read_scores(out / "scores.jsonl")
     after = {row.id: row.margins for row in scored}
     assert len(after) == rows

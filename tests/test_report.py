@@ -3,7 +3,7 @@
 import io
 import json
 import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -16,14 +16,13 @@ from scored import SCORER, header, scored, write_scores
 from shieldgate.errors import ConfigurationError
 from shieldgate.evaluation.columns import Columns, read_columns, to_columns
 from shieldgate.evaluation.compare import compare
+from shieldgate.evaluation.files import write_html, write_json
 from shieldgate.evaluation.judged import judge
 from shieldgate.evaluation.report import (
     Report,
     Slice,
     build_report,
     wanted_rows,
-    write_html,
-    write_json,
 )
 from shieldgate.evaluation.scores import ScoredRow
 from shieldgate.evaluation.tables import show, show_comparison
@@ -197,6 +196,20 @@ def test_the_same_scores_make_the_same_bytes_and_hold_no_text(
     assert found["header"]["dataset_digest"] == "d1"
     assert found["command"] == "shieldgate evaluate data.jsonl"
     assert "texts" not in found
+
+
+@pytest.mark.parametrize("write", [write_json, write_html])
+def test_a_full_disk_leaves_the_report_that_was_there(
+    write: Callable[[Report, Path], None], tmp_path: Path, rows: list[ScoredRow]
+):
+    path = tmp_path / "report"
+    write(report(rows), path)
+    before = path.read_bytes()
+    (tmp_path / ".report.new").symlink_to("/dev/full")
+    with pytest.raises(ConfigurationError, match="report: can't be written: No space left"):
+        write(report(rows, command="another"), path)
+    assert path.read_bytes() == before
+    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_one_class_is_undefined_in_every_output(tmp_path: Path, rows: list[ScoredRow]):

@@ -1,15 +1,12 @@
-"""What a file of scores says about a scorer: figures as data, and as a page.
+"""What a file of scores says about a scorer.
 
 A report is a pure function of scores, policy book, profile and seed: the same give the same
 bytes. Directions are never mixed, because a threshold belongs to one of them.
 """
 
-import json
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass
-from importlib.resources import files
-from pathlib import Path
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -28,7 +25,7 @@ from shieldgate.metrics import (
     reliability,
 )
 from shieldgate.policy import PolicyBook, Profile
-from shieldgate.types import Direction, Exchange
+from shieldgate.types import Direction
 
 TOGETHER = "all policies"
 POINTS = 300
@@ -277,23 +274,3 @@ def _mistakes(sample: Sample, rows: NDArray[np.int64]) -> list[Mistake]:
 def wanted_rows(report: Report) -> frozenset[int]:
     """List the rows whose texts the page can show."""
     return frozenset(m.row for detail in report.details for m in detail.mistakes)
-
-
-def write_json(report: Report, path: Path) -> None:
-    """Write the report as data; it holds no text of the dataset."""
-    path.write_text(json.dumps(asdict(report), indent=1, ensure_ascii=False) + "\n", "utf-8")
-
-
-def write_html(report: Report, path: Path, texts: Mapping[int, Exchange] | None = None) -> None:
-    """Write the report as one page that needs no network.
-
-    `texts` are the dataset's rows for the mistakes (see `wanted_rows`); None leaves them out.
-    """
-    shown = None
-    if texts is not None:
-        shown = {str(row): asdict(texts[row]) for row in sorted(wanted_rows(report))}
-    data = json.dumps(asdict(report) | {"texts": shown}, ensure_ascii=False)
-    # Inside a script element only "<" could end the data; the page shows texts as text nodes.
-    data = data.replace("<", "\\u003c")
-    page = files(__package__).joinpath("report.html").read_text("utf-8")
-    path.write_text(page.replace("{{ report }}", data), "utf-8")

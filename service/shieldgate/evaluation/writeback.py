@@ -2,8 +2,6 @@
 
 import difflib
 import io
-import os
-import shutil
 import tempfile
 import textwrap
 from collections import defaultdict
@@ -16,6 +14,7 @@ from ruamel.yaml.comments import CommentedMap, CommentedSeq
 
 from shieldgate.errors import ConfigurationError, PolicyError
 from shieldgate.evaluation.calibrate import Fitted
+from shieldgate.evaluation.files import put
 from shieldgate.policy import Calibration, PolicyBook, load_book, policy_files
 from shieldgate.policy.document import Document
 
@@ -35,18 +34,9 @@ class Edit:
 
     def save(self) -> None:
         """Replace the file in one step; raise ConfigurationError where it can't be written."""
-        # A link stays a link. The name is hidden, so that no reload takes it for a policy file.
-        path = self.path.resolve()
-        copy = path.with_name(f".{path.name}.new")
         try:
-            with copy.open("wb") as file:
-                file.write(self.new)
-                file.flush()
-                os.fsync(file.fileno())
-            shutil.copymode(path, copy)
-            copy.replace(path)
+            put(self.path.resolve(), self.new)  # a link stays a link
         except OSError as refused:
-            copy.unlink(missing_ok=True)
             raise ConfigurationError(
                 f"{self.path}: can't be written: {refused.strerror}; nothing was changed"
             ) from refused
