@@ -11,6 +11,7 @@ import httpx
 import pytest
 from test_cli_serve import Server
 from test_cli_serve import serving as serving_process
+from test_processes import alive, alone
 from test_serve_chat import lenient  # noqa: F401 - a fixture
 from upstream import DONE, Script, data_of, delta, serving, text_of, whole
 
@@ -20,7 +21,10 @@ CHAT = {"model": "m", "messages": [{"role": "user", "content": "How do I bake br
 
 
 class Waiting(Script):
-    """Writes the beginning of an answer, and the end when it is `released`."""
+    """Writes the beginning of an answer, and the end when it is `released`.
+
+    The model `stuck` never writes the end.
+    """
 
     def __init__(self) -> None:
         super().__init__()
@@ -29,7 +33,8 @@ class Waiting(Script):
     def reply(self, request: dict[str, Any] | None) -> Any:
         if request and request.get("stream"):
             rest = [delta(TAIL), delta(finish="stop"), DONE]
-            return [delta(HEAD), self.released, *rest]
+            wait = asyncio.Event() if request["model"] == "stuck" else self.released
+            return [delta(HEAD), wait, *rest]
         return whole(HEAD + TAIL)
 
 
@@ -42,7 +47,9 @@ async def front(
     async with serving(script) as upstream:
         with serving_process(*arguments, "--upstream", upstream) as server:
             url = (await asyncio.to_thread(server.line, "listening"))["url"]
-            await asyncio.to_thread(server.line, "ready")
+            # With --processes, every gateway says so, and then its parent.
+            for event in ["gateway ready"] * 2 if "--processes" in more else ["ready"]:
+                await asyncio.to_thread(server.line, event)
             async with httpx.AsyncClient(base_url=url, timeout=30) as client:
                 yield server, client
 
@@ -50,13 +57,13 @@ async def front(
 class Stream:
     """A streamed answer, read in the background."""
 
-    def __init__(self, client: httpx.AsyncClient) -> None:
+    def __init__(self, client: httpx.AsyncClient, model: str = "m") -> None:
         self.raw = ""
         self.begun = asyncio.Event()
-        self.reading = asyncio.create_task(self._read(client))
+        self.reading = asyncio.create_task(self._read(client, model))
 
-    async def _read(self, client: httpx.AsyncClient) -> None:
-        body = {**CHAT, "stream": True}
+    async def _read(self, client: httpx.AsyncClient, model: str) -> None:
+        body = {**CHAT, "model": model, "stream": True}
         async with client.stream("POST", "/v1/chat/completions", json=body) as reply:
             assert reply.status_code == 200
             async for piece in reply.aiter_text():
@@ -120,4 +127,40 @@ async def test_what_does_not_end_in_time_ends_in_a_well_formed_way(
         assert reply.headers["x-request-id"]
         assert await asyncio.to_thread(server.end, signal.SIGCONT) == 0
     assert '"outcome": "cut_off"' in server.raw
+    assert '"level": "error"' not in server.raw
+
+
+async def test_several_gateways_let_streams_end_and_cut_those_that_do_not(
+    hot_checkpoint: Path,
+    lenient: Path,  # noqa: F811
+) -> None:
+    script = Waiting()
+    more = ("--processes", "2", "--drain-seconds", "5")
+    async with front(script, hot_checkpoint, lenient, *more) as (server, client):
+        gateways = [line["process"] for line in server.lines if line["event"] == "gateway started"]
+        slow, stuck = [], []
+        for gateway in gateways:
+            with alone(gateway, gateways):
+                ours = [Stream(client, "m"), Stream(client, "m"), Stream(client, "stuck")]
+                await asyncio.gather(*(stream.begun.wait() for stream in ours))
+            slow += ours[:2]
+            stuck += ours[2:]
+
+        server.process.send_signal(signal.SIGTERM)
+        draining = [await asyncio.to_thread(server.line, "draining") for _ in gateways]
+        assert [line["requests"] for line in draining] == [3, 3]
+        # What is written from here on is judged by a scorer that is still there.
+        script.released.set()
+        await asyncio.gather(*(stream.reading for stream in (*slow, *stuck)))
+        for stream in slow:
+            events = data_of(stream.raw)
+            assert text_of(events) == HEAD + TAIL
+            assert events[-1] == "[DONE]"
+        for stream in stuck:
+            *said, last = data_of(stream.raw)
+            assert text_of(said) == HEAD
+            assert last["error"]["code"] == "server_stopping"
+        assert await asyncio.to_thread(server.end, signal.SIGCONT) == 0
+        assert not any(map(alive, gateways))
+    assert server.raw.count('"outcome": "cut_off"') == 2
     assert '"level": "error"' not in server.raw
