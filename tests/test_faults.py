@@ -5,15 +5,18 @@ and test_chat_streams.py, SIGTERM under load in test_drain.py.
 """
 
 import asyncio
+import gc
 import json
+import logging
 import re
 import resource
 import shutil
 import subprocess
 import sys
 import time
-from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager, contextmanager
+import tracemalloc
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,7 +28,7 @@ from front import Open
 from serving import Gateway, gateway
 from structlog.testing import capture_logs
 from test_batched import LengthEngine, Piece
-from upstream import streamed
+from upstream import delta, streamed
 
 import shieldgate
 from shieldgate.evaluation.scores import read_scores
@@ -184,6 +187,98 @@ async def test_callers_who_leave_while_they_wait() -> None:
         assert (await leaving[-1]).status_code == 200, "who stays is served"
         asked = {piece for batch in rig.engine.batches for piece in batch}
         assert len(asked & {f"leaving-{n}" for n in range(6)}) < 6, "who left is not computed"
+
+
+LONG = 100_000
+MANY = 10
+
+
+async def assert_memory_returns(
+    gateway: Gateway, fail: Callable[[int], Awaitable[None]], forget: Callable[[], None]
+) -> None:
+    """See that rounds of MANY failing requests with LONG texts leave less than one text behind.
+
+    `forget` empties what the test itself remembers.
+    """
+
+    def held() -> int:
+        forget()
+        gc.collect()
+        return tracemalloc.get_traced_memory()[0]
+
+    async def one(round_: int) -> int:
+        kept = gateway.client
+        # A connection keeps its last request for as long as it is kept alive.
+        async with httpx.AsyncClient(base_url=gateway.url, timeout=20) as gateway.client:
+            await fail(round_)
+        gateway.client = kept
+        async with asyncio.timeout(10):
+            while len(asyncio.all_tasks()) > tasks:
+                await asyncio.sleep(0.01)
+        return held()
+
+    tasks = len(asyncio.all_tasks())
+    tracemalloc.start()
+    try:
+        settled = min([await one(n) for n in range(2)])
+        for n in range(2, 5):
+            await one(n)
+        async with asyncio.timeout(10):
+            while held() > settled + LONG:
+                await asyncio.sleep(0.05)
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("fault", ["raises", "stuck", "left"])
+async def test_memory_returns_to_the_base_line_after_a_failing_scorer(fault: str) -> None:
+    with capture_logs() as lines:
+        async with rig(seconds=0.3 if fault == "stuck" else 30) as running:
+            engine = running.engine
+            engine.failure = RuntimeError("on fire") if fault == "raises" else None
+
+            async def fail(round_: int) -> None:
+                texts = [f"{round_}{n}".ljust(LONG, "a") for n in range(MANY)]
+                with engine.held() if fault != "raises" else nullcontext():
+                    asked = [running.ask(text) for text in texts]
+                    if fault == "left":
+                        async with asyncio.timeout(10):
+                            while running.batched._calls < MANY:
+                                await asyncio.sleep(0.01)
+                        for task in asked:
+                            task.cancel()
+                    replies = await asyncio.gather(*asked, return_exceptions=True)
+                failed = [r for r in replies if not isinstance(r, httpx.Response)]
+                assert len(failed) == (MANY if fault == "left" else 0)
+                assert_unjudged([r for r in replies if isinstance(r, httpx.Response)])
+
+            def forget() -> None:
+                if engine.failure:
+                    engine.failure.__traceback__ = None
+                lines.clear()
+                engine.batches.clear()
+
+            await assert_memory_returns(running.gateway, fail, forget)
+
+
+async def test_memory_returns_to_the_base_line_after_streams_that_break(
+    front: Open, caplog: pytest.LogCaptureFixture
+) -> None:
+    caplog.set_level(logging.CRITICAL, "uvicorn.error")  # would keep what the model raises
+    cut = ConnectionError()
+    async with front([delta("a" * LONG), delta("b" * LONG), cut]) as before:
+
+        async def fail(round_: int) -> None:
+            prompts = [f"{round_}{n}".ljust(LONG, "a") for n in range(MANY)]
+            for events in await asyncio.gather(*map(before.stream, prompts)):
+                assert "error" in events[-1]
+
+        def forget() -> None:
+            cut.__traceback__ = None
+            before.script.requests.clear()
+            before.gateway.scorer.calls.clear()
+
+        await assert_memory_returns(before.gateway, fail, forget)
 
 
 async def test_bad_policies_at_a_reload_under_load(tmp_path: Path) -> None:
