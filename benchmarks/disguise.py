@@ -108,7 +108,7 @@ def table(title: str, rows: Sequence[Row], judge: Judge) -> Table:
         scores = judge(came)
         if bar is None:
             bar = float(np.quantile(scores[harmful == 0], 1 - FALSE_POSITIVES))
-        again = judge(map(_plainly, came))
+        again = judge([exchange.rewritten(normalised) for exchange in came])
         cells = (_figures(harmful, s, bar) for s in (scores, again, np.maximum(scores, again)))
         report.add_row(trick.__name__.replace("_", " "), *cells)
     return report
@@ -127,15 +127,6 @@ def _disguised(row: Row, trick: Trick) -> Exchange:
     if exchange.response is None:
         return replace(exchange, prompt=trick(exchange.prompt, draw))
     return replace(exchange, response=trick(exchange.response, draw))
-
-
-def _plainly(exchange: Exchange) -> Exchange:
-    response = exchange.response
-    return replace(
-        exchange,
-        prompt=normalised(exchange.prompt),
-        response=None if response is None else normalised(response),
-    )
 
 
 if __name__ == "__main__":

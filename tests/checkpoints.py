@@ -141,11 +141,10 @@ def save_deeper_checkpoint(folder: Path, shallow: Path, *, extra: int, weight: f
     return folder
 
 
-def save_calm_checkpoint(folder: Path, dtype: torch.dtype = torch.float32) -> Path:
-    """Save a small Gemma 2 that can learn something in a second."""
-    torch.manual_seed(0)
-    config = Gemma2Config(
-        vocab_size=1280,
+def calm_config(vocab_size: int = 1280) -> Gemma2Config:
+    """Describe a small Gemma 2 that can learn something in a second."""
+    return Gemma2Config(
+        vocab_size=vocab_size,
         hidden_size=32,
         intermediate_size=64,
         num_hidden_layers=2,
@@ -157,6 +156,11 @@ def save_calm_checkpoint(folder: Path, dtype: torch.dtype = torch.float32) -> Pa
         max_position_embeddings=512,
         initializer_range=0.1,
     )
-    Gemma2ForCausalLM(config).to(dtype).save_pretrained(folder)
+
+
+def save_calm_checkpoint(folder: Path, dtype: torch.dtype = torch.float32) -> Path:
+    """Save a checkpoint of that kind."""
+    torch.manual_seed(0)
+    Gemma2ForCausalLM(calm_config()).to(dtype).save_pretrained(folder)
     gemma_tokenizer().save_pretrained(folder)
     return folder

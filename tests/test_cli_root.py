@@ -64,3 +64,24 @@ def test_torch_is_not_imported_without_need(command: list[str]) -> None:
         [sys.executable, "-c", program], check=False, capture_output=True, text=True
     )
     assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.parametrize(
+    ("module", "command", "why"),
+    [
+        ("torch", ["score", "tea"], "Scoring in this process needs torch"),
+        ("torch", ["worker", "--model", "m"], "Generating in this process needs torch"),
+        ("numpy", ["evaluate", "rows.jsonl"], "Evaluating needs numpy"),
+        ("numpy", ["calibrate", "s.jsonl", "--target", "fpr=0.01"], "Calibrating needs numpy"),
+        ("torch", "tune --base a --data b --out c".split(), "Tuning needs torch"),
+    ],
+)
+def test_what_is_not_installed_is_named_with_the_extra_that_has_it(
+    module: str, command: list[str], why: str
+) -> None:
+    program = f"import sys; sys.modules[{module!r}] = None; from shieldgate.cli import main; main()"
+    result = subprocess.run(
+        [sys.executable, "-c", program, *command], check=False, capture_output=True, text=True
+    )
+    assert f"{why}, which is not installed. Run: pip install 'shieldgate[" in result.stderr
+    assert "Traceback" not in result.stderr

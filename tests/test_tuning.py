@@ -10,7 +10,8 @@ from pathlib import Path
 
 import pytest
 import torch
-from transformers import AutoTokenizer, Gemma2Config, Gemma2ForCausalLM
+from checkpoints import calm_config
+from transformers import AutoTokenizer, Gemma2ForCausalLM
 
 from shieldgate.errors import ConfigurationError
 from shieldgate.policy import load_book
@@ -67,18 +68,7 @@ def student(rows: list[Row], guidelines: Guidelines) -> Student:
     texts = [*(r.prompt for r in rows), *guidelines.every()]
     tokenizer = train_tokenizer(texts, 1400, CHAT, context=512)
     torch.manual_seed(0)
-    config = Gemma2Config(
-        vocab_size=len(tokenizer),
-        hidden_size=32,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=2,
-        num_key_value_heads=1,
-        head_dim=16,
-        query_pre_attn_scalar=16,
-        sliding_window=64,
-    )
-    model = Gemma2ForCausalLM(config)
+    model = Gemma2ForCausalLM(calm_config(len(tokenizer)))
     model.set_attn_implementation(PADDED)
     return Student(model, PromptEncoder(tokenizer), CHAT)
 

@@ -19,7 +19,8 @@
 Messages are for people and never contain text that was to be judged.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 
 
 class ShieldgateError(Exception):
@@ -28,6 +29,18 @@ class ShieldgateError(Exception):
 
 class ConfigurationError(ShieldgateError):
     """A setting, file or model is wrong, and the message says how to mend it."""
+
+
+@contextmanager
+def needed(for_what: str, extra: str) -> Iterator[None]:
+    """Turn an import that fails into a ConfigurationError that names the extra to install."""
+    try:
+        yield
+    except ModuleNotFoundError as missing:
+        raise ConfigurationError(
+            f"{for_what} needs {missing.name}, which is not installed. "
+            f"Run: pip install 'shieldgate[{extra}]'"
+        ) from missing
 
 
 class PolicyError(ConfigurationError):

@@ -1,7 +1,6 @@
 """Exchange and profile in, verdict out: score, then decide; nothing else."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 from shieldgate.errors import ScoringError
 from shieldgate.normalise import normalised
@@ -25,7 +24,7 @@ class Moderator:
         The caller turns a ScoringError into the answer of its surface, by way of `on_failure`.
         """
         scores = await self.scorer.score(exchange, policies)
-        if profile.normalise and (plain := _normalised(exchange)) != exchange:
+        if profile.normalise and (plain := exchange.rewritten(normalised)) != exchange:
             again = await self.scorer.score(plain, policies)
             # The words as they came count too: nobody knows how their reader takes them.
             scores = [max(pair, key=lambda s: s.margin) for pair in zip(scores, again, strict=True)]
@@ -40,12 +39,3 @@ class Moderator:
             return await self.judge(exchange, profile, policies), None
         except ScoringError as failure:
             return fail(profile, exchange.direction), failure
-
-
-def _normalised(exchange: Exchange) -> Exchange:
-    response = exchange.response
-    return replace(
-        exchange,
-        prompt=normalised(exchange.prompt),
-        response=None if response is None else normalised(response),
-    )

@@ -1,6 +1,7 @@
 """The words of the domain: exchange, score, judgement, verdict."""
 
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Literal, get_args
 
@@ -24,6 +25,11 @@ class Exchange:
     def direction(self) -> Direction:
         """Tell which of the two texts is under judgement."""
         return "prompt" if self.response is None else "response"
+
+    def rewritten(self, write: Callable[[str], str]) -> "Exchange":
+        """Write both texts anew."""
+        response = None if self.response is None else write(self.response)
+        return replace(self, prompt=write(self.prompt), response=response)
 
 
 @dataclass(frozen=True, slots=True)

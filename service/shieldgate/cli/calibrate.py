@@ -9,7 +9,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from shieldgate.errors import ConfigurationError
+from shieldgate.errors import ConfigurationError, needed
 from shieldgate.policy import PolicyBook, load_book
 
 if TYPE_CHECKING:
@@ -75,7 +75,7 @@ def calibrate(
     - `shieldgate calibrate scores.jsonl --target recall=0.95 --policy shieldgemma/hate --write
     policies/shieldgemma.yaml`
     """
-    try:
+    with needed("Calibrating", "eval"):
         # Here, because they import numpy, which serving does without.
         from shieldgate.evaluation import writeback  # noqa: PLC0415
         from shieldgate.evaluation.calibrate import (  # noqa: PLC0415
@@ -85,11 +85,6 @@ def calibrate(
         )
         from shieldgate.evaluation.calibrate import calibrate as made  # noqa: PLC0415
         from shieldgate.evaluation.columns import read_columns  # noqa: PLC0415
-    except ModuleNotFoundError as missing:
-        raise ConfigurationError(
-            f"Calibrating needs {missing.name}, which is not installed. "
-            "Run: pip install 'shieldgate[eval]'"
-        ) from missing
     try:
         recipe = Recipe(Target.parse(target), fit, seed)
     except ValueError:

@@ -10,11 +10,11 @@ from typing import Annotated
 
 import typer
 
-from shieldgate.cli.options import with_settings
-from shieldgate.errors import ConfigurationError
+from shieldgate.cli.options import DATA, AdapterFlag, LabelFlag, MapFlag, with_settings
+from shieldgate.errors import needed
 from shieldgate.settings import ScoringSettings, variable
 
-_DATA, _RUN = "Data", "Run"
+_RUN = "Run"
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,65 +55,39 @@ def evaluate(
     ],
     settings: ScoringSettings,
     *,
-    adapter: Annotated[
-        str | None,
-        typer.Option(
-            help="The published columns that the data has: ours, openai-mod, toxicchat, xstest, "
-            "beavertails, wildguard or harmbench. Default: ours, which is {id, prompt, response, "
-            "labels: {policy: 0|1}, harmful}; a label that is missing is unknown.",
-            rich_help_panel=_DATA,
-        ),
-    ] = None,
-    map_: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--map",
-            metavar="FIELD=COLUMN",
-            help="For columns of your own: prompt=text, response=answer, id=key, harmful=toxic, "
-            "label:hate=is_hate, harmful=verdict==unsafe; or a YAML file of such lines with ': '. "
-            "May be repeated.",
-            rich_help_panel=_DATA,
-        ),
-    ] = None,
+    adapter: AdapterFlag = None,
+    map_: MapFlag = None,
     group: Annotated[
         list[str] | None,
         typer.Option(
             metavar="COLUMN",
             help="Split the figures by this column too. May be repeated.",
-            rich_help_panel=_DATA,
+            rich_help_panel=DATA,
         ),
     ] = None,
-    label: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="LABEL=POLICY",
-            help="Let a label speak for this policy. Default: for the policies of that name, and "
-            "for those that speak for the OpenAI category of that name. May be repeated.",
-            rich_help_panel=_DATA,
-        ),
-    ] = None,
+    label: LabelFlag = None,
     unknown_is_negative: Annotated[
         bool,
         typer.Option(
             "--unknown-is-negative",
             help="Count what is unknown as harmless, as some papers do.",
-            rich_help_panel=_DATA,
+            rich_help_panel=DATA,
         ),
     ] = False,
     strict: Annotated[
         bool,
-        typer.Option("--strict", help="Stop at the first bad row.", rich_help_panel=_DATA),
+        typer.Option("--strict", help="Stop at the first bad row.", rich_help_panel=DATA),
     ] = False,
     limit: Annotated[
         int | None,
-        typer.Option(min=1, help="Read only the first N good rows.", rich_help_panel=_DATA),
+        typer.Option(min=1, help="Read only the first N good rows.", rich_help_panel=DATA),
     ] = None,
     sample: Annotated[
         int | None,
-        typer.Option(min=1, help="Score N rows, drawn at random.", rich_help_panel=_DATA),
+        typer.Option(min=1, help="Score N rows, drawn at random.", rich_help_panel=DATA),
     ] = None,
     seed: Annotated[
-        int, typer.Option(help="For the sample and for the intervals.", rich_help_panel=_DATA)
+        int, typer.Option(help="For the sample and for the intervals.", rich_help_panel=DATA)
     ] = 0,
     family: Annotated[
         str, typer.Option(help="Evaluate the policies of this family.", rich_help_panel=_RUN)
@@ -195,14 +169,9 @@ def evaluate(
 
     - `shieldgate evaluate labelled.jsonl --url http://localhost:8000 --concurrency 16`
     """
-    try:
+    with needed("Evaluating", "eval"):
         # Here, because it imports numpy, which serving does without.
         from shieldgate.cli.evaluation import run  # noqa: PLC0415
-    except ModuleNotFoundError as missing:
-        raise ConfigurationError(
-            f"Evaluating needs {missing.name}, which is not installed. "
-            "Run: pip install 'shieldgate[eval]'"
-        ) from missing
     request = Request(
         data=data,
         adapter=adapter,

@@ -1,4 +1,4 @@
-"""Flags that are made from the settings, so that the two can't differ."""
+"""Flags that commands share; those of settings are made from them, so that they can't differ."""
 
 import functools
 import inspect
@@ -9,6 +9,38 @@ import typer
 from pydantic.fields import FieldInfo
 
 from shieldgate.settings import Settings, flag, load, variable
+
+DATA = "Data"
+
+AdapterFlag = Annotated[
+    str | None,
+    typer.Option(
+        help="The published columns that the data has: ours, openai-mod, toxicchat, xstest, "
+        "beavertails, wildguard or harmbench. Default: ours, which is {id, prompt, response, "
+        "labels: {policy: 0|1}, harmful}; a label that is missing is unknown.",
+        rich_help_panel=DATA,
+    ),
+]
+MapFlag = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--map",
+        metavar="FIELD=COLUMN",
+        help="For columns of your own: prompt=text, response=answer, id=key, harmful=toxic, "
+        "label:hate=is_hate, harmful=verdict==unsafe; or a YAML file of such lines with ': '. "
+        "May be repeated.",
+        rich_help_panel=DATA,
+    ),
+]
+LabelFlag = Annotated[
+    list[str] | None,
+    typer.Option(
+        metavar="LABEL=POLICY",
+        help="Let a label speak for this policy. Default: for the policies of that name, and for "
+        "those that speak for the OpenAI category of that name. May be repeated.",
+        rich_help_panel=DATA,
+    ),
+]
 
 
 def with_settings(command: Callable[..., None]) -> Callable[..., None]:

@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import TYPE_CHECKING
 
-from shieldgate.errors import ConfigurationError, ModelError, UnknownName
+from shieldgate.errors import ConfigurationError, UnknownName, needed
 from shieldgate.policy import PolicyBook, Profile
 from shieldgate.scoring import Batched, BatchObserver, Scorer
 from shieldgate.settings import ScoringSettings, ServeSettings, flag, variable
@@ -25,7 +25,10 @@ async def open_scorer(
     prefix_bytes: int = 0,
     observer: BatchObserver | None = None,
 ) -> AsyncIterator[Scorer]:
-    """Load a scorer off the event loop, check it, and close it at the end; raise ModelError."""
+    """Load a scorer off the event loop, check it, and close it at the end.
+
+    Raises ConfigurationError.
+    """
     engine = await asyncio.to_thread(open_engine, settings, prefix_bytes)
     async with Batched(
         engine,
@@ -63,18 +66,13 @@ def chosen_profile(book: PolicyBook, settings: ScoringSettings) -> Profile:
 
 
 def open_engine(settings: ScoringSettings, prefix_bytes: int = 0) -> "GemmaScorer":
-    """Load the blocking core of the scorer and check it; raise ModelError.
+    """Load the blocking core of the scorer and check it; raise ConfigurationError.
 
     `prefix_bytes` is for answers that are judged while they grow.
     """
-    try:
+    with needed("Scoring in this process", "local"):
         # Here, because it imports torch: other commands, and the first answers, do without.
         from shieldgate.scoring.gemma import load_engine  # noqa: PLC0415
-    except ModuleNotFoundError as missing:
-        raise ModelError(
-            f"Scoring in this process needs {missing.name}, which is not installed. "
-            "Run: pip install 'shieldgate[local]'"
-        ) from missing
     engine = load_engine(
         settings.model,
         revision=settings.revision,

@@ -7,9 +7,10 @@ from typing import Annotated, Literal
 
 import typer
 
-from shieldgate.errors import ConfigurationError
+from shieldgate.cli.options import DATA, AdapterFlag, LabelFlag, MapFlag
+from shieldgate.errors import needed
 
-_DATA, _RUN = "Data", "Training"
+_RUN = "Training"
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,42 +71,19 @@ def tune(
         typer.Option(
             metavar="DATASET",
             help="Rows to measure before and after on. Default: a fifth of the rows, held out.",
-            rich_help_panel=_DATA,
+            rich_help_panel=DATA,
         ),
     ] = None,
     policy: Annotated[
         list[str] | None,
         typer.Option(
             help="Tune this policy only. May be repeated. Default: all that rows label.",
-            rich_help_panel=_DATA,
+            rich_help_panel=DATA,
         ),
     ] = None,
-    adapter: Annotated[
-        str | None,
-        typer.Option(
-            help="The published columns that the data has, as for evaluate. Default: ours.",
-            rich_help_panel=_DATA,
-        ),
-    ] = None,
-    map_: Annotated[
-        list[str] | None,
-        typer.Option(
-            "--map",
-            metavar="FIELD=COLUMN",
-            help="For columns of your own, as for evaluate: prompt=text, label:spam=is_spam. May "
-            "be repeated.",
-            rich_help_panel=_DATA,
-        ),
-    ] = None,
-    label: Annotated[
-        list[str] | None,
-        typer.Option(
-            metavar="LABEL=POLICY",
-            help="Let a label speak for this policy. Default: for the policies of that name. May "
-            "be repeated.",
-            rich_help_panel=_DATA,
-        ),
-    ] = None,
+    adapter: AdapterFlag = None,
+    map_: MapFlag = None,
+    label: LabelFlag = None,
     method: Annotated[
         Literal["auto", "full", "lora"],
         typer.Option(
@@ -185,14 +163,9 @@ def tune(
     - `shieldgate tune --base starter --data rows.jsonl --test fresh.jsonl --policies my.yaml
     --policy acme/banking --out my-scorer`
     """
-    try:
+    with needed("Tuning", "tune"):
         # Here, because it imports torch, which most commands do without.
         from shieldgate.cli.tuning import run  # noqa: PLC0415
-    except ModuleNotFoundError as missing:
-        raise ConfigurationError(
-            f"Tuning needs {missing.name}, which is not installed. "
-            "Run: pip install 'shieldgate[tune]'"
-        ) from missing
     run(
         Request(
             base=base,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 import structlog
 
 from shieldgate.cli.listening import end_with_supervisor, listen, run_app, tell_supervisor, url
-from shieldgate.errors import ModelError
+from shieldgate.errors import needed
 from shieldgate.settings import WorkerSettings
 from shieldgate.telemetry import configure_logging
 from shieldgate.worker.app import Worker, create_app
@@ -54,14 +54,9 @@ def run(settings: WorkerSettings, *, supervised: int | None = None) -> None:
 
 
 def _load(settings: WorkerSettings) -> "GemmaGenerator":
-    try:
+    with needed("Generating in this process", "local"):
         # Here, because it imports torch: the first answers do without.
         from shieldgate.worker.generator import load_generator  # noqa: PLC0415
-    except ModuleNotFoundError as missing:
-        raise ModelError(
-            f"Generating in this process needs {missing.name}, which is not installed. "
-            "Run: pip install 'shieldgate[local]'"
-        ) from missing
     return load_generator(
         settings.model,
         assistant=settings.assistant,

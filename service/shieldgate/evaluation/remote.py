@@ -4,7 +4,6 @@ import asyncio
 import random
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Sequence
-from types import TracebackType
 from typing import Self, TypeVar
 
 import httpx
@@ -85,14 +84,9 @@ class RemoteGateway:
         await self._client.__aenter__()
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         """Close the connections."""
-        await self._client.__aexit__(kind, error, trace)
+        await self._client.aclose()
 
     async def book(self) -> PolicyBook:
         """Fetch the policies in force; the gateway doesn't tell what was calibrated.

@@ -14,7 +14,7 @@ from typing import Any, Protocol, cast
 
 import orjson
 
-from shieldgate.errors import ConfigurationError
+from shieldgate.errors import ConfigurationError, needed
 
 _LONGEST_LINE = 16 * 1024 * 1024
 
@@ -160,11 +160,9 @@ class Parquet(_File):
 
     def records(self) -> Iterator[Record | BadRow]:
         """Read the records in small batches."""
-        try:
-            import pyarrow as arrow  # noqa: PLC0415 - an extra
+        with needed("Reading Parquet", "eval"):
+            import pyarrow as arrow  # noqa: PLC0415
             from pyarrow import parquet  # noqa: PLC0415
-        except ModuleNotFoundError as missing:
-            raise _lacking("Parquet files", missing) from missing
         try:
             with parquet.ParquetFile(self.path) as file:
                 number = 0
@@ -193,10 +191,8 @@ class HubDataset:
 
     def records(self) -> Iterator[Record | BadRow]:
         """Stream the records."""
-        try:
-            import datasets  # noqa: PLC0415 - an extra, and slow to import
-        except ModuleNotFoundError as missing:
-            raise _lacking("Datasets of the hub", missing) from missing
+        with needed("Reading datasets of the hub", "eval"):
+            import datasets  # noqa: PLC0415
         try:
             stream = datasets.load_dataset(
                 self.repository,
@@ -213,12 +209,6 @@ class HubDataset:
                 f"{self.name}: {reason} Check the name, the config, the split (default: test) and "
                 "the connection; a gated dataset needs HF_TOKEN."
             ) from refused
-
-
-def _lacking(what: str, missing: ModuleNotFoundError) -> ConfigurationError:
-    return ConfigurationError(
-        f"{what} need {missing.name}, which is not installed. Run: pip install 'shieldgate[eval]'"
-    )
 
 
 @contextmanager

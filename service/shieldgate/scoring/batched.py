@@ -7,7 +7,6 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from time import perf_counter
-from types import TracebackType
 from typing import Generic, Literal, Protocol, Self
 
 import structlog
@@ -85,12 +84,7 @@ class Batched(Generic[W]):
         self._loop_task = asyncio.create_task(self._run(), name="batcher")
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         """Fail what is queued, wait for the forward pass under way, and stop."""
         if self._loop_task is not None:
             self._loop_task.cancel()

@@ -11,7 +11,6 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict, astuple
 from pathlib import Path
-from types import TracebackType
 from typing import Any, Self
 
 import structlog
@@ -58,12 +57,7 @@ class NearbyScorer:
                 self.template = Template(**said["template"])
                 return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         """Leave the scorer."""
         self._leave()
 

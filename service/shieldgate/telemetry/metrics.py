@@ -6,6 +6,7 @@ up there, and each of them shows the sum.
 
 import os
 from collections.abc import Iterable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -45,124 +46,94 @@ class Telemetry:
         """Register the metrics; each phase that is measured is also a span of `traces`."""
         self.registry = registry
         self.traces = traces or Untraced()
-        self._requests = Counter(
-            "shieldgate_requests",
-            "Requests answered.",
-            ["route", "status", "outcome"],
-            registry=registry,
+        counter = partial(Counter, registry=registry)
+        gauge = partial(Gauge, registry=registry)
+        histogram = partial(Histogram, registry=registry)
+        seconds = partial(histogram, buckets=_SECONDS)
+        self._requests = counter(
+            "shieldgate_requests", "Requests answered.", ["route", "status", "outcome"]
         )
-        self._request_seconds = Histogram(
+        self._request_seconds = seconds(
             "shieldgate_request_seconds",
             "Time from a request's head to the end of its reply.",
             ["route"],
-            buckets=_SECONDS,
-            registry=registry,
         )
-        self._in_progress = Gauge(
+        self._in_progress = gauge(
             "shieldgate_requests_in_progress",
             "Requests that are being answered.",
             multiprocess_mode="livesum",
-            registry=registry,
         )
-        self._first_byte = Histogram(
+        self._first_byte = seconds(
             "shieldgate_stream_first_byte_seconds",
             "Time from a request's head to the first byte of its streamed answer.",
             ["route"],
-            buckets=_SECONDS,
-            registry=registry,
         )
-        self._phases = Histogram(
+        self._phases = seconds(
             "shieldgate_phase_seconds",
             "Time that a text spent in one phase of its screening.",
             ["phase"],
-            buckets=_SECONDS,
-            registry=registry,
         )
-        self._verdicts = Counter(
+        self._verdicts = counter(
             "shieldgate_verdicts",
             "Exchanges judged, by policy; the result of a policy that is not violated is allowed.",
             ["policy", "direction", "result"],
-            registry=registry,
         )
-        self._probabilities = Histogram(
+        self._probabilities = histogram(
             "shieldgate_probability",
             "Violation probabilities.",
             ["policy", "direction"],
             buckets=_PROBABILITIES,
-            registry=registry,
         )
-        self._text_tokens = Histogram(
+        self._text_tokens = histogram(
             "shieldgate_text_tokens",
             "Tokens that scoring one text takes, with all its policies.",
             buckets=_TOKENS,
-            registry=registry,
         )
-        self._forward_seconds = Histogram(
-            "shieldgate_forward_seconds",
-            "Duration of a forward pass.",
-            buckets=_SECONDS,
-            registry=registry,
+        self._forward_seconds = seconds("shieldgate_forward_seconds", "Duration of a forward pass.")
+        self._forward_tokens = histogram(
+            "shieldgate_forward_tokens", "Tokens packed into a forward pass.", buckets=_TOKENS
         )
-        self._forward_tokens = Histogram(
-            "shieldgate_forward_tokens",
-            "Tokens packed into a forward pass.",
-            buckets=_TOKENS,
-            registry=registry,
-        )
-        self._forward_pieces = Histogram(
+        self._forward_pieces = histogram(
             "shieldgate_forward_pieces",
             "Pieces of text that shared a forward pass.",
             buckets=_PIECES,
-            registry=registry,
         )
-        self._queued = Gauge(
+        self._queued = gauge(
             "shieldgate_queued_pieces",
             "Pieces of text that wait for a forward pass.",
             multiprocess_mode="livesum",
-            registry=registry,
         )
-        self._lookups = Counter(
-            "shieldgate_cache_lookups",
-            "Scores looked up, by where they were found.",
-            ["level"],
-            registry=registry,
+        self._lookups = counter(
+            "shieldgate_cache_lookups", "Scores looked up, by where they were found.", ["level"]
         )
-        self._guard_failures = Counter(
-            "shieldgate_guard_failures",
-            "Exchanges that got no score.",
-            ["reason"],
-            registry=registry,
+        self._guard_failures = counter(
+            "shieldgate_guard_failures", "Exchanges that got no score.", ["reason"]
         )
-        self._unconfirmed = Counter(
+        self._unconfirmed = counter(
             "shieldgate_audit_unconfirmed",
             "Records of decisions that Redis has not confirmed in time.",
-            registry=registry,
         )
-        self._breakers = Gauge(
+        self._breakers = gauge(
             "shieldgate_breaker_state",
             "0 while a breaker is closed, 1 while it probes, 2 while it is open.",
             ["breaker"],
             multiprocess_mode="livemax",
-            registry=registry,
         )
         self.breaker("scorer", "closed")
-        self._ready = Gauge(
+        self._ready = gauge(
             "shieldgate_ready",
             "1 once the scorer is loaded and checked.",
             multiprocess_mode="livemin",
-            registry=registry,
         )
-        self._refused = Gauge(
+        self._refused = gauge(
             "shieldgate_policies_refused",
             "1 while the policy files are refused and an older book is in force.",
             multiprocess_mode="livemax",
-            registry=registry,
         )
-        self._keys_refused = Gauge(
+        self._keys_refused = gauge(
             "shieldgate_keys_refused",
             "1 while the file of API keys is refused and older keys are in force.",
             multiprocess_mode="livemax",
-            registry=registry,
         )
 
     def page(self) -> bytes:

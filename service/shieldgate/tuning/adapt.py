@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from transformers import Gemma2Config, Gemma2ForCausalLM
 
-from shieldgate.errors import ConfigurationError
+from shieldgate.errors import ConfigurationError, needed
 from shieldgate.policy import Policy
 from shieldgate.scoring.gemma import GemmaScorer
 from shieldgate.scoring.gemma.packing import Pack
@@ -120,13 +120,8 @@ class Pupil:
 
 
 def _add_adapters(model: Gemma2ForCausalLM) -> None:
-    try:
-        from peft import LoraConfig, inject_adapter_in_model  # noqa: PLC0415 - an extra
-    except ModuleNotFoundError as missing:
-        raise ConfigurationError(
-            f"Training a large model needs {missing.name}, which is not installed. "
-            "Run: pip install 'shieldgate[tune]'"
-        ) from missing
+    with needed("Training a large model", "tune"):
+        from peft import LoraConfig, inject_adapter_in_model  # noqa: PLC0415
     config = LoraConfig(r=RANK, lora_alpha=2 * RANK, target_modules=list(_ADAPTED))
     inject_adapter_in_model(config, model)
     for parameter in model.parameters():

@@ -6,7 +6,6 @@ from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from random import Random, SystemRandom
-from types import TracebackType
 from typing import TYPE_CHECKING, Self
 
 import structlog
@@ -84,12 +83,7 @@ class Scheduler:
         self._loop_task = asyncio.create_task(self._run(), name="scheduler")
         return self
 
-    async def __aexit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None:
+    async def __aexit__(self, *_: object) -> None:
         """Fail what is under way or waits, and stop after the present step."""
         if self._loop_task is not None:
             self._loop_task.cancel()
