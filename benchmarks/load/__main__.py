@@ -238,7 +238,12 @@ def _litellm(command: Path, upstream: str, folder: Path) -> Iterator[str]:
     )
     argv = [str(command), "--config", str(config), "--port", str(port), "--host", "127.0.0.1"]
     url = f"http://127.0.0.1:{port}"
-    quiet = {"LITELLM_LOG": "ERROR", "LITELLM_LOCAL_MODEL_COST_MAP": "True", "NO_DOCS": "True"}
+    quiet = {
+        "LITELLM_LOG": "ERROR",
+        "LITELLM_LOCAL_MODEL_COST_MAP": "True",
+        "NO_DOCS": "True",
+        "LITELLM_DANGEROUSLY_PERMIT_WEAK_OR_UNSET_MASTER_KEY": "true",  # ours asks for none either
+    }
     with _server([*argv, "--num_workers", "1"], f"{url}/health/liveliness", **quiet):
         yield url
 
