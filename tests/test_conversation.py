@@ -247,8 +247,11 @@ def test_a_completion_of_nothing_has_nothing_to_judge(prompt: Any):
     assert (plan.prompts, plan.unscreenable, plan.context(0)) == ((), (), "")
 
 
-def test_the_end_of_a_completion_is_judged_too():
-    assert judged(completion(prompt="one", suffix="two")) == ["one", "two"]
+def test_the_end_of_a_completion_is_judged_by_itself_and_with_each_prompt_and_answer():
+    plan = completion(prompt=["one", "two"], suffix="end")
+    assert judged(plan) == ["one", "two", "end", "one\nend", "two\nend"]
+    assert [plan.context(choice) for choice in range(2)] == ["one\nend", "two\nend"]
+    assert judged(completion(prompt="", suffix="end")) == ["end"]
 
 
 @pytest.mark.parametrize(

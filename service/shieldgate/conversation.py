@@ -105,7 +105,9 @@ def plan_chat(body: Mapping[str, Any], profile: Profile) -> Plan:
 def plan_completion(body: Mapping[str, Any], profile: Profile) -> Plan:
     """Say what is judged of a body that was read as a CompletionRequest.
 
-    Each prompt of a list is judged by itself, and has `n` choices. Tokens are unscreenable.
+    Each prompt of a list is judged by itself, and has `n` choices. A `suffix` is judged by itself
+    too, and as one text with each prompt, which the answers between them are judged with. Tokens
+    are unscreenable.
     """
     given = body.get("prompt")
     if isinstance(given, list) and not all(isinstance(item, int) for item in given):
@@ -114,11 +116,14 @@ def plan_completion(body: Mapping[str, Any], profile: Profile) -> Plan:
         prompts = {"prompt": given or ""}
     texts = {field: item if isinstance(item, str) else "" for field, item in prompts.items()}
     unscreenable = [field for field, item in prompts.items() if not isinstance(item, str)]
+    suffix = material(body.get("suffix")).text
+    around = {field: "\n".join(filter(None, (text, suffix))) for field, text in texts.items()}
     subjects = [Subject(field, Exchange(text)) for field, text in texts.items()]
     material_texts, unreadable = _material(body, _COMPLETION)
     subjects += material_texts
+    subjects += [Subject(field, Exchange(text)) for field, text in around.items()]
     unscreenable += unreadable
-    contexts = tuple(texts.values()) or ("",)
+    contexts = tuple(around.values()) or ("",)
     return Plan(_distinct(subjects), tuple(unscreenable), contexts, body.get("n") or 1)
 
 
