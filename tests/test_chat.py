@@ -7,6 +7,7 @@ import pytest
 from fakes import FakeScorer
 from front import Front, Open
 from serving import Gateway, gateway
+from structlog.testing import capture_logs
 from upstream import Script, serving, streamed, whole
 
 from shieldgate.errors import Overloaded, ScorerUnavailable
@@ -271,11 +272,16 @@ async def test_upstreams_errors_keep_their_status_their_words_and_their_id(
         for status in (400, 401, 429, 500, 503):
             f.script.status = status
             f.script.headers = {"retry-after": "7"}
-            reply = await f.ask(stream=stream)
+            with capture_logs() as lines:
+                reply = await f.ask(stream=stream)
             assert reply.status_code == status
             assert reply.json()["error"] == {**said, "code": "too_long"}
             assert reply.headers["x-upstream-request-id"] == "up-1"
             assert reply.headers["retry-after"] == "7"
+            [line] = [line for line in lines if line["event"] == "upstream failed"]
+            assert line["status"] == status
+            assert line["log_level"] == ("warning" if status >= 500 else "info")
+            assert "too" not in str(lines), "its words may quote the caller"
 
 
 @pytest.mark.parametrize("stream", [False, True])

@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 from fakes import FakeScorer
 from front import Open, opening
+from structlog.testing import capture_logs
 from upstream import DONE, data_of, delta, sse, streamed, text_of, usage, whole
 
 from shieldgate.errors import ScorerUnavailable
@@ -396,9 +397,11 @@ async def test_an_upstream_that_dies_later_leaves_what_was_judged_and_an_error(
     pieces = [delta("x" * 8), gate, delta("held"), death]
     async with front(pieces, profile=SOON) as f, f.streaming() as reply:
         raw = ""
-        async for text in reply.aiter_text():
-            raw += text
-            gate.set()
+        with capture_logs() as lines:
+            async for text in reply.aiter_text():
+                raw += text
+                gate.set()
+    assert [line["event"] for line in lines].count("upstream failed") == 1
     events = data_of(raw)
     assert text_of(events) == "x" * 8
     assert events[-1].keys() == {"error"}

@@ -16,7 +16,7 @@ from starlette.types import Receive, Scope, Send
 from shieldgate.errors import Overloaded, ScorerUnavailable, ScoringError, UpstreamError
 from shieldgate.gateway import blocks
 from shieldgate.gateway.call import Call
-from shieldgate.gateway.errors import WITH_A_BODY, declared
+from shieldgate.gateway.errors import WITH_A_BODY, declared, note
 from shieldgate.gateway.errors import body as error_body
 from shieldgate.gateway.relay import Outbox, Relay
 from shieldgate.gateway.services import Given, Judged, together, while_connected
@@ -223,6 +223,8 @@ class _Streamed(Response):
         elif self._sent:
             failed_guard = isinstance(failure, ScoringError)
             self._call.state.outcome = "unjudged" if failed_guard else "cut_off"
+            if isinstance(failure, UpstreamError):
+                note(failure)
             last = blocks.event({"error": error_body(failure).model_dump()})
         else:
             raise failure

@@ -5,6 +5,7 @@ import re
 from collections.abc import Mapping
 from typing import Any
 
+import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
@@ -28,6 +29,8 @@ INVALID = "invalid_request_error"
 UNAVAILABLE = "moderation_unavailable"
 
 UPSTREAM_ID = "x-upstream-request-id"
+
+log = structlog.get_logger(__name__)
 
 RETRY_SECONDS = 5  # for failures that don't say themselves when to try again
 
@@ -118,6 +121,12 @@ def body(error: ShieldgateError) -> ErrorBody:
     return ErrorBody(message=str(error), type=type_, code=code)
 
 
+def note(failure: UpstreamError) -> None:
+    """Log that the model behind the gateway failed, in our words: its own may quote the caller."""
+    write = log.warning if failure.status >= 500 else log.info
+    write("upstream failed", why=str(failure), status=failure.status)
+
+
 def _entry(error: ShieldgateError) -> tuple[int, str, str]:
     return next(_REPLIES[k] for k in type(error).__mro__ if k in _REPLIES)
 
@@ -135,6 +144,7 @@ def _of_upstream(error: UpstreamError) -> ErrorBody:
 
 async def _upstream(request: Request, error: UpstreamError) -> JSONResponse:
     request.state.outcome = "upstream_failed"
+    note(error)
     headers = {}
     if error.request_id is not None:
         headers[UPSTREAM_ID] = error.request_id
