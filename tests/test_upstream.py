@@ -10,7 +10,6 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-import httpx
 import pytest
 from serving import running
 from starlette.types import Receive, Scope, Send
@@ -143,7 +142,6 @@ async def test_of_the_callers_headers_only_account_and_tracing_go_on():
         "host": host,
         "accept": "*/*",
         "accept-encoding": "identity",
-        "connection": "keep-alive",
         "content-type": "application/json",
         "authorization": "Bearer callers",
         "openai-organization": "org",
@@ -162,8 +160,13 @@ async def test_the_operators_key_takes_the_place_of_all_that_says_who_the_caller
 
 async def test_a_header_goes_on_byte_for_byte():
     async with upstream(echo) as opened:
-        sent = await opened.post(CHAT, BODY, {"openai-project": "Grüße"})
-    assert sent.body["headers"]["openai-project"] == "Grüße"
+        # As ASGI has it: each character is one byte.
+        given = "Grüße".encode().decode("latin-1")
+        sent = await opened.post(CHAT, BODY, {"openai-project": given})
+        assert sent.body["headers"]["openai-project"] == given
+        with pytest.raises(UpstreamError, match="UTF-8") as refused:
+            await opened.post(CHAT, BODY, {"openai-project": "Grüße"})
+    assert refused.value.status == 400
 
 
 @pytest.mark.parametrize("value", ["a\r\nx-evil: 1", "a\nx-evil: 1", "a\0"])
@@ -175,7 +178,7 @@ async def test_a_header_can_not_smuggle_another_one_in(value: str):
         await says({})(scope, receive, send)
 
     async with upstream(answer) as opened:
-        with pytest.raises(httpx.LocalProtocolError):
+        with pytest.raises(ValueError, match=r"header|Newline"):
             await opened.post(CHAT, BODY, {"authorization": value})
     assert not reached.is_set()
 
@@ -373,6 +376,23 @@ async def test_silence_is_a_time_out_before_the_head_and_within_the_body():
     for answer in (never, stalls):
         error = await refusal(answer, silence_seconds=0.05)
         assert (error.status, error.code) == (504, "upstream_timeout")
+
+
+@pytest.mark.filterwarnings("ignore:Sending a large body")
+async def test_so_is_a_body_that_is_not_taken():
+    done = asyncio.Event()
+
+    async def takes_nothing(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        await done.wait()
+        writer.close()
+
+    server = await asyncio.start_server(takes_nothing, "127.0.0.1", 0)
+    url = "http://{}:{}/v1".format(*server.sockets[0].getsockname())
+    async with server, Upstream(url, connect_seconds=0.1, silence_seconds=0.1) as opened:
+        with pytest.raises(UpstreamError) as stuck:
+            await opened.post(CHAT, {"x": "a" * 50_000_000}, {})
+        done.set()
+    assert (stuck.value.status, stuck.value.code) == (504, "upstream_timeout")
 
 
 async def gone(receive: Receive) -> None:

@@ -77,6 +77,7 @@ class Guard(Generic[P]):
         self._changed = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
+        self._judged = asyncio.Event()
         self.verdict: Verdict | None = None
         """The first verdict with a violation, until one stops the answer; else the last one."""
 
@@ -119,6 +120,12 @@ class Guard(Generic[P]):
             self._settle(verdict, self._covered, self._read)
             self._changed.set()
 
+    async def caught_up(self) -> None:
+        """Wait until no judgement is due or under way."""
+        while not self.stopped and (self._due() or not self._idle.is_set()):
+            self._judged.clear()
+            await self._judged.wait()
+
     def end(self) -> None:
         """Say that the last piece has come."""
         self._ended = True
@@ -155,6 +162,7 @@ class Guard(Generic[P]):
             verdict = await self._judge(Exchange(self._prompt, answer, growing))
         finally:
             self._idle.set()
+            self._judged.set()
         if self.stopped:
             return
         if verdict.action.stops:
@@ -167,6 +175,7 @@ class Guard(Generic[P]):
 
     def _settle(self, verdict: Verdict, start: int, end: int) -> None:
         self.verdict = verdict
+        self._judged.set()
         self._held.clear()
         self._held_size = 0
         self._emit(Step((), verdict, start, end))

@@ -5,14 +5,15 @@ model may be at work, and its answer costs whether it is read or not. Callers' c
 themselves.
 """
 
+import asyncio
 import re
 from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
 from contextlib import aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass
-from http.cookiejar import CookieJar, DefaultCookiePolicy
 from typing import Any, NoReturn, Self
+from urllib.parse import SplitResult, urlsplit
 
-import httpx
+import aiohttp
 import orjson
 
 from shieldgate import __version__
@@ -22,6 +23,10 @@ from shieldgate.openai.sse import DONE, Decoder, Event
 _TRACING = ("traceparent", "tracestate")
 _ACCOUNT = ("authorization", "openai-organization", "openai-project")
 _VISIBLE = re.compile(r"[\x21-\x7e]+")
+
+# How long to wait, in seconds, before connecting is tried another time.
+_PAUSES = (0.0, 0.5)
+_UNCONNECTED = (aiohttp.ClientConnectorError, aiohttp.ConnectionTimeoutError)
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,31 +72,29 @@ class Upstream:
         self.url = _checked_url(url)
         self._key = None if key is None else _checked_key(key)
         self._passes_account = passes_account and key is None
-        self._timeout = httpx.Timeout(silence_seconds, connect=connect_seconds, pool=None)
+        self._connect_seconds = connect_seconds
+        self._silence_seconds = silence_seconds
         self._max_bytes = max_reply_bytes
-        self._client: httpx.AsyncClient | None = None
+        self._client: aiohttp.ClientSession | None = None
 
     async def __aenter__(self) -> Self:
         """Open the connection pool."""
-        self._client = httpx.AsyncClient(
-            transport=httpx.AsyncHTTPTransport(
-                # httpx retries nothing but connecting.
-                retries=2,
-                # Certificates take long to read, and plain HTTP needs none: nothing redirects.
-                verify=httpx.URL(self.url).scheme == "https",
-                # Shorter than uvicorn's 5 s, so as not to send into a connection being closed.
-                limits=httpx.Limits(max_connections=None, keepalive_expiry=4.0),
+        self._client = aiohttp.ClientSession(
+            # Shorter than uvicorn's 5 s, so as not to send into a connection being closed.
+            connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=4.0),
+            timeout=aiohttp.ClientTimeout(
+                sock_connect=self._connect_seconds, sock_read=self._silence_seconds
             ),
-            timeout=self._timeout,
             headers={"user-agent": f"shieldgate/{__version__}", "accept-encoding": "identity"},
+            auto_decompress=False,
             # One caller's cookies are nothing for the next one's request.
-            cookies=CookieJar(DefaultCookiePolicy(allowed_domains=[])),
+            cookie_jar=aiohttp.DummyCookieJar(),
         )
         return self
 
     async def __aexit__(self, *_: object) -> None:
         """Close every connection."""
-        await self._opened().aclose()
+        await self._opened().close()
 
     async def post(self, path: str, body: dict[str, Any], headers: Mapping[str, str]) -> Reply:
         """Send `body` to `path` and read the whole reply; raise UpstreamError.
@@ -129,32 +132,47 @@ class Upstream:
     @asynccontextmanager
     async def _request(
         self, method: str, path: str, headers: Mapping[str, str], content: bytes | None = None
-    ) -> AsyncIterator[httpx.Response]:
+    ) -> AsyncIterator[aiohttp.ClientResponse]:
         """Send a request and give the reply's head, unless it is a refusal."""
-        request = self._opened().build_request(
-            method, self.url + path, headers=self._headers(headers), content=content
-        )
-        with _told_apart():
-            response = await self._opened().send(request, stream=True)
+        response = await self._sent(method, path, self._headers(headers), content)
         try:
-            if not response.is_success:
+            if not 200 <= response.status <= 299:
                 await self._raise_refusal(response)
             if _encoded(response):
                 _refuse(response, "compressed its reply, which it was asked not to")
             yield response
         finally:
-            await response.aclose()
+            response.close()
 
-    def _headers(self, caller: Mapping[str, str]) -> list[tuple[bytes, bytes]]:
+    async def _sent(
+        self, method: str, path: str, headers: Mapping[str, str], content: bytes | None
+    ) -> aiohttp.ClientResponse:
+        """Send a request and wait for the reply's head; only connecting is tried again."""
+
+        async def send() -> aiohttp.ClientResponse:
+            # Around it all, because by itself aiohttp waits for ever for a body to be taken.
+            async with asyncio.timeout(self._connect_seconds + self._silence_seconds):
+                return await self._opened().request(
+                    method, self.url + path, headers=headers, data=content, allow_redirects=False
+                )
+
+        with _told_apart():
+            for pause in _PAUSES:
+                try:
+                    return await send()
+                except _UNCONNECTED:
+                    await asyncio.sleep(pause)
+            return await send()
+
+    def _headers(self, caller: Mapping[str, str]) -> dict[str, str]:
         names = (*_TRACING, *_ACCOUNT) if self._passes_account else _TRACING
-        headers = {name: caller[name] for name in names if name in caller}
+        headers = {name: _utf8(name, caller[name]) for name in names if name in caller}
         headers["content-type"] = "application/json"
         if self._key:
             headers["authorization"] = f"Bearer {self._key}"
-        # As ASGI has them; httpx would refuse what isn't ASCII.
-        return [(name.encode(), value.encode("latin-1")) for name, value in headers.items()]
+        return headers
 
-    async def _whole(self, response: httpx.Response) -> Reply:
+    async def _whole(self, response: aiohttp.ClientResponse) -> Reply:
         body = _json_object(await self._read(response))
         if body is None:
             _refuse(response, "answered with something that is no JSON object")
@@ -162,10 +180,10 @@ class Upstream:
             raise _reported(body, response)
         return Reply(body, _request_id(response))
 
-    async def _read(self, response: httpx.Response) -> bytes:
+    async def _read(self, response: aiohttp.ClientResponse) -> bytes:
         return b"".join([piece async for piece in self._pieces(response)])
 
-    async def _chunks(self, response: httpx.Response) -> AsyncGenerator[dict[str, Any]]:
+    async def _chunks(self, response: aiohttp.ClientResponse) -> AsyncGenerator[dict[str, Any]]:
         decoder = Decoder(self._max_bytes)
         async with aclosing(self._pieces(response)) as pieces:
             async for piece in pieces:
@@ -175,22 +193,21 @@ class Upstream:
                     if event.data:
                         yield _chunk(event, response)
 
-    async def _pieces(self, response: httpx.Response) -> AsyncGenerator[bytes]:
+    async def _pieces(self, response: aiohttp.ClientResponse) -> AsyncGenerator[bytes]:
         """Give the body as it comes, up to the limit."""
         size = 0
-        pieces = response.aiter_raw()
         while True:
             with _told_apart():
-                piece = await anext(pieces, None)
-            if piece is None:
+                piece = await response.content.readany()
+            if not piece:
                 return
             size += len(piece)
             if size > self._max_bytes:
                 _refuse(response, f"answered with more than {self._max_bytes} bytes")
             yield piece
 
-    async def _raise_refusal(self, response: httpx.Response) -> NoReturn:
-        status = response.status_code
+    async def _raise_refusal(self, response: aiohttp.ClientResponse) -> NoReturn:
+        status = response.status
         if not 400 <= status <= 599:
             _refuse(response, f"answered {status}; give the URL that serves /chat/completions")
         if status in (401, 403) and not self._passes_account:
@@ -200,7 +217,7 @@ class Upstream:
         payload = None if _encoded(response) else _json_object(await self._read(response))
         raise _reported(payload, response, status)
 
-    def _opened(self) -> httpx.AsyncClient:
+    def _opened(self) -> aiohttp.ClientSession:
         if self._client is None:
             raise RuntimeError("Open the upstream first: `async with upstream`.")
         return self._client
@@ -208,12 +225,12 @@ class Upstream:
 
 def _checked_url(url: str) -> str:
     try:
-        parsed = httpx.URL(url)
-    except httpx.InvalidURL:
-        parsed = httpx.URL()
-    if parsed.scheme not in ("http", "https") or not parsed.host:
+        parsed = urlsplit(url)
+    except ValueError:
+        parsed = SplitResult("", "", "", "", "")
+    if parsed.scheme not in ("http", "https") or not parsed.hostname:
         why = "it is no http or https URL"
-    elif parsed.userinfo or parsed.query or parsed.fragment:
+    elif "@" in parsed.netloc or parsed.query or parsed.fragment:
         why = "it holds a password, a query or a fragment; give a key as the upstream's key"
     else:
         return url.rstrip("/")
@@ -237,27 +254,39 @@ def _told_apart() -> Iterator[None]:
     """Say of a failed connection what failed."""
     try:
         yield
-    except httpx.ConnectTimeout as failure:
+    except aiohttp.ConnectionTimeoutError as failure:
         raise UpstreamError(
             "Upstream did not take the connection in time.", status=504, code="upstream_timeout"
         ) from failure
-    except httpx.TimeoutException as failure:
+    except TimeoutError as failure:
         raise UpstreamError(
             "Upstream was silent for too long.", status=504, code="upstream_timeout"
         ) from failure
-    except httpx.ConnectError as failure:
+    except aiohttp.ClientConnectorError as failure:
         raise UpstreamError("Upstream can't be reached.", code="upstream_unreachable") from failure
-    except (httpx.NetworkError, httpx.RemoteProtocolError) as failure:
+    except aiohttp.ClientError as failure:
         raise UpstreamError(
             "Upstream broke the connection off.", code="upstream_cut_off"
         ) from failure
 
 
-def _refuse(response: httpx.Response, why: str, code: str = "upstream_invalid") -> NoReturn:
+def _utf8(name: str, value: str) -> str:
+    """Give a header's bytes, which ASGI reads as Latin-1, as aiohttp will write them."""
+    try:
+        return value.encode("latin-1").decode()
+    except UnicodeDecodeError:
+        raise UpstreamError(
+            f"The header {name} can't go upstream: it is not written in UTF-8.",
+            status=400,
+            code="invalid_header",
+        ) from None
+
+
+def _refuse(response: aiohttp.ClientResponse, why: str, code: str = "upstream_invalid") -> NoReturn:
     raise UpstreamError(f"Upstream {why}.", code=code, request_id=_request_id(response))
 
 
-def _chunk(event: Event, response: httpx.Response) -> dict[str, Any]:
+def _chunk(event: Event, response: aiohttp.ClientResponse) -> dict[str, Any]:
     """Read one event of a stream; raise UpstreamError, also where it reports an error."""
     chunk = _json_object(event.data)
     if event.name == "error" or (chunk and chunk.get("error")):
@@ -268,7 +297,7 @@ def _chunk(event: Event, response: httpx.Response) -> dict[str, Any]:
 
 
 def _reported(
-    payload: dict[str, Any] | None, response: httpx.Response, status: int | None = None
+    payload: dict[str, Any] | None, response: aiohttp.ClientResponse, status: int | None = None
 ) -> UpstreamError:
     """Make an error of one that upstream reports, in any of the shapes that servers use.
 
@@ -298,12 +327,12 @@ def _json_object(text: bytes | str) -> dict[str, Any] | None:
     return value if isinstance(value, dict) else None
 
 
-def _encoded(response: httpx.Response) -> bool:
+def _encoded(response: aiohttp.ClientResponse) -> bool:
     """Tell whether the body is compressed; a few bytes of it could then be any number."""
     return str(response.headers.get("content-encoding", "identity")).lower() != "identity"
 
 
-def _request_id(response: httpx.Response) -> str | None:
+def _request_id(response: aiohttp.ClientResponse) -> str | None:
     given = response.headers.get("x-request-id", "")
     return given if len(given) <= 200 and _VISIBLE.fullmatch(given) else None
 

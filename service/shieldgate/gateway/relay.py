@@ -124,6 +124,10 @@ class Relay:
                 if self._may_leave():
                     break
                 await self._outbox.room()
+        for choice in self._choices.values():
+            # What has come may still stop it; then it needs no end of the model's.
+            if not choice.over:
+                await choice.guard.caught_up()
         if not self._choices or not all(choice.over for choice in self._choices.values()):
             raise UpstreamError("Upstream cut the answer off.", code="upstream_cut_off")
         self._end()
