@@ -1,4 +1,4 @@
-"""Callers who send their heads slowly, or don't read, are left; who waits for an answer is not."""
+"""Callers who send heads slowly or without end, or don't read, are left; who waits is not."""
 
 import asyncio
 import socket
@@ -9,7 +9,7 @@ from urllib.parse import urlsplit
 import httpx
 import pytest
 from serving import running
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from shieldgate.cli.slow import bounded, drop_silent_readers
 
@@ -29,8 +29,8 @@ async def patient(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 @asynccontextmanager
-async def connected() -> AsyncIterator[Connection]:
-    async with running(patient, http=bounded(SECONDS), timeout_keep_alive=60) as url:
+async def connected(app: ASGIApp = patient, seconds: float = SECONDS) -> AsyncIterator[Connection]:
+    async with running(app, http=bounded(seconds), timeout_keep_alive=60) as url:
         reader, writer = await asyncio.open_connection("127.0.0.1", urlsplit(url).port)
         try:
             async with asyncio.timeout(20):
@@ -86,6 +86,69 @@ async def test_who_waits_for_answers_is_answered_each_time() -> None:
         connection[1].write(HEAD * 2)
         await answered(connection)
         await answered(connection)
+
+
+async def refused(connection: Connection, text: bytes) -> bool:
+    """Send text, and tell whether the server closed before it was complete."""
+    reader, writer = connection
+    writer.write(text)
+    try:
+        return b" 200 " not in await reader.read()
+    except ConnectionError:
+        return True  # for whoever still writes
+
+
+@pytest.mark.parametrize("name", [b"", b"x: "], ids=["a name", "a value"])
+async def test_a_head_without_end_is_refused(name: bytes) -> None:
+    async with connected(seconds=60) as connection:
+        assert await refused(connection, b"GET / HTTP/1.1\r\n" + name + b"a" * 1_000_000)
+
+
+async def test_so_are_trailers_without_end() -> None:
+    async with connected(seconds=60) as connection:
+        head = HEAD[:-2] + b"transfer-encoding: chunked\r\n\r\n0\r\n"
+        assert await refused(connection, head + b"x: a\r\n" * 200_000)
+
+
+@pytest.mark.parametrize("second", [b"nonsense\r\n\r\n", b"GET / HTTP/1.1\r\nx: " + b"a" * 100_000])
+async def test_no_error_stands_within_the_reply_to_an_earlier_request(second: bytes) -> None:
+    begun = asyncio.Event()
+
+    async def endless(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return
+        headers = [(b"content-length", b"1000")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        begun.set()
+        while (await receive())["type"] != "http.disconnect":
+            pass
+
+    async with connected(endless) as (reader, writer):
+        writer.write(HEAD)
+        await begun.wait()
+        writer.write(second)
+        assert (await reader.read()).count(b"HTTP/1.1") == 1
+
+
+async def test_who_leaves_is_missed_by_all_that_was_asked_for() -> None:
+    left = asyncio.Event()
+    asked: list[str] = []
+
+    async def waits(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            return
+        asked.append(scope["path"])
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        left.set()
+
+    async with connected(waits) as (_, writer):
+        writer.write(HEAD * 2)
+        while not asked:
+            await asyncio.sleep(0)
+        writer.close()
+        await left.wait()
+    assert asked == ["/"]
 
 
 @pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="this system can't tell")

@@ -102,7 +102,8 @@ def run_app(
         ),
         drain,
     )
-    asyncio.run(_serve(server, listener, on_hangup))
+    with asyncio.Runner(loop_factory=server.config.get_loop_factory()) as runner:
+        runner.run(_serve(server, listener, on_hangup))
     for failure in failures:
         if isinstance(failure, ConfigurationError):
             log.error("stopped", why=str(failure))
