@@ -132,14 +132,14 @@ async def test_text_that_imitates_a_turn_is_not_confused_with_one() -> None:
 @pytest.mark.parametrize("change", ["weights", "dtype", "template", "windows"])
 async def test_the_key_depends_on_the_scorers_identity(change: str) -> None:
     first, second = CountingScorer(), CountingScorer(replace(IDENTITY, **{change: "other"}))
-    keys = [cached(s)._key(Exchange("x"), A) for s in (first, second)]
+    keys = [cached(s)._keys(Exchange("x"), [A]) for s in (first, second)]
     assert keys[0] != keys[1]
 
 
 async def test_the_key_depends_on_the_secret_and_not_on_the_process() -> None:
     scorer = CountingScorer()
     keys = [
-        Cached(scorer, secret=secret, max_entries=1)._key(Exchange("x"), A)
+        Cached(scorer, secret=secret, max_entries=1)._keys(Exchange("x"), [A])
         for secret in (SECRET, SECRET, SECRET[::-1])
     ]
     assert keys[0] == keys[1] != keys[2]
@@ -208,7 +208,7 @@ async def test_a_failing_call_lets_go_of_the_other_that_its_caller_waited_for() 
     await asyncio.sleep(0)
     await asyncio.sleep(0)
     assert len(scorer.calls) == 2
-    cache._flights[cache._key(Exchange("x"), A)][0].task.cancel()
+    cache._flights[cache._keys(Exchange("x"), [A])[0]][0].task.cancel()
     await asyncio.gather(first, both, return_exceptions=True)
     await scorer.cancelled.wait()
     assert cache._flights == {}

@@ -206,6 +206,8 @@ class _Streamed(Response):
             if relaying is None:
                 group.create_task(relay.run())
             await self._send_all(outbox, relay, inputs, send)
+        # Last of all: from then on the connection counts as closed.
+        await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _send_all(
         self, outbox: Outbox, relay: Relay, inputs: Sequence[Judged], send: Send
@@ -229,7 +231,6 @@ class _Streamed(Response):
         else:
             raise failure
         await self._write(last, relay, send)
-        await send({"type": "http.response.body", "body": b"", "more_body": False})
 
     async def _next(self, outbox: Outbox) -> bytes:
         """Wait for what is next; while nothing comes, comments keep the connection alive."""

@@ -192,7 +192,9 @@ async def while_connected(request: Request, work: Iterable[Coroutine[None, None,
     async def hang_up() -> None:
         while (await request.receive())["type"] != "http.disconnect":
             pass
-        raise ClientDisconnect
+        # A connection counts as closed, too, when all has been sent.
+        if not all(task.done() for task in tasks):
+            raise ClientDisconnect
 
     async with together() as group:
         connection = group.create_task(hang_up())

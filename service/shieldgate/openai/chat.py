@@ -75,7 +75,12 @@ class _Request(BaseModel):
 
     def for_upstream(self) -> dict[str, Any]:
         """Give the body as it came, without what is meant for us (`moderation`)."""
-        return self.model_dump(exclude_unset=True, exclude={"moderation"})
+        # Not model_dump, which would copy all that is in it.
+        given = self.model_fields_set - {"moderation"}
+        body = {name: value for name, value in self if name in given}
+        if self.stream_options is not None:
+            body["stream_options"] = self.stream_options.model_dump(exclude_unset=True)
+        return body
 
 
 class ChatRequest(_Request):
@@ -281,6 +286,8 @@ def _any(value: Any, field: str, level: int, *, ours: bool) -> _Found:
         yield from _object(value, field, level, ours=ours)
     elif isinstance(value, list):
         for place, item in enumerate(value):
+            if not isinstance(item, (str, dict, list)):
+                continue
             index = item.get("index") if isinstance(item, dict) else None
             at = index if isinstance(index, int) else place
             yield from _any(item, f"{field}[{at}]", level + 1, ours=ours)

@@ -8,7 +8,6 @@ from time import perf_counter
 from typing import Literal, Protocol
 
 from shieldgate.policy import Policy
-from shieldgate.prompt import Control
 from shieldgate.scoring.seam import Scorer
 from shieldgate.types import Exchange, Score
 
@@ -60,8 +59,9 @@ class _Flight:
 class Cached:
     """Keeps the margins of the last `max_entries` (exchange, policy) in memory; a Scorer.
 
-    Keys are HMACs under `secret` of the prompt's segments and the scorer's identity, so they
-    tell nothing about the text, and thresholds can change without staling a score. What is not
+    Keys are HMACs under `secret` of all that a margin depends on (the scorer's identity, which
+    names the prompt's format, the exchange, and the guideline), so they tell nothing about the
+    text, and thresholds can change without staling a score. What is not
     in memory is looked up in `second`, where there is one, before it is computed. Callers who
     ask for the same score at once share one call; failures are not kept.
     """
@@ -94,7 +94,7 @@ class Cached:
         if exchange.growing:
             return await self._scorer.score(exchange, policies)
         began = perf_counter()
-        keys = [self._key(exchange, policy) for policy in policies]
+        keys = self._keys(exchange, policies)
         known = {key: score for key in keys if (score := self._recall(key)) is not None}
         missing = {
             key: policy
@@ -175,15 +175,20 @@ class Cached:
         if self._observer:
             self._observer.phase("cache", perf_counter() - began)
 
-    def _key(self, exchange: Exchange, policy: Policy) -> bytes:
-        digest = hmac.new(self._secret, self.identity.key.encode(), "sha256")
-        segments = self.template.segments(exchange, policy.guidelines[exchange.direction])
-        # Each segment with its kind and length: the joined string would let text that looks like
-        # a control token collide with a prompt that really has one.
-        for segment in segments:
-            control = isinstance(segment, Control)
-            text = segment.token if isinstance(segment, Control) else segment
-            data = text.encode("utf-8", "surrogatepass")
-            digest.update(b"%d:%d:" % (control, len(data)))
-            digest.update(data)
-        return digest.digest()
+    def _keys(self, exchange: Exchange, policies: Sequence[Policy]) -> list[bytes]:
+        common = hmac.new(self._secret, digestmod="sha256")
+        for text in (self.identity.key, exchange.direction, exchange.prompt, exchange.response):
+            _update(common, text or "")
+        keys = []
+        for policy in policies:
+            key = common.copy()
+            _update(key, policy.guidelines[exchange.direction])
+            keys.append(key.digest())
+        return keys
+
+
+def _update(digest: hmac.HMAC, text: str) -> None:
+    """Add a text with its length: joined ones could be split in another place."""
+    data = text.encode("utf-8", "surrogatepass")
+    digest.update(b"%d:" % len(data))
+    digest.update(data)
