@@ -21,13 +21,14 @@ check: $(INSTALLED)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# The second part takes labelled data; without a path it says what it leaves out.
+# The third part takes labelled data and the last one wrk; without, they say what they leave out.
 DATA ?= $(wildcard ../shared/data/eval/openai_mod.jsonl.gz)
 
 bench: $(INSTALLED)
 	$(BIN)/python -m benchmarks
 	$(BIN)/python -m benchmarks.starter
 	$(BIN)/python -m benchmarks.evaluation $(DATA)
+	$(BIN)/python -m benchmarks.load --seconds 6
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -1,8 +1,8 @@
 """Load a server with requests: requests/s, latency and memory, beside others in the same run.
 
-    python -m benchmarks.load [--seconds 20] [--litellm PATH/TO/litellm]
+    python -m benchmarks.load [--seconds 20] [--litellm PATH/TO/litellm] [--soak 600]
 
-Needs `wrk`. All servers run on this machine, one worker each, logging off, before the same
+Needs `wrk`, and does nothing without it. All servers run on this machine, one worker each, logging off, before the same
 upstream that costs next to nothing. Contestants take turns, so that a busy machine slows all of
 them. What a proxy adds is its median at one connection less that of upstream asked directly.
 """
@@ -21,14 +21,16 @@ import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
+from threading import Event, Thread
 
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
+OURS, LITELLM, UPSTREAM = "shieldgate", "LiteLLM", "upstream itself"
 QUESTION = "How long do I bake a loaf of sourdough, and at which temperature?"
 CHAT = {"model": "null", "messages": [{"role": "user", "content": QUESTION}]}
 MODERATION = {"input": QUESTION}
@@ -54,17 +56,34 @@ class Measured:
     failed: int
 
 
+@dataclass(frozen=True)
+class Raced:
+    """What was found of one contestant: many connections, and one at a time."""
+
+    loads: tuple[Measured, ...]
+    alone: tuple[Measured, ...]
+
+    @property
+    def rate(self) -> float:
+        return median(m.rate for m in self.loads)
+
+    @property
+    def single(self) -> float:
+        return median(m.p50 for m in self.alone)
+
+
 def main() -> None:
-    """Start the servers, load them in turn, and print a table."""
+    """Start the servers, load them in turn, and print tables."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.load", description=__doc__)
     parser.add_argument("--seconds", type=float, default=20, help="of each load, split in rounds")
     parser.add_argument("--connections", type=int, default=32, help="of the throughput's load")
     parser.add_argument("--litellm", type=Path, help="LiteLLM's command, to race its proxy too")
-    parser.add_argument("--soak", type=float, default=0, help="seconds of chats, to see memory")
+    parser.add_argument("--soak", type=float, default=0, help="seconds of all loads, after that")
     arguments = parser.parse_args()
-    if not shutil.which("wrk"):
-        sys.exit("This needs wrk, which is not on the PATH. Debian's package is called wrk.")
     console = Console(highlight=False, width=120)
+    if not shutil.which("wrk"):
+        console.print("Left out: the load test. It needs wrk; Debian's package is called so.")
+        return
     with ExitStack() as running:
         folder = Path(running.enter_context(tempfile.TemporaryDirectory()))
         null = running.enter_context(_asgi("benchmarks.load.upstream:app"))
@@ -72,67 +91,115 @@ def main() -> None:
         answer = folder / "answer.json"
         answer.write_bytes(_post(f"{ours}/v1/moderations", MODERATION))
         bare = running.enter_context(_asgi("benchmarks.load.bare:app", LOAD_ANSWER=str(answer)))
-        proxies = {"upstream itself": null, "shieldgate": ours}
+        proxies = {UPSTREAM: null, OURS: ours}
         if arguments.litellm:
-            proxies["LiteLLM"] = running.enter_context(_litellm(arguments.litellm, null, folder))
-        moderations = {"bare FastAPI, same bytes": bare, "shieldgate, cached": ours}
+            proxies[LITELLM] = running.enter_context(_litellm(arguments.litellm, null, folder))
         for url in proxies.values():
             _post(f"{url}/v1/chat/completions", CHAT)  # warms connections and the score cache
         before = _resident(process)
-        for title, path, servers, body in (
-            ("Chat", "chat/completions", proxies, CHAT),
-            ("Chat, streamed", "chat/completions", proxies, {**CHAT, "stream": True}),
-            ("Moderation", "moderations", moderations, MODERATION),
-        ):
+        soaked = []
+        for title, body in (("Chat", CHAT), ("Chat, streamed", {**CHAT, "stream": True})):
             targets = [
-                Target(name, f"{url}/v1/{path}", json.dumps(body)) for name, url in servers.items()
+                _target(name, url, "chat/completions", body) for name, url in proxies.items()
             ]
-            if title == "Moderation":
-                new = json.dumps({"input": f"{QUESTION} %d"})
-                targets.append(Target("shieldgate, uncached", targets[-1].url, new))
-            console.print(_race(title, targets, arguments, folder))
-        if arguments.soak:
-            target = Target("soak", f"{ours}/v1/chat/completions", json.dumps(CHAT))
-            found = _wrk(target, arguments.connections, arguments.soak, folder)
-            console.print(
-                f"{arguments.soak:.0f} s of chats: {found.rate:.0f}/s, {found.failed} failed"
-            )
+            console.print(_table(title, _race(targets, arguments, folder)))
+            soaked.append(replace(targets[1], name=title))
+        cached = _target(f"{OURS}, cached", ours, "moderations", MODERATION)
+        new = _target(f"{OURS}, uncached", ours, "moderations", {"input": f"{QUESTION} %d"})
+        bound = _target("bare FastAPI, same bytes", bare, "moderations", MODERATION)
+        console.print(_table("Moderation", _race([bound, cached, new], arguments, folder)))
+        soaked += [replace(cached, name="Moderation, cached"), replace(new, name="Moderation, new")]
         console.print(
-            f"shieldgate's resident memory: {before / 2**20:.0f} MiB before, "
-            f"{_resident(process) / 2**20:.0f} MiB after."
+            f"Resident memory: {_mib(before)} MiB before, {_mib(_resident(process))} after."
         )
+        if arguments.soak:
+            console.print(_soak(soaked, arguments, folder, process))
+
+
+def _target(name: str, url: str, path: str, body: Mapping[str, object]) -> Target:
+    return Target(name, f"{url}/v1/{path}", json.dumps(body))
 
 
 def _race(
-    title: str, targets: Sequence[Target], arguments: argparse.Namespace, folder: Path
-) -> Table:
+    targets: Sequence[Target], arguments: argparse.Namespace, folder: Path
+) -> dict[str, Raced]:
     part = arguments.seconds / ROUNDS
-    loads: dict[str, list[Measured]] = {t.name: [] for t in targets}
-    alone: dict[str, list[Measured]] = {t.name: [] for t in targets}
+    found: dict[str, list[tuple[Measured, Measured]]] = {t.name: [] for t in targets}
     for _ in range(ROUNDS):
         for target in targets:
-            loads[target.name].append(_wrk(target, arguments.connections, part, folder))
-            alone[target.name].append(_wrk(target, 1, part, folder))
-    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+            load = _wrk(target, arguments.connections, part, folder)
+            found[target.name].append((load, _wrk(target, 1, part, folder)))
+    return {name: Raced(*zip(*pairs, strict=True)) for name, pairs in found.items()}
+
+
+def _table(title: str, raced: Mapping[str, Raced]) -> Table:
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, caption_justify="left")
     for number, column in enumerate(
         ("", "requests/s", "x first", "p50 ms", "p99 ms", "p50 alone ms", "added ms", "failed")
     ):
         table.add_column(column, justify="right" if number else "left")
-    first = targets[0].name
-    for name, found in loads.items():
-        rate = median(m.rate for m in found)
-        single = median(m.p50 for m in alone[name])
+    first = next(iter(raced.values()))
+    for name, found in raced.items():
         table.add_row(
             name,
-            f"{rate:,.0f}",
-            f"{rate / median(m.rate for m in loads[first]):.3f}",
-            f"{median(m.p50 for m in found):.1f}",
-            f"{median(m.p99 for m in found):.1f}",
-            f"{single:.2f}",
-            f"{single - median(m.p50 for m in alone[first]):.2f}",
-            str(sum(m.failed for m in found + alone[name])),
+            f"{found.rate:,.0f}",
+            f"{found.rate / first.rate:.3f}",
+            f"{median(m.p50 for m in found.loads):.1f}",
+            f"{median(m.p99 for m in found.loads):.1f}",
+            f"{found.single:.2f}",
+            f"{found.single - first.single:.2f}",
+            str(sum(m.failed for m in found.loads + found.alone)),
+        )
+    if LITELLM in raced:
+        ours, theirs = raced[OURS], raced[LITELLM]
+        added = (ours.single - first.single) / (theirs.single - first.single)
+        table.caption = (
+            f"Beside LiteLLM: {ours.rate / theirs.rate:.1f} x its requests/s, "
+            f"{added:.2f} x the median it adds."
         )
     return table
+
+
+def _soak(
+    targets: Sequence[Target], arguments: argparse.Namespace, folder: Path, process: int
+) -> Table:
+    """Load one server with each target in turn, and see what memory it takes meanwhile."""
+    title = f"{OURS} for {arguments.soak:.0f} s"
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+    columns = ("", "requests/s", "p50 ms", "p99 ms", "failed", "resident MiB, from start to end")
+    for number, column in enumerate(columns):
+        table.add_column(column, justify="right" if 0 < number < 5 else "left")
+    for target in targets:
+        with _sampled(process, arguments.soak / len(targets) / 5.5) as sizes:
+            found = _wrk(target, arguments.connections, arguments.soak / len(targets), folder)
+        table.add_row(
+            target.name,
+            f"{found.rate:,.0f}",
+            f"{found.p50:.1f}",
+            f"{found.p99:.1f}",
+            str(found.failed),
+            " ".join(map(_mib, sizes)),
+        )
+    return table
+
+
+@contextmanager
+def _sampled(process: int, seconds: float) -> Iterator[list[int]]:
+    """Look at a process's memory every so often, meanwhile; gives the list of what is found."""
+    sizes: list[int] = []
+    over = Event()
+
+    def look() -> None:
+        while not over.wait(seconds if sizes else 0):
+            sizes.append(_resident(process))
+
+    looking = Thread(target=look)
+    looking.start()
+    try:
+        yield sizes
+    finally:
+        over.set()
+        looking.join()
 
 
 _SCRIPT = """
@@ -277,6 +344,10 @@ def _post(url: str, body: Mapping[str, object]) -> bytes:
     )
     with urllib.request.urlopen(request, timeout=60) as answer:
         return bytes(answer.read())
+
+
+def _mib(size: int) -> str:
+    return f"{size / 2**20:.0f}"
 
 
 def _resident(process: int) -> int:
