@@ -47,3 +47,15 @@ def test_the_bench_runs_and_the_three_agree(tmp_path: Path) -> None:
     assert "P(Yes) of the three differs by at most" in text
     assert "raised the resident memory" in text
     assert "\x1b" not in text
+
+
+def test_what_needs_a_tool_that_is_not_there_says_that_it_is_left_out() -> None:
+    said = subprocess.run(
+        [sys.executable, "-m", "benchmarks.load"],
+        cwd=ROOT,
+        check=True,
+        env={"PATH": ""},
+        capture_output=True,
+        text=True,
+    )
+    assert "It needs wrk" in said.stdout
