@@ -2,9 +2,10 @@
 
     python -m benchmarks.load [--seconds 20] [--litellm PATH/TO/litellm] [--soak 600]
 
-Needs `wrk`, and does nothing without it. All servers run on this machine, one worker each, logging off, before the same
-upstream that costs next to nothing. Contestants take turns, so that a busy machine slows all of
-them. What a proxy adds is its median at one connection less that of upstream asked directly.
+Needs `wrk`, and does nothing without it. All servers run on this machine, one worker each, logging
+off, before the same upstream that costs next to nothing. Contestants take turns, so that a busy
+machine slows all of them. What a proxy adds is its median at one connection less that of upstream
+asked directly.
 """
 
 import argparse
