@@ -20,7 +20,14 @@ from shieldgate.scoring.gemma.tokens import PromptEncoder
 from shieldgate.tuning.attention import PADDED
 from shieldgate.tuning.contrast import contrast_rows
 from shieldgate.tuning.loop import Schedule, train
-from shieldgate.tuning.objectives import QuestionStage, Student, TrunkStage, WordStage
+from shieldgate.tuning.objectives import (
+    Batches,
+    QuestionStage,
+    Student,
+    Summary,
+    TrunkStage,
+    WordStage,
+)
 from shieldgate.tuning.rows import Row, read_rows
 from shieldgate.tuning.sampling import Example, Label, Mention, Mix, Pool, split_words
 from shieldgate.tuning.starter import official_policies, shares_without
@@ -85,6 +92,12 @@ def losses_of(run: Callable[[Callable[[int, float], None]], None]) -> list[float
     return seen
 
 
+def asking(student: Student, batches: Batches, guidelines: Guidelines) -> QuestionStage:
+    torch.manual_seed(1)
+    summary = Summary(student.model.config.hidden_size)
+    return QuestionStage(student, summary, batches, guidelines, questions=2, seed=0)
+
+
 def test_questions_are_learnt(
     rows: list[Row], student: Student, guidelines: Guidelines, tmp_path: Path
 ) -> None:
@@ -93,9 +106,7 @@ def test_questions_are_learnt(
     words = WordStage(student, lambda step: pool.sweep(0, step, 64))
     train(words, Schedule(60, 1e-2, warm_up=5), tmp_path / "words.pt")
     words.settle(0.1)
-    stage = QuestionStage(
-        student, lambda step: pool.draw(0, step, 32, questions=2), guidelines, seed=0
-    )
+    stage = asking(student, lambda step: pool.draw(0, step, 32), guidelines)
     seen = losses_of(
         lambda on_step: train(
             stage, Schedule(50, 1e-2, warm_up=5), tmp_path / "questions.pt", on_step=on_step
@@ -106,13 +117,44 @@ def test_questions_are_learnt(
 
 def test_trunks_teach_all_labels_at_once(rows: list[Row], student: Student, tmp_path: Path) -> None:
     pool = Pool(rows, mix())
-    stage = TrunkStage(student, lambda step: pool.sweep(0, step, 32), seed=0)
+    meanings = torch.randn(len(rows), 3)
+    summary = Summary(student.model.config.hidden_size, meanings)
+    stage = TrunkStage(student, summary, lambda step: pool.sweep(0, step, 32), seed=0)
     seen = losses_of(
         lambda on_step: train(
             stage, Schedule(30, 1e-2, warm_up=2), tmp_path / "trunk.pt", on_step=on_step
         )
     )
     assert sum(seen[-5:]) / 5 < 0.9 * seen[0]
+
+
+def test_trunks_learn_what_a_teacher_makes_of_their_texts(
+    rows: list[Row], student: Student, tmp_path: Path
+) -> None:
+    """The meaning here is whether `zork` occurs; the rows have no label that would tell."""
+    pool = Pool([r.model_copy(update={"labels": {"hate": 0}}) for r in rows], mix())
+    meanings = torch.tensor([[float("zork" in r.prompt)] for r in rows])
+    summary = Summary(student.model.config.hidden_size, meanings)
+    stage = TrunkStage(student, summary, lambda step: pool.sweep(0, step, 32), seed=0)
+    seen = losses_of(
+        lambda on_step: train(
+            stage, Schedule(60, 1e-2, warm_up=2), tmp_path / "trunk.pt", on_step=on_step
+        )
+    )
+    guessed = 0.7 * meanings.var(correction=0).item()  # the loss of who always says the mean
+    assert sum(seen[-5:]) / 5 < 0.5 * guessed
+
+
+def test_questions_keep_the_trunk_summed_up(student: Student, guidelines: Guidelines) -> None:
+    """The heads of the trunk are taught by every label, those that are not asked included."""
+    labels = (Label("hate", True, 1.0), Label("sexual", False, 1.0), Label("violence", True, 1.0))
+    stage = asking(student, lambda step: [Example(Exchange("one"), labels)], guidelines)
+    for part in stage.losses(0):
+        part.backward()
+    taught = stage.summary.labels.bias.grad
+    assert taught is not None
+    columns = {i for i, value in enumerate(taught.tolist()) if value != 0}
+    assert columns == {HARMS.index(label.harm) for label in labels}
 
 
 def test_an_interrupted_run_ends_as_an_unbroken_one(
@@ -125,9 +167,7 @@ def test_an_interrupted_run_ends_as_an_unbroken_one(
 
     def run(state: Path, stop_after: int | None) -> dict[str, torch.Tensor]:
         student.model.load_state_dict(start)
-        stage = QuestionStage(
-            student, lambda step: pool.draw(0, step, 4, questions=2), guidelines, seed=0
-        )
+        stage = asking(student, lambda step: pool.draw(0, step, 4), guidelines)
 
         def stop(step: int, loss: float) -> None:
             if step == stop_after:
@@ -160,8 +200,8 @@ def test_an_unknown_label_teaches_nothing(student: Student, guidelines: Guidelin
     """Only the guidelines of known labels are asked, and only their columns have a weight."""
     known = Example(Exchange("one"), (Label("hate", True, 1.0),))
     unknown = Example(Exchange("two"), ())
-    with_unknown = QuestionStage(student, lambda step: [known, unknown], guidelines, seed=0)
-    without = QuestionStage(student, lambda step: [known], guidelines, seed=0)
+    with_unknown = asking(student, lambda step: [known, unknown], guidelines)
+    without = asking(student, lambda step: [known], guidelines)
     assert [x.item() for x in with_unknown.losses(0)] == [x.item() for x in without.losses(0)]
 
     heads = WordStage(student, lambda step: [known])
@@ -173,18 +213,38 @@ def test_an_unknown_label_teaches_nothing(student: Student, guidelines: Guidelin
     assert columns == {HARMS.index("hate")}
 
 
-def test_draws_are_balanced_and_never_ask_what_is_unknown() -> None:
+def test_draws_are_balanced_and_never_trust_what_is_unknown() -> None:
     rare = [row(i, f"rare {i}", dangerous=1) for i in range(5)]
     common = [row(i, f"common {i}", dangerous=0, hate=0) for i in range(1000)]
     pool = Pool(rare + common, mix(as_response=0.5, embedded=0.5))
-    drawn = pool.draw(0, 0, 400, questions=2)
+    drawn = pool.draw(0, 0, 400)
     asked = [(label.harm, label.violated) for example in drawn for label in example.labels]
     assert 50 < asked.count(("dangerous", True)) < 120  # 5 of 1,005 rows
     assert ("hate", True) not in asked
     for example in drawn:
         if "rare" in (example.exchange.response or example.exchange.prompt):
-            assert [x.harm for x in example.labels] == ["dangerous"]
+            assert [x.harm for x in example.labels if x.trust == 1] == ["dangerous"]
             assert example.exchange.response is None  # a request for danger stays a prompt
+
+
+def test_harms_that_seldom_come_together_are_supposed_absent_and_trusted_little() -> None:
+    known = {
+        "request": row(0, "request", dangerous=1),
+        "insult": row(1, "insult", harassment=1),
+        "threat": row(2, "threat", harassment=1, violence=1),
+        "both": row(3, "both", dangerous=1, hate=1),
+    }
+    harms = dict.fromkeys(("dangerous", "harassment", "hate"), 1.0)
+    pool = Pool([*known.values()], replace(mix(), harms=harms))
+    found = {
+        e.exchange.prompt: {(x.harm, x.violated, x.trust) for x in e.labels}
+        for e in pool.sweep(0, 0, 4)
+    }
+    supposed = ("harassment", False, 0.3)
+    assert found["request"] == {("dangerous", True, 1.0), supposed, ("hate", False, 0.3)}
+    assert found["insult"] == {("harassment", True, 1.0), ("dangerous", False, 0.3)}
+    assert found["threat"] == {("harassment", True, 1.0)}
+    assert found["both"] == {("dangerous", True, 1.0), ("hate", True, 1.0), supposed}
 
 
 def test_a_sweep_takes_every_row_once_a_round(rows: list[Row]) -> None:
@@ -196,9 +256,9 @@ def test_a_sweep_takes_every_row_once_a_round(rows: list[Row]) -> None:
 def test_draws_follow_from_seed_and_step_alone(rows: list[Row]) -> None:
     changing = mix(as_response=0.5, embedded=0.5, recased=0.5, thinned=0.5, misspelt=0.5)
     first, second = Pool(rows, changing), Pool(rows, changing)
-    second.draw(0, 1, 7, questions=2)
-    assert first.draw(0, 5, 20, questions=2) == second.draw(0, 5, 20, questions=2)
-    assert first.draw(0, 5, 20, questions=2) != first.draw(0, 6, 20, questions=2)
+    second.draw(0, 1, 7)
+    assert first.draw(0, 5, 20) == second.draw(0, 5, 20)
+    assert first.draw(0, 5, 20) != first.draw(0, 6, 20)
 
 
 def test_a_harm_held_out_is_neither_asked_nor_told_of_by_another_label(rows: list[Row]) -> None:
@@ -206,15 +266,16 @@ def test_a_harm_held_out_is_neither_asked_nor_told_of_by_another_label(rows: lis
     shares = shares_without("hate")
     assert set(shares) == {"dangerous", "harassment", "sexual", "violence", "profanity"}
     pool = Pool(rows, Mix(shares))
-    drawn = [*pool.draw(0, 0, 100, questions=3), *pool.sweep(0, 0, 100)]
-    assert {label.harm for example in drawn for label in example.labels} == {"dangerous"}
+    drawn = [*pool.draw(0, 0, 100), *pool.sweep(0, 0, 100)]
+    told = {label.harm for example in drawn for label in example.labels if label.trust == 1}
+    assert told == {"dangerous"}
     with pytest.raises(ConfigurationError, match="known: dangerous, harassment"):
         shares_without("zork")
 
 
 def test_a_mention_is_there_where_it_is_said_to_be(rows: list[Row]) -> None:
     pool = Pool(rows, mix(mentions=1.0))
-    drawn = pool.draw(0, 0, 200, questions=1)
+    drawn = pool.draw(0, 0, 200)
     seen = {True: 0, False: 0}
     for example in drawn:
         if example.mention:
@@ -229,12 +290,12 @@ def test_a_mention_is_asked_by_its_words(student: Student, guidelines: Guideline
         Exchange("apple pie"), (Label("hate", False, 1.0),), Mention(("apple",), present=True)
     )
     absent = replace(present, mention=Mention(("cloud",), present=False))
-    [with_it] = QuestionStage(student, lambda step: [present], guidelines, seed=0).losses(0)
-    [without] = QuestionStage(student, lambda step: [absent], guidelines, seed=0).losses(0)
+    [with_it] = asking(student, lambda step: [present], guidelines).losses(0)
+    [without] = asking(student, lambda step: [absent], guidelines).losses(0)
     assert with_it.item() != without.item()
     asked = guidelines.mention(("apple", "pear"), "prompt", random.Random(0))
     assert asked.startswith('"No Apple": ')
-    assert asked.endswith("apple or pear.")
+    assert "apple or pear" in asked
 
 
 def test_words_are_cut_and_nothing_is_lost() -> None:

@@ -24,7 +24,8 @@ class Padded:
     """A packed sequence for training.
 
     `ids` and `positions` are long [tokens]. `reads` holds the row of the last token of each
-    branch, in order, or of each trunk that has no branch. `gather` [packs x size] holds the row
+    branch, in order, or of each trunk that has no branch; `ends` of the last token of each trunk.
+    `gather` [packs x size] holds the row
     of each place of the padded square, `scatter` the places of the real rows, in order. `place`
     and `part`, [packs, size], say of each place its position and whether it belongs to the trunk
     (0), to the branch of that number, or to nothing (-1). `window` is the model's, in tokens.
@@ -33,6 +34,7 @@ class Padded:
     ids: Tensor
     positions: Tensor
     reads: Tensor
+    ends: Tensor
     gather: Tensor
     scatter: Tensor
     place: Tensor
@@ -45,12 +47,14 @@ class Padded:
         size = max(item.tokens for item in packs)
         ids: list[int] = []
         reads: list[int] = []
+        ends: list[int] = []
         place = torch.zeros(len(packs), size, dtype=torch.long)
         part = torch.full((len(packs), size), -1)
         gather = torch.zeros(len(packs), size, dtype=torch.long)
         for row, item in enumerate(packs):
             first, trunk = len(ids), len(item.trunk)
             ids += item.trunk
+            ends.append(len(ids) - 1)
             place[row, :trunk] = torch.arange(trunk)
             part[row, :trunk] = 0
             for number, branch in enumerate(item.branches, 1):
@@ -67,6 +71,7 @@ class Padded:
             ids=torch.tensor(ids),
             positions=place[real],
             reads=torch.tensor(reads),
+            ends=torch.tensor(ends),
             gather=gather.flatten(),
             scatter=real.flatten().nonzero().flatten(),
             place=place,

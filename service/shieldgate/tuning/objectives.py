@@ -21,6 +21,10 @@ from shieldgate.types import Exchange
 
 _NO_MASK = {"full_attention": None, "sliding_attention": None}
 
+# How much a text's meaning counts beside its labels, and how much both count beside questions.
+_MEANING = 0.7
+_SUMMARY = 0.3
+
 Batches = Callable[[int], Sequence[Example]]
 
 
@@ -73,10 +77,10 @@ class Student:
             ).last_hidden_state[0]
         return states
 
-    def margins(self, layout: Padded) -> Tensor:
-        """Compute z_yes - z_no at the end of each branch, fp32 [branches], as scoring does."""
+    def margins(self, states: Tensor) -> Tensor:
+        """Compute z_yes - z_no of last hidden states, fp32 [branches], as scoring does."""
         answers = self.model.lm_head.weight[[self.encoder.yes, self.encoder.no]]
-        logits = self.hidden(layout)[layout.reads].float() @ answers.float().T
+        logits = states.float() @ answers.float().T
         cap = self.model.config.final_logit_softcapping
         if cap is not None:
             logits = cap * torch.tanh(logits / cap)
@@ -125,18 +129,39 @@ class WordStage(nn.Module):
         weight.mul_(size / weight.square().mean().sqrt())
 
 
-class TrunkStage(nn.Module):
-    """Learn from trunks alone: all known labels at once, at the last token.
+class Summary(nn.Module):
+    """What the end of a trunk is to tell of its text: all known labels, and what it means.
 
-    A trunk is the cheap part of a prompt, and one pass teaches every label of a row. The heads
-    are thrown away afterwards.
+    `meanings` [rows, width] is what a teacher makes of the pool's rows, if there is one. The
+    heads are thrown away after training.
     """
 
-    def __init__(self, student: Student, batches: Batches, *, seed: int) -> None:
+    def __init__(self, hidden: int, meanings: Tensor | None = None) -> None:
+        """Make the heads for hidden states of width `hidden`."""
+        super().__init__()
+        self.labels = nn.Linear(hidden, len(HARMS))
+        self.meaning = None if meanings is None else nn.Linear(hidden, meanings.shape[1])
+        self._meanings = meanings
+
+    def loss(self, states: Tensor, examples: Sequence[Example], step: Sequence[Example]) -> Tensor:
+        """Compute the part of a step's loss that `examples` are, whose states are [n, hidden]."""
+        goals, trust = _targets(examples, states.device)
+        loss = _cross_entropy(self.labels(states), goals, trust / _trust(step))
+        if self.meaning is not None and self._meanings is not None:
+            meant = self._meanings[[e.place for e in examples]].to(states)
+            wrong = F.mse_loss(self.meaning(states), meant, reduction="sum") / meant.shape[1]
+            loss = loss + _MEANING * wrong / len(step)
+        return loss
+
+
+class TrunkStage(nn.Module):
+    """Learn from trunks alone: the cheap part of a prompt, and it teaches every label at once."""
+
+    def __init__(self, student: Student, summary: Summary, batches: Batches, *, seed: int) -> None:
         """Take the examples of each step from `batches`; the seed draws the cuts."""
         super().__init__()
         self.model = student.model
-        self.heads = nn.Linear(student.model.config.hidden_size, len(HARMS)).to(student.device)
+        self.summary = summary.to(student.device)
         self._student = student
         self._batches = batches
         self._seed = seed
@@ -149,32 +174,43 @@ class TrunkStage(nn.Module):
         packs = [
             Pack(self._student.pack(e.exchange, ('"No', "A"), rng).trunk, ()) for e in examples
         ]
-        goals, trust = _targets(examples, self._student.device)
-        weights = trust / trust.sum()
         for group, layout in self._student.layouts(packs):
-            states = self._student.hidden(layout)[layout.reads].float()
-            yield _cross_entropy(self.heads(states), goals[group], weights[group])
+            states = self._student.hidden(layout)[layout.ends].float()
+            yield self.summary.loss(states, [examples[i] for i in group], examples)
 
 
 class QuestionStage(nn.Module):
-    """Learn to answer: trunk and branches, a loss on the margin of each labelled branch."""
+    """Learn to answer: trunk and branches, a loss on the margin of each branch.
+
+    Up to `questions` of an example's labels are asked. The trunk goes on to be summed up, lest
+    what it knows of all labels be lost.
+    """
 
     def __init__(
-        self, student: Student, batches: Batches, guidelines: Guidelines, *, seed: int
+        self,
+        student: Student,
+        summary: Summary,
+        batches: Batches,
+        guidelines: Guidelines,
+        *,
+        questions: int,
+        seed: int,
     ) -> None:
         """Take the examples of each step from `batches`; the seed draws wordings and cuts."""
         super().__init__()
         self.model = student.model
+        self.summary = summary.to(student.device)
         self._student = student
         self._batches = batches
         self._guidelines = guidelines
+        self._questions = questions
         self._seed = seed
 
     def losses(self, step: int) -> Iterator[Tensor]:
         """Yield the parts of a step's loss; they add up to it."""
         examples = [e for e in self._batches(step) if e.labels]
         rng = Random(f"{self._seed}/wording/{step}")
-        asked = [list(self._questions(e, rng)) for e in examples]
+        asked = [list(self._asked(e, rng)) for e in examples]
         packs = [
             self._student.pack(e.exchange, [guideline for guideline, _, _ in questions], rng)
             for e, questions in zip(examples, asked, strict=True)
@@ -186,12 +222,18 @@ class QuestionStage(nn.Module):
                 [(float(violated), trust / total) for _, violated, trust in known],
                 device=self._student.device,
             ).T
-            yield _cross_entropy(self._student.margins(layout), goals, weights)
+            states = self._student.hidden(layout)
+            loss = _cross_entropy(self._student.margins(states[layout.reads]), goals, weights)
+            # Where a single question is asked, it belongs to the trunk.
+            several = [n for n, i in enumerate(group) if len(asked[i]) > 1]
+            ends = states[layout.ends[several]].float()
+            summed = self.summary.loss(ends, [examples[group[n]] for n in several], examples)
+            yield loss + _SUMMARY * summed
 
-    def _questions(self, example: Example, rng: Random) -> Iterator[tuple[str, bool, float]]:
+    def _asked(self, example: Example, rng: Random) -> Iterator[tuple[str, bool, float]]:
         """Draw guidelines; yields each with whether it is violated, and what the answer counts."""
         direction = example.exchange.direction
-        for label in example.labels:
+        for label in example.labels[: self._questions]:
             yield self._guidelines.draw(label.harm, direction, rng), label.violated, label.trust
         if example.mention:
             guideline = self._guidelines.mention(example.mention.words, direction, rng)
@@ -212,6 +254,10 @@ def _targets(examples: Sequence[Example], device: torch.device) -> tuple[Tensor,
             column = HARMS.index(label.harm)
             goals[row, column], trust[row, column] = float(label.violated), label.trust
     return goals.to(device), trust.to(device)
+
+
+def _trust(examples: Sequence[Example]) -> float:
+    return sum(label.trust for example in examples for label in example.labels)
 
 
 def _cross_entropy(logits: Tensor, goals: Tensor, weights: Tensor) -> Tensor:

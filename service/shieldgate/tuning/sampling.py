@@ -12,7 +12,14 @@ from shieldgate.tuning.wording import ANY
 from shieldgate.types import Exchange
 
 # Word lists and thresholds on another model's scores are wrong more often than people are.
-_TRUST = {"lexicon": 0.5, "derived": 0.8, "perspective": 0.8, "model": 0.8}
+_TRUST = {"lexicon": 0.5, "derived": 0.8, "perspective": 0.8, "model": 0.8, "supposed": 0.3}
+# Harms that hardly ever come with another, which is seldom labelled beside them. Unless these are
+# taken to be absent, a guideline for one is never shown the other, and finds it, too.
+_APART = {
+    "dangerous": ("harassment", "hate"),
+    "harassment": ("dangerous",),
+    "hate": ("dangerous",),
+}
 _WORD = re.compile(r"[^\W\d_]{4,}")
 
 
@@ -35,11 +42,15 @@ class Mention:
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """An exchange with the labels to train on; what is not listed is unknown, teaches nothing."""
+    """An exchange with the labels to train on; what is not listed is unknown, teaches nothing.
+
+    `place` is the number of the row in its pool.
+    """
 
     exchange: Exchange
     labels: tuple[Label, ...]
     mention: Mention | None = None
+    place: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,10 +104,10 @@ class Pool:
         found = [self._order(seed, turn)[place] for turn, place in places]
         return [self._example(place, list(self._labels[place]), rng) for place in found]
 
-    def draw(self, seed: int, step: int, size: int, questions: int) -> list[Example]:
-        """Draw examples of at most so many questions, balanced over harms, answers and sources."""
+    def draw(self, seed: int, step: int, size: int) -> list[Example]:
+        """Draw examples, balanced over harms, answers and sources; the harm drawn comes first."""
         rng = Random(f"{seed}/draw/{step}")
-        return [self._drawn(questions, rng) for _ in range(size)]
+        return [self._drawn(rng) for _ in range(size)]
 
     @cache  # noqa: B019 - a pool lives as long as the run
     def _order(self, seed: int, turn: int) -> list[int]:
@@ -105,14 +116,19 @@ class Pool:
         return order
 
     def _known(self, row: Row) -> dict[str, Label]:
-        known = {**row.labels, ANY: row.harmful}
+        present = [harm for harm in self._mix.harms if row.labels.get(harm)]
+        supposed = {other for harm in present for other in _APART.get(harm, ())} - {*row.labels}
+        if row.labels.get("violence"):  # a threat is often no less dangerous than it is cruel
+            supposed.discard("dangerous")
+        known = {**row.labels, **dict.fromkeys(supposed, 0), ANY: row.harmful}
+        sources = {**row.label_src, **dict.fromkeys(supposed, "supposed")}
         return {
-            harm: Label(harm, bool(known[harm]), _TRUST.get(row.label_src.get(harm, ""), 1.0))
+            harm: Label(harm, bool(known[harm]), _TRUST.get(sources.get(harm, ""), 1.0))
             for harm in self._mix.harms
             if harm in known
         }
 
-    def _drawn(self, questions: int, rng: Random) -> Example:
+    def _drawn(self, rng: Random) -> Example:
         harm = rng.choices(self._harms, [self._mix.harms[h] for h in self._harms])[0]
         violated = rng.random() < self._mix.violated
         if (harm, violated) not in self._cells:
@@ -124,7 +140,7 @@ class Pool:
         others = [h for h in labels if h != harm]
         rng.shuffle(others)
         others.sort(key=lambda h: labels[h].violated == violated)
-        return self._example(place, [harm, *others[: questions - 1]], rng)
+        return self._example(place, [harm, *others], rng)
 
     def _example(self, place: int, harms: Sequence[str], rng: Random) -> Example:
         mix, row = self._mix, self._rows[place]
@@ -134,13 +150,13 @@ class Pool:
             text = self._among_others(text, rng)
         mention = self._mention(text, rng) if rng.random() < mix.mentions else None
         if row.response is not None:
-            return Example(Exchange(row.prompt[: mix.longest], text), labels, mention)
+            return Example(Exchange(row.prompt[: mix.longest], text), labels, mention, place)
         # A request for danger is no dangerous answer; the other harms lie in the words themselves.
         if rng.random() < mix.as_response and not row.labels.get("dangerous") and labels:
             empty = rng.random() < 0.5 or not self._harmless
             prompt = "" if empty else rng.choice(self._harmless).prompt[: mix.longest]
-            return Example(Exchange(prompt, text), labels, mention)
-        return Example(Exchange(text), labels, mention)
+            return Example(Exchange(prompt, text), labels, mention, place)
+        return Example(Exchange(text), labels, mention, place)
 
     def _among_others(self, text: str, rng: Random) -> str:
         """Put harmless texts around one: they change no label, and make it as long as real ones."""

@@ -3,8 +3,8 @@
     python -m shieldgate.tuning.starter --data DATA --out runs/starter
 
 Each stage is cheaper per label than the next: words (each token by itself), trunks (whole texts,
-all labels at once), questions (prompts as they are scored; at last about longer texts). The
-shipped checkpoint is what the defaults give.
+all labels at once, and what a sentence encoder makes of them), questions (prompts as they are
+scored; at last about longer texts). The shipped checkpoint is what the defaults give.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -31,9 +31,10 @@ from shieldgate.scoring.gemma.tokens import PromptEncoder
 from shieldgate.tuning.attention import PADDED
 from shieldgate.tuning.contrast import contrast_rows
 from shieldgate.tuning.loop import Objective, Schedule, train
-from shieldgate.tuning.objectives import QuestionStage, Student, TrunkStage, WordStage
+from shieldgate.tuning.objectives import QuestionStage, Student, Summary, TrunkStage, WordStage
 from shieldgate.tuning.rows import Row, read_rows
-from shieldgate.tuning.sampling import Example, Mix, Pool
+from shieldgate.tuning.sampling import Mix, Pool
+from shieldgate.tuning.teacher import meanings
 from shieldgate.tuning.tokenizer import train_tokenizer
 from shieldgate.tuning.wording import ANY, HARMS, Guidelines
 
@@ -60,9 +61,12 @@ def main(
     ],
     seed: int = 0,
     word_steps: int = 900,
-    trunk_steps: int = 2400,
+    trunk_steps: int = 3000,
     question_steps: int = 2100,
-    longer_steps: Annotated[int, typer.Option(help="Questions about longer texts, last.")] = 900,
+    longer_steps: Annotated[int, typer.Option(help="Questions about longer texts, last.")] = 700,
+    encoder: Annotated[
+        str, typer.Option(help="Sentence encoder to imitate: a folder, or a name on the hub.")
+    ] = "sentence-transformers/all-MiniLM-L6-v2",
     hold_out: Annotated[
         str | None, typer.Option(help="Learn nothing of this harm, to see what reading alone does.")
     ] = None,
@@ -89,25 +93,35 @@ def main(
     student = Student(model, PromptEncoder(tokenizer), TEMPLATE, half=half, cuts=0.12)
     shares = shares_without(hold_out)
     pool, longer = Pool(rows, Mix(shares)), Pool(rows, Mix(shares, longest=1200, embedded=0.25))
-    words = WordStage(student, lambda step: pool.sweep(seed, step, 512))
-    trunks = TrunkStage(
-        student, lambda step: pool.draw(seed, step, 32, questions=len(HARMS)), seed=seed
-    )
-    questions, last = (
-        QuestionStage(student, partial(_asked, pool, seed + n), guidelines, seed=seed + n - 1)
-        for n, pool in enumerate((pool, longer), 1)
-    )
     with _progress() as progress:
+        task = progress.add_task("meanings", total=len(rows), loss=float("nan"))
+        meant = meanings(
+            [row.text for row in rows],
+            encoder,
+            out / "meanings.npy",
+            lambda done: progress.update(task, completed=done),
+        )
+        progress.update(task, completed=len(rows))
+        summary = Summary(model.config.hidden_size, meant)
+        words = WordStage(student, lambda step: pool.sweep(seed, step, 512))
+        trunks = TrunkStage(student, summary, partial(pool.draw, seed, size=32), seed=seed)
+        questions, last = (
+            QuestionStage(
+                student,
+                summary,
+                partial(pool.draw, seed + n, size=16),
+                guidelines,
+                questions=3,
+                seed=seed + n - 1,
+            )
+            for n, pool in enumerate((pool, longer), 1)
+        )
         _stage("words", words, Schedule(word_steps, 3e-3), out, progress)
         words.settle(0.05)
         _stage("trunks", trunks, Schedule(trunk_steps, 2e-3), out, progress)
         _stage("questions", questions, Schedule(question_steps, 1.5e-3), out, progress)
         _stage("longer", last, Schedule(longer_steps, 1e-3), out, progress)
     model.to(torch.bfloat16).save_pretrained(folder)
-
-
-def _asked(pool: Pool, seed: int, step: int) -> Sequence[Example]:
-    return pool.draw(seed, step, 16, questions=3)
 
 
 def shares_without(hold_out: str | None) -> Mapping[str, float]:
