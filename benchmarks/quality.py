@@ -75,7 +75,6 @@ def main() -> None:
     parser.add_argument("--data", type=Path, required=True, help="folder with dev and eval/")
     parser.add_argument("--out", type=Path, default=Path("runs/quality"))
     parser.add_argument("--model", default="starter")
-    parser.add_argument("--sample", type=int, default=2500, help="rows of dev for the guidelines")
     parser.add_argument(
         "--held-out", metavar="CHECKPOINT=HARM", help="a starter that never saw this harm"
     )
@@ -87,7 +86,7 @@ def main() -> None:
     console.print(_against_baseline(run, book))
     console.print(_at_thresholds(run, book))
     console.print(_calibration(run, book))
-    for table in _reading(run, arguments.sample):
+    for table in _reading(run):
         console.print(table)
     if arguments.held_out:
         console.print(_held_out(run, *arguments.held_out.rsplit("=", 1)))
@@ -180,9 +179,9 @@ def _calibration(run: Run, book: PolicyBook) -> Table:
     return table
 
 
-def _reading(run: Run, sample: int) -> Iterable[Table]:
+def _reading(run: Run) -> Iterable[Table]:
     """Ask each guideline, in words that training never saw, and measure each label by it."""
-    options = ("--policies", str(PARAPHRASES), "--sample", str(sample))
+    options = ("--policies", str(PARAPHRASES))
     for family in ("plain", "formal"):
         columns = run.scores("dev", *options, "--family", family)
         table = _table(
