@@ -98,15 +98,21 @@ def plain(hot_checkpoint: Path) -> Plain:
 
 
 @pytest.fixture(scope="module")
-def expected(hot_checkpoint: Path, plain: Plain) -> Expecting:
-    exact = plain_scorer(hot_checkpoint, torch.float64)
+def expected(hot_checkpoint: Path) -> Expecting:
+    return expecting(hot_checkpoint)
+
+
+def expecting(checkpoint: Path) -> Expecting:
+    """Tell what the plain model says, computing each prompt once."""
+    exact, rounded = plain_scorer(checkpoint, torch.float64), plain_scorer(checkpoint)
     known: dict[object, Expected] = {}
 
     def score(exchange: Exchange, policy: Policy, template: str) -> Expected:
         asked = exchange, policy.id, template
         if asked not in known:
-            rounded = plain(exchange, policy, template)
-            known[asked] = Expected(exact(exchange, policy, template), rounded)
+            known[asked] = Expected(
+                *(plain(exchange, policy, template) for plain in (exact, rounded))
+            )
         return known[asked]
 
     return score
