@@ -71,7 +71,7 @@ def main(
     ] = None,
     threads: Annotated[
         int, typer.Option(help="Cores to use; another number rounds otherwise.")
-    ] = 1,
+    ] = 2,
     half: Annotated[
         bool, typer.Option(help="Multiply in bfloat16: faster where the processor has it.")
     ] = True,
