@@ -7,51 +7,17 @@ dev.
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.sparse import csr_matrix, hstack
-from sklearn.feature_extraction.text import TfidfVectorizer
+from scipy.sparse import csr_matrix
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import average_precision_score
 
+from shieldgate.tuning.beliefs import Features
 from shieldgate.tuning.rows import Row
 
 STRENGTHS = (0.3, 1.0, 3.0, 10.0, 30.0)
-
-
-@dataclass(frozen=True)
-class Features:
-    """Texts in, one sparse matrix [rows, features] out; fitted on the training rows."""
-
-    words: TfidfVectorizer
-    characters: TfidfVectorizer
-    prompts: TfidfVectorizer
-
-    @classmethod
-    def fitted(cls, rows: Sequence[Row]) -> "Features":
-        """Learn the vocabularies and document frequencies."""
-        common: Any = {"min_df": 3, "sublinear_tf": True, "dtype": np.float32}
-        words = TfidfVectorizer(ngram_range=(1, 2), token_pattern=r"(?u)\b\w+\b|[^\w\s]", **common)
-        characters = TfidfVectorizer(analyzer="char_wb", ngram_range=(2, 5), **common)
-        prompts = TfidfVectorizer(ngram_range=(1, 1), **common)
-        texts = [row.text for row in rows]
-        words.fit(texts)
-        characters.fit(texts)
-        prompts.fit([row.prompt for row in rows if row.response is not None])
-        return cls(words, characters, prompts)
-
-    def of(self, rows: Sequence[Row]) -> csr_matrix:
-        """Turn rows into features."""
-        texts = [row.text for row in rows]
-        before = ["" if row.response is None else row.prompt for row in rows]
-        parts = [
-            self.words.transform(texts),
-            self.characters.transform(texts),
-            self.prompts.transform(before),
-        ]
-        return hstack(parts, format="csr")
 
 
 @dataclass(frozen=True)

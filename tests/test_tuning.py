@@ -227,24 +227,15 @@ def test_draws_are_balanced_and_never_trust_what_is_unknown() -> None:
             assert example.exchange.response is None  # a request for danger stays a prompt
 
 
-def test_harms_that_seldom_come_together_are_supposed_absent_and_trusted_little() -> None:
-    known = {
-        "request": row(0, "request", dangerous=1),
-        "insult": row(1, "insult", harassment=1),
-        "threat": row(2, "threat", harassment=1, violence=1),
-        "both": row(3, "both", dangerous=1, hate=1),
-    }
-    harms = dict.fromkeys(("dangerous", "harassment", "hate"), 1.0)
-    pool = Pool([*known.values()], replace(mix(), harms=harms))
-    found = {
-        e.exchange.prompt: {(x.harm, x.violated, x.trust) for x in e.labels}
-        for e in pool.sweep(0, 0, 4)
-    }
-    supposed = ("harassment", False, 0.3)
-    assert found["request"] == {("dangerous", True, 1.0), supposed, ("hate", False, 0.3)}
-    assert found["insult"] == {("harassment", True, 1.0), ("dangerous", False, 0.3)}
-    assert found["threat"] == {("harassment", True, 1.0)}
-    assert found["both"] == {("dangerous", True, 1.0), ("hate", True, 1.0), supposed}
+def test_a_belief_stands_in_for_an_unknown_label_and_tempers_a_known_one() -> None:
+    known = [row(0, "request", dangerous=1), row(1, "greeting", dangerous=0, hate=0)]
+    pool = Pool(known, mix(), {"dangerous": [0.8, 0.0], "hate": [0.1, 0.4]})
+    found = {e.exchange.prompt: {*e.labels} for e in pool.sweep(0, 0, 2)}
+    assert found["request"] == {Label("dangerous", 0.9, 1.0), Label("hate", 0.1, 0.5)}
+    assert found["greeting"] == {Label("dangerous", 0.0, 1.0), Label("hate", 0.2, 1.0)}
+    # Rows are drawn by what is known of them alone.
+    drawn = {(e.exchange.prompt, e.labels[0].harm) for e in pool.draw(0, 0, 100)}
+    assert drawn == {("request", "dangerous"), ("greeting", "dangerous"), ("greeting", "hate")}
 
 
 def test_a_sweep_takes_every_row_once_a_round(rows: list[Row]) -> None:

@@ -219,7 +219,7 @@ class QuestionStage(nn.Module):
         for group, layout in self._student.layouts(packs):
             known = [question for i in group for question in asked[i]]
             goals, weights = torch.tensor(
-                [(float(violated), trust / total) for _, violated, trust in known],
+                [(violated, trust / total) for _, violated, trust in known],
                 device=self._student.device,
             ).T
             states = self._student.hidden(layout)
@@ -230,14 +230,14 @@ class QuestionStage(nn.Module):
             summed = self.summary.loss(ends, [examples[group[n]] for n in several], examples)
             yield loss + _SUMMARY * summed
 
-    def _asked(self, example: Example, rng: Random) -> Iterator[tuple[str, bool, float]]:
-        """Draw guidelines; yields each with whether it is violated, and what the answer counts."""
+    def _asked(self, example: Example, rng: Random) -> Iterator[tuple[str, float, float]]:
+        """Draw guidelines; yields each with how probably it is violated, and what that counts."""
         direction = example.exchange.direction
         for label in example.labels[: self._questions]:
             yield self._guidelines.draw(label.harm, direction, rng), label.violated, label.trust
         if example.mention:
             guideline = self._guidelines.mention(example.mention.words, direction, rng)
-            yield guideline, example.mention.present, 0.5
+            yield guideline, float(example.mention.present), 0.5
 
 
 def _judged(example: Example) -> str:
@@ -252,7 +252,7 @@ def _targets(examples: Sequence[Example], device: torch.device) -> tuple[Tensor,
     for row, example in enumerate(examples):
         for label in example.labels:
             column = HARMS.index(label.harm)
-            goals[row, column], trust[row, column] = float(label.violated), label.trust
+            goals[row, column], trust[row, column] = label.violated, label.trust
     return goals.to(device), trust.to(device)
 
 

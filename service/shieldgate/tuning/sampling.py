@@ -12,23 +12,18 @@ from shieldgate.tuning.wording import ANY
 from shieldgate.types import Exchange
 
 # Word lists and thresholds on another model's scores are wrong more often than people are.
-_TRUST = {"lexicon": 0.5, "derived": 0.8, "perspective": 0.8, "model": 0.8, "supposed": 0.3}
-# Harms that hardly ever come with another, which is seldom labelled beside them. Unless these are
-# taken to be absent, a guideline for one is never shown the other, and finds it, too.
-_APART = {
-    "dangerous": ("harassment", "hate"),
-    "harassment": ("dangerous",),
-    "hate": ("dangerous",),
-}
+_TRUST = {"lexicon": 0.5, "derived": 0.8, "perspective": 0.8, "model": 0.8}
+# How far a belief is trusted where nothing is known, and how much it counts beside a label.
+_BELIEF = 0.5
 _WORD = re.compile(r"[^\W\d_]{4,}")
 
 
 @dataclass(frozen=True, slots=True)
 class Label:
-    """What is known of one harm: `violated`, and how far to trust it, 0 to 1."""
+    """What is known of one harm: how probably it is there, and how far to trust that, 0 to 1."""
 
     harm: str
-    violated: bool
+    violated: float
     trust: float
 
 
@@ -77,20 +72,28 @@ class Mix:
 class Pool:
     """Labelled rows, ready to be drawn from."""
 
-    def __init__(self, rows: Sequence[Row], mix: Mix) -> None:
-        """Sort the rows by what is known of them."""
+    def __init__(
+        self, rows: Sequence[Row], mix: Mix, beliefs: Mapping[str, Sequence[float]] | None = None
+    ) -> None:
+        """Sort the rows by what is known of them.
+
+        `beliefs` holds a teacher's probability of each harm, for each row: it stands in for labels
+        that are not known, and tempers those that are.
+        """
         self._rows = rows
         self._mix = mix
-        self._labels = [self._known(row) for row in rows]
+        self._beliefs = beliefs or {}
+        known = [self._known(row) for row in rows]
+        self._labels = [self._weighed(place, known[place]) for place in range(len(rows))]
         self._harmless = [
             row
-            for row, known in zip(rows, self._labels, strict=True)
-            if known.keys() >= mix.harms.keys() and not any(k.violated for k in known.values())
+            for row, labels in zip(rows, known, strict=True)
+            if labels.keys() >= mix.harms.keys() and not any(labels.values())
         ]
         cells: dict[tuple[str, bool], dict[str, list[int]]] = defaultdict(lambda: defaultdict(list))
         for place, row in enumerate(rows):
-            for harm, label in self._labels[place].items():
-                cells[harm, label.violated][row.source].append(place)
+            for harm, violated in known[place].items():
+                cells[harm, violated][row.source].append(place)
         self._cells = {
             cell: (list(by_source.values()), [len(r) ** 0.5 for r in by_source.values()])
             for cell, by_source in cells.items()
@@ -115,18 +118,23 @@ class Pool:
         Random(f"{seed}/order/{turn}").shuffle(order)
         return order
 
-    def _known(self, row: Row) -> dict[str, Label]:
-        present = [harm for harm in self._mix.harms if row.labels.get(harm)]
-        supposed = {other for harm in present for other in _APART.get(harm, ())} - {*row.labels}
-        if row.labels.get("violence"):  # a threat is often no less dangerous than it is cruel
-            supposed.discard("dangerous")
-        known = {**row.labels, **dict.fromkeys(supposed, 0), ANY: row.harmful}
-        sources = {**row.label_src, **dict.fromkeys(supposed, "supposed")}
-        return {
-            harm: Label(harm, bool(known[harm]), _TRUST.get(sources.get(harm, ""), 1.0))
-            for harm in self._mix.harms
-            if harm in known
-        }
+    def _known(self, row: Row) -> dict[str, bool]:
+        labels = {**row.labels, ANY: row.harmful}
+        return {harm: bool(labels[harm]) for harm in self._mix.harms if harm in labels}
+
+    def _weighed(self, place: int, known: Mapping[str, bool]) -> dict[str, Label]:
+        sources = self._rows[place].label_src
+        found = {}
+        for harm in self._mix.harms:
+            belief = self._beliefs[harm][place] if harm in self._beliefs else None
+            if harm in known:
+                violated = float(known[harm])
+                if belief is not None:
+                    violated += _BELIEF * (belief - violated)
+                found[harm] = Label(harm, violated, _TRUST.get(sources.get(harm, ""), 1.0))
+            elif belief is not None:
+                found[harm] = Label(harm, belief, _BELIEF)
+        return found
 
     def _drawn(self, rng: Random) -> Example:
         harm = rng.choices(self._harms, [self._mix.harms[h] for h in self._harms])[0]
@@ -139,7 +147,7 @@ class Pool:
         labels = self._labels[place]
         others = [h for h in labels if h != harm]
         rng.shuffle(others)
-        others.sort(key=lambda h: labels[h].violated == violated)
+        others.sort(key=lambda h: (labels[h].violated > 0.5) == violated)
         return self._example(place, [harm, *others], rng)
 
     def _example(self, place: int, harms: Sequence[str], rng: Random) -> Example:
@@ -152,7 +160,8 @@ class Pool:
         if row.response is not None:
             return Example(Exchange(row.prompt[: mix.longest], text), labels, mention, place)
         # A request for danger is no dangerous answer; the other harms lie in the words themselves.
-        if rng.random() < mix.as_response and not row.labels.get("dangerous") and labels:
+        danger = any(x.harm == "dangerous" and x.violated > 0.5 for x in labels)
+        if rng.random() < mix.as_response and not danger and labels:
             empty = rng.random() < 0.5 or not self._harmless
             prompt = "" if empty else rng.choice(self._harmless).prompt[: mix.longest]
             return Example(Exchange(prompt, text), labels, mention, place)

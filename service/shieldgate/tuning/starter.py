@@ -2,9 +2,11 @@
 
     python -m shieldgate.tuning.starter --data DATA --out runs/starter
 
-Each stage is cheaper per label than the next: words (each token by itself), trunks (whole texts,
-all labels at once, and what a sentence encoder makes of them), questions (prompts as they are
-scored, about longer texts, too). The shipped checkpoint is what the defaults give.
+Two teachers come first: a sentence encoder says what each text means, and a linear model what it
+believes of the harms that are not labelled. Then each stage is cheaper per label than the next:
+words (each token by itself), trunks (whole texts, all labels at once, and their meaning), questions
+(prompts as they are scored, about longer texts, too). The shipped checkpoint is what the defaults
+give.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -29,6 +31,7 @@ from shieldgate.policy import Policy, load_book
 from shieldgate.prompt import TEMPLATES
 from shieldgate.scoring.gemma.tokens import PromptEncoder
 from shieldgate.tuning.attention import PADDED
+from shieldgate.tuning.beliefs import beliefs
 from shieldgate.tuning.contrast import contrast_rows
 from shieldgate.tuning.loop import Objective, Schedule, train
 from shieldgate.tuning.objectives import QuestionStage, Student, Summary, TrunkStage, WordStage
@@ -61,8 +64,8 @@ def main(
     ],
     seed: int = 0,
     word_steps: int = 900,
-    trunk_steps: int = 2400,
-    question_steps: int = 2200,
+    trunk_steps: int = 4400,
+    question_steps: int = 2900,
     encoder: Annotated[
         str, typer.Option(help="Sentence encoder to imitate: a folder, or a name on the hub.")
     ] = "sentence-transformers/all-MiniLM-L6-v2",
@@ -91,16 +94,17 @@ def main(
     model = _model(len(tokenizer)).train()
     student = Student(model, PromptEncoder(tokenizer), TEMPLATE, half=half, cuts=0.12)
     shares = shares_without(hold_out)
-    pool, longer = Pool(rows, Mix(shares)), Pool(rows, Mix(shares, longest=1000, embedded=0.15))
     with _progress() as progress:
-        task = progress.add_task("meanings", total=len(rows), loss=float("nan"))
-        meant = meanings(
-            [row.text for row in rows],
-            encoder,
-            out / "meanings.npy",
-            lambda done: progress.update(task, completed=done),
-        )
-        progress.update(task, completed=len(rows))
+        texts = [row.text for row in rows]
+        on_text = _counted(progress, "meanings", len(rows))
+        meant = meanings(texts, encoder, out / "meanings.npy", on_text)
+        on_text(len(rows))
+        harms = [harm for harm in shares if harm != ANY]
+        on_harm = _counted(progress, "beliefs", len(harms))
+        believed = beliefs(rows, meant, harms, out / "beliefs.npy", on_harm)
+        on_harm(len(harms))
+        pool = Pool(rows, Mix(shares), believed)
+        longer = Pool(rows, Mix(shares, longest=1000, embedded=0.15), believed)
         summary = Summary(model.config.hidden_size, meant)
         words = WordStage(student, lambda step: pool.sweep(seed, step, 512))
         trunks = TrunkStage(student, summary, partial(pool.draw, seed, size=32), seed=seed)
@@ -173,6 +177,11 @@ def _stage(
     task = progress.add_task(name, total=schedule.steps, loss=float("nan"))
     train(objective, schedule, out / f"{name}.pt", on_step=_shown(progress, task))
     progress.update(task, completed=schedule.steps)
+
+
+def _counted(progress: Progress, name: str, total: int) -> Callable[[int], None]:
+    task = progress.add_task(name, total=total, loss=float("nan"))
+    return lambda done: progress.update(task, completed=done)
 
 
 def _shown(progress: Progress, task: TaskID) -> Callable[[int, float], None]:
