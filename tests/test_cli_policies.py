@@ -71,10 +71,11 @@ def test_list_shows_policies_with_their_thresholds_and_profiles_with_theirs(dire
     result = policies("list", "--policies", directory, env={"COLUMNS": "120"})
     assert result.exit_code == 0
     lines = [line.split() for line in result.output.splitlines()]
-    start = lines.index(
-        ["acme/leaks", "No", "leaks", "prompt", "0.25,", "response", "0.75", "illicit"]
-    )
-    assert lines[start + 1 : start + 3] == [["starter@1f:"], ["response", "0.125"]]
+    assert [
+        *["acme/leaks", "No", "leaks", "prompt", "0.25,", "response", "0.75", "illicit"]
+    ] in lines
+    start = lines.index(["Thresholds", "calibrated", "for", "starter@1f"])
+    assert ["acme/leaks", "0.125"] in lines[start:]
     assert ["strict", "enforce", "closed", "shieldgemma/dangerous", "0.3"] in lines
     assert ["monitor", "monitor", "open", "shieldgemma/dangerous"] in lines
 

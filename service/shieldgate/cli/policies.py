@@ -1,6 +1,6 @@
 """`shieldgate policies`: check, list, and start one's own."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, NoReturn
 
@@ -64,7 +64,7 @@ def list_(
         typer.echo(PoliciesReply.of(book).model_dump_json(indent=2))
         return
     console = Console()
-    console.print(_policy_table(book), _profile_table(book), sep="\n")
+    console.print(_policy_table(book), *_calibration_tables(book), _profile_table(book), sep="\n")
 
 
 @app.command()
@@ -111,15 +111,24 @@ def _policy_table(book: PolicyBook) -> Table:
     table.add_column("threshold", overflow="fold")
     table.add_column("OpenAI category", overflow="fold")
     for policy in book.policies.values():
-        thresholds = [
-            _by_direction(policy.thresholds),
-            *(
-                f"{scorer}:\n  {direction} {fitted.threshold:g}"
-                for (scorer, direction), fitted in policy.calibrations.items()
-            ),
-        ]
-        table.add_row(policy.id, policy.title, "\n".join(thresholds), "\n".join(policy.openai))
+        threshold = _by_direction(policy.thresholds)
+        table.add_row(policy.id, policy.title, threshold, "\n".join(policy.openai))
     return table
+
+
+def _calibration_tables(book: PolicyBook) -> Iterator[Table]:
+    """Show each scorer's fitted thresholds, which hold in place of the policies' own."""
+    scorers = [scorer for p in book.policies.values() for scorer, _ in p.calibrations]
+    for scorer in dict.fromkeys(scorers):
+        table = _table(f"Thresholds calibrated for {scorer}")
+        table.add_column("policy", no_wrap=True)
+        for direction in DIRECTIONS:
+            table.add_column(direction)
+        for policy in book.policies.values():
+            fitted = [policy.calibrations.get((scorer, direction)) for direction in DIRECTIONS]
+            if any(fitted):
+                table.add_row(policy.id, *(f"{f.threshold:g}" if f else "" for f in fitted))
+        yield table
 
 
 def _profile_table(book: PolicyBook) -> Table:
@@ -142,7 +151,8 @@ def _profile_table(book: PolicyBook) -> Table:
 
 
 def _table(title: str) -> Table:
-    return Table(title=title, title_justify="left", box=box.SIMPLE_HEAD)
+    # Else a title wider than its columns is broken.
+    return Table(title=title, min_width=len(title), title_justify="left", box=box.SIMPLE_HEAD)
 
 
 def _by_direction(values: Mapping[Direction, object]) -> str:
