@@ -71,9 +71,7 @@ def test_list_shows_policies_with_their_thresholds_and_profiles_with_theirs(dire
     result = policies("list", "--policies", directory, env={"COLUMNS": "120"})
     assert result.exit_code == 0
     lines = [line.split() for line in result.output.splitlines()]
-    assert [
-        *["acme/leaks", "No", "leaks", "prompt", "0.25,", "response", "0.75", "illicit"]
-    ] in lines
+    assert "acme/leaks No leaks prompt 0.25, response 0.75 illicit".split() in lines
     start = lines.index(["Thresholds", "calibrated", "for", "starter@1f"])
     assert ["acme/leaks", "0.125"] in lines[start:]
     assert ["strict", "enforce", "closed", "shieldgemma/dangerous", "0.3"] in lines

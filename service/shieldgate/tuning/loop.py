@@ -2,12 +2,14 @@
 
 import math
 from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import mean
 from typing import Protocol
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 from torch.optim import AdamW, Muon, Optimizer
 from torch.optim.lr_scheduler import LambdaLR
@@ -86,6 +88,19 @@ class Watch:
     on_check: Callable[[Check], None] = lambda check: None
 
 
+@contextmanager
+def saving(path: Path) -> Iterator[None]:
+    """Raise ConfigurationError where what is written inside does not fit the disk."""
+    try:
+        yield
+    # The writers of PyTorch and safetensors have errors of their own, which don't say why.
+    except (OSError, RuntimeError, SafetensorError) as refused:
+        raise ConfigurationError(
+            f"{path} can't be written: {refused}. See whether the disk is full; the same command "
+            "goes on from what was saved last."
+        ) from refused
+
+
 def train(
     objective: Objective,
     schedule: Schedule,
@@ -101,8 +116,8 @@ def train(
     With `muon` it trains the matrices of the layers; the embedding and everything else, or all,
     are trained by AdamW. With a `watch` it may end earlier, and the objective is left in its best
     state; returns what was measured. `on_step(step, loss)` is called after each step. Raises
-    ConfigurationError if `state` belongs to another schedule, FloatingPointError if the loss is
-    not finite.
+    ConfigurationError if `state` belongs to another schedule or can't be written,
+    FloatingPointError if the loss is not finite.
     """
     run = _Run(objective, schedule, muon, watch)
     start = run.resume(state)
@@ -199,8 +214,9 @@ class _Run:
             "checks": [(check.steps, check.figures) for check in self.checks],
             "best": self._best,
         }
-        torch.save(saved, new)
-        new.replace(state)
+        with saving(new):
+            torch.save(saved, new)
+            new.replace(state)
 
     def resume(self, state: Path) -> int:
         """Take up what was saved; returns how many steps are done."""

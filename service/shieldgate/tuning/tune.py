@@ -24,7 +24,7 @@ from shieldgate.scoring.gemma import GemmaScorer, load_checkpoint
 from shieldgate.tuning.adapt import Method, Pupil, method_for
 from shieldgate.tuning.fit import Recipe, by_group, fit
 from shieldgate.tuning.labelled import Labelled, Parts, counts
-from shieldgate.tuning.loop import Check, best
+from shieldgate.tuning.loop import Check, best, saving
 from shieldgate.types import Direction
 
 Estimates = Mapping[str, Estimate]
@@ -107,7 +107,7 @@ class Listener:
 def tune(order: Order, listener: Listener | None = None) -> Report:
     """Tune, save and measure; a run that was stopped goes on, one that was done is read again.
 
-    Raises ConfigurationError, also when the folder belongs to something else, and
+    Raises ConfigurationError, also when the folder belongs to something else or is full, and
     FloatingPointError when training diverges.
     """
     listener = listener or Listener()
@@ -135,7 +135,8 @@ def tune(order: Order, listener: Listener | None = None) -> Report:
         on_check=listener.check,
     )
     listener.phase("saving, and asking what was learnt about the test rows")
-    pupil.save(order.out)
+    with saving(order.out):
+        pupil.save(order.out)
     del pupil, scorer
     gc.collect()  # two large models don't fit one GPU
     tuned = _scorer(order, str(order.out))
