@@ -2,13 +2,13 @@
 
 import json
 import resource
-import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 from checkpoints import save_calm_checkpoint
+from full_disk import limited
 from typer.testing import CliRunner, Result
 
 from shieldgate.cli import app
@@ -36,14 +36,6 @@ policies:
 profiles:
   default:
     policies: [acme/foxes]
-"""
-
-
-LIMITED = """
-import resource, sys
-from shieldgate.cli import main
-resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv.pop(1)),) * 2)
-main()
 """
 
 
@@ -217,19 +209,13 @@ def test_help_teaches_with_examples() -> None:
 def test_a_full_disk_is_named_and_the_same_command_goes_on(
     given: tuple[str | Path, ...], tmp_path: Path
 ) -> None:
-    """The limit on the size of a file fails a write half-way, as a full disk does."""
     out = tmp_path / "scorer"
-
-    def tune(limit: int) -> "subprocess.CompletedProcess[str]":
-        words = [*map(str, given), "--out", str(out)]
-        command = [sys.executable, "-c", LIMITED, str(limit), "tune", *words]
-        return subprocess.run(command, check=False, capture_output=True, text=True)
-
-    full = tune(20_000)
+    words = ("tune", *map(str, given), "--out", str(out))
+    full = limited(20_000, *words)
     assert full.returncode == 2, full.stderr
     assert "Traceback" not in full.stderr
     assert f"{out / 'tuning/state.new'} can't be written" in full.stderr
     assert "See whether the disk is full" in full.stderr
-    mended = tune(resource.RLIM_INFINITY)
+    mended = limited(resource.RLIM_INFINITY, *words)
     assert mended.returncode == 0, mended.stderr
     assert {file.name for file in (out / "tuning").iterdir()} == {"report.json"}

@@ -12,7 +12,6 @@ import re
 import resource
 import shutil
 import subprocess
-import sys
 import time
 import tracemalloc
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -24,6 +23,7 @@ import httpx
 import pytest
 import torch
 from fakes import FakeScorer
+from full_disk import limited
 from front import Open
 from serving import Gateway, gateway
 from structlog.testing import capture_logs
@@ -358,18 +358,9 @@ def test_the_clock_on_the_wall_decides_nothing() -> None:
     }
 
 
-EVALUATE = """
-import resource, sys
-from shieldgate.cli import main
-resource.setrlimit(resource.RLIMIT_FSIZE, (int(sys.argv.pop(1)),) * 2)
-main()
-"""
-
-
 def test_a_full_disk_while_scores_or_the_report_are_written(
     hot_checkpoint: Path, tmp_path: Path
 ) -> None:
-    """The limit on the size of a file fails a write half-way, as a full disk does."""
     data, out = tmp_path / "rows.jsonl", tmp_path / "out"
     rows = 40
     data.write_text(
@@ -382,8 +373,7 @@ def test_a_full_disk_while_scores_or_the_report_are_written(
     def evaluate(limit: int) -> "subprocess.CompletedProcess[str]":
         words = ["evaluate", str(data), "--model", str(hot_checkpoint), "--out", str(out)]
         words += ["--policy", "shieldgemma/hate", "--max-batch-tokens", "300"]
-        command = [sys.executable, "-c", EVALUATE, str(limit), *words]
-        return subprocess.run(command, check=False, capture_output=True, text=True)
+        return limited(limit, *words)
 
     def refused(limit: int) -> str:
         full = evaluate(limit)
