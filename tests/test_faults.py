@@ -23,8 +23,8 @@ import httpx
 import pytest
 import torch
 from fakes import FakeScorer
-from full_disk import limited
 from front import Open
+from full_disk import limited
 from serving import Gateway, gateway
 from structlog.testing import capture_logs
 from test_batched import LengthEngine, Piece
