@@ -210,7 +210,7 @@ def test_a_full_disk_is_named_and_the_same_command_goes_on(
     given: tuple[str | Path, ...], tmp_path: Path
 ) -> None:
     out = tmp_path / "scorer"
-    words = ("tune", *map(str, given), "--out", str(out))
+    words = ("tune", *map(str, given), "--steps", "1", "--out", str(out))
     full = limited(20_000, *words)
     assert full.returncode == 2, full.stderr
     assert "Traceback" not in full.stderr
