@@ -213,7 +213,7 @@ def test_an_unknown_label_teaches_nothing(student: Student, guidelines: Guidelin
     assert columns == {HARMS.index("hate")}
 
 
-def test_draws_are_balanced_and_never_trust_what_is_unknown() -> None:
+def test_draws_are_balanced_and_never_ask_what_is_unknown() -> None:
     rare = [row(i, f"rare {i}", dangerous=1) for i in range(5)]
     common = [row(i, f"common {i}", dangerous=0, hate=0) for i in range(1000)]
     pool = Pool(rare + common, mix(as_response=0.5, embedded=0.5))
@@ -223,7 +223,7 @@ def test_draws_are_balanced_and_never_trust_what_is_unknown() -> None:
     assert ("hate", True) not in asked
     for example in drawn:
         if "rare" in (example.exchange.response or example.exchange.prompt):
-            assert [x.harm for x in example.labels if x.trust == 1] == ["dangerous"]
+            assert [x.harm for x in example.labels] == ["dangerous"]
             assert example.exchange.response is None  # a request for danger stays a prompt
 
 
@@ -258,8 +258,7 @@ def test_a_harm_held_out_is_neither_asked_nor_told_of_by_another_label(rows: lis
     assert set(shares) == {"dangerous", "harassment", "sexual", "violence", "profanity"}
     pool = Pool(rows, Mix(shares))
     drawn = [*pool.draw(0, 0, 100), *pool.sweep(0, 0, 100)]
-    told = {label.harm for example in drawn for label in example.labels if label.trust == 1}
-    assert told == {"dangerous"}
+    assert {label.harm for example in drawn for label in example.labels} == {"dangerous"}
     with pytest.raises(ConfigurationError, match="known: dangerous, harassment"):
         shares_without("zork")
 

@@ -34,10 +34,10 @@ from shieldgate.tuning.attention import PADDED
 from shieldgate.tuning.beliefs import beliefs
 from shieldgate.tuning.contrast import contrast_rows
 from shieldgate.tuning.loop import Objective, Schedule, train
+from shieldgate.tuning.meanings import meanings
 from shieldgate.tuning.objectives import QuestionStage, Student, Summary, TrunkStage, WordStage
 from shieldgate.tuning.rows import Row, read_rows
 from shieldgate.tuning.sampling import Mix, Pool
-from shieldgate.tuning.teacher import meanings
 from shieldgate.tuning.tokenizer import train_tokenizer
 from shieldgate.tuning.wording import ANY, HARMS, Guidelines
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import AutoModel, AutoTokenizer, BertConfig, BertModel, PreTrainedTokenizerFast
 
 from shieldgate.errors import ConfigurationError
-from shieldgate.tuning.teacher import meanings
+from shieldgate.tuning.meanings import meanings
 
 WORDS = ("[PAD]", "[UNK]", "one", "two", "three", "four", "five")
 
