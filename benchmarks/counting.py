@@ -12,7 +12,7 @@ import torch
 from torch import nn
 from transformers import Gemma2ForCausalLM
 
-from shieldgate.scoring.gemma.packing import Layout, Pack
+from shieldgate.scoring.local.packing import Layout, Pack
 
 
 @dataclass(frozen=True)

@@ -17,10 +17,10 @@ from shieldgate.evaluation.adapters import ADAPTERS, OURS
 from shieldgate.evaluation.datasets import Dataset, Row
 from shieldgate.evaluation.run import sampled
 from shieldgate.evaluation.sources import open_source
-from shieldgate.metrics import curve
 from shieldgate.normalise import normalised
 from shieldgate.policy import Policy, load_book
-from shieldgate.scoring.gemma import GemmaScorer, load_engine
+from shieldgate.scoring.local import PackedEngine, load_engine
+from shieldgate.statistics import curve
 from shieldgate.types import Exchange
 
 FALSE_POSITIVES = 0.05
@@ -80,7 +80,7 @@ def main() -> None:
 class Judge:
     """Scores texts by their worst policy; what comes again is not scored again."""
 
-    def __init__(self, engine: GemmaScorer, policies: Sequence[Policy]) -> None:
+    def __init__(self, engine: PackedEngine, policies: Sequence[Policy]) -> None:
         self._engine = engine
         self._policies = policies
         self._known: dict[Exchange, float] = {}

@@ -22,8 +22,8 @@ from rich.table import Table
 from shieldgate.cli.scorer import open_scorer
 from shieldgate.policy import Policy, load_book
 from shieldgate.prompt import TEMPLATES
-from shieldgate.scoring import Identity, NearbyScorer, Scorer
-from shieldgate.scoring.nearby import listening
+from shieldgate.scoring import Identity, Scorer, UnixSocketScorer
+from shieldgate.scoring.unix_socket import listening
 from shieldgate.settings import ScoringSettings
 from shieldgate.types import Exchange, Score
 
@@ -73,7 +73,7 @@ async def elsewhere(name: str) -> AsyncIterator[tuple[Scorer, int]]:
             sys.executable, "-m", "benchmarks.processes", name, str(path)
         )
         try:
-            async with NearbyScorer(path) as scorer:
+            async with UnixSocketScorer(path) as scorer:
                 yield scorer, process.pid
         finally:
             process.kill()

@@ -23,8 +23,8 @@ from rich.table import Table
 from benchmarks.baseline import Baseline
 from shieldgate.evaluation.columns import UNKNOWN, Columns, read_columns
 from shieldgate.evaluation.judged import judge, probabilities
-from shieldgate.metrics import Estimate, Figures, Ranking, Scores, Weights, bootstrap
 from shieldgate.policy import Calibration, PolicyBook, load_book
+from shieldgate.statistics import Estimate, Figures, Ranking, Scores, Weights, bootstrap
 from shieldgate.tuning.contrast import contrast_rows
 from shieldgate.tuning.rows import Row, read_rows
 

@@ -10,7 +10,7 @@ from rich.console import Console
 from benchmarks.subject import SENTENCE
 from benchmarks.timing import fastest
 from shieldgate.policy import load_book
-from shieldgate.scoring.gemma import load_engine
+from shieldgate.scoring.local import load_engine
 from shieldgate.types import Exchange
 
 TOKENS = 100

@@ -11,7 +11,7 @@ import torch
 from benchmarks.subject import Plan, Subject
 from benchmarks.timing import fastest
 from shieldgate.policy import Policy, Streaming
-from shieldgate.scoring.gemma.memory import PrefixCache
+from shieldgate.scoring.local.prefix_cache import PrefixCache
 from shieldgate.types import Exchange
 
 # Text arrives at this pace, in tokens a second, when waiting is counted.

@@ -13,9 +13,9 @@ from transformers import Gemma2Config, Gemma2ForCausalLM, TokenizersBackend
 
 from shieldgate.policy import load_book
 from shieldgate.prompt import TEMPLATES
-from shieldgate.scoring.gemma import Checkpoint, GemmaScorer
-from shieldgate.scoring.gemma.attention import PACKED
-from shieldgate.scoring.gemma.feedforward import use_blocks
+from shieldgate.scoring.local import Checkpoint, PackedEngine
+from shieldgate.scoring.local.attention import PACKED
+from shieldgate.scoring.local.feedforward import use_blocks
 
 TEMPLATE = TEMPLATES["chat"]
 UNKNOWN = "<unk>"
@@ -99,12 +99,12 @@ class Subject:
         self.tokenizer = _tokenizer([TEMPLATE.for_prompt, f" {SENTENCE}", *guidelines])
 
     @cached_property
-    def scorer(self) -> GemmaScorer:
+    def scorer(self) -> PackedEngine:
         """Our engine on the same weights."""
         ours = copy.deepcopy(self.plain, {id(p): p for p in self.plain.parameters()})
         ours.set_attn_implementation(PACKED)
         use_blocks(ours)
-        return GemmaScorer(Checkpoint("bench", "random", ours, self.tokenizer), TEMPLATE)
+        return PackedEngine(Checkpoint("bench", "random", ours, self.tokenizer), TEMPLATE)
 
     def text(self, tokens: int) -> str:
         """Write a text of that many tokens."""

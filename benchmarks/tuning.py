@@ -28,9 +28,9 @@ from shieldgate.evaluation.adapters import ADAPTERS
 from shieldgate.evaluation.datasets import Dataset
 from shieldgate.evaluation.labels import Labelling
 from shieldgate.evaluation.sources import open_source
-from shieldgate.metrics import curve
 from shieldgate.policy import Policy, load_book
 from shieldgate.prompt import TEMPLATES
+from shieldgate.statistics import curve
 from shieldgate.telemetry import configure_logging
 from shieldgate.tuning.labelled import Labelled, deal
 from shieldgate.tuning.tune import Order, tune

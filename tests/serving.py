@@ -12,13 +12,13 @@ import uvicorn
 from fakes import FakeScorer, FixedPolicies, small_book
 from prometheus_client import CollectorRegistry
 
+from shieldgate.access.keys import LiveKeys
+from shieldgate.access.rate_limits import RateLimiter
 from shieldgate.gateway.app import create_app
-from shieldgate.gateway.keys import LiveKeys
-from shieldgate.gateway.loading import LoadingScorer
 from shieldgate.gateway.services import Policies, Services, Worker
+from shieldgate.redis.client import RedisClient
+from shieldgate.scoring.loading import LoadingScorer
 from shieldgate.settings import ServeSettings
-from shieldgate.shared.limits import Limiter
-from shieldgate.shared.redis import Shared
 from shieldgate.telemetry import Audit, Sink, Telemetry
 from shieldgate.upstream import Upstream
 
@@ -86,7 +86,7 @@ async def gateway(
     profile: Mapping[str, object] | None = None,
     audit: Sink | None = None,
     telemetry: Telemetry | None = None,
-    shared: Shared | None = None,
+    shared: RedisClient | None = None,
     **settings: object,
 ) -> AsyncIterator[Gateway]:
     """Serve the gateway around a scorer, with the small policy book.
@@ -108,7 +108,7 @@ async def gateway(
         worker=worker,
         upstream=upstream,
         keys=LiveKeys(given.keys, lambda: policies.current) if given.keys else None,
-        limiter=Limiter(shared),
+        limiter=RateLimiter(shared),
         shared=shared,
     )
     async with (

@@ -17,9 +17,9 @@ from structlog.testing import capture_logs
 from test_keys import entry, written
 from upstream import Script, delta, serving, streamed, whole
 
-from shieldgate.gateway.loading import LoadingScorer
+from shieldgate.redis.client import RedisClient
 from shieldgate.scoring import Batched
-from shieldgate.shared.redis import Shared
+from shieldgate.scoring.loading import LoadingScorer
 from shieldgate.upstream import Upstream
 
 SECRET = "sg-canary-3f71"
@@ -297,7 +297,7 @@ async def test_replicas_hold_a_key_to_one_limit_and_serve_on_when_redis_dies(
 ) -> None:
     key = {"requests_per_minute": 4}
     with redis_server(tmp_path) as server:
-        shared = [Shared(server.url, seconds=5) for _ in range(2)]
+        shared = [RedisClient(server.url, seconds=5) for _ in range(2)]
         async with (
             guarded(scorer, tmp_path, key=key, shared=shared[0]) as one,
             guarded(scorer, tmp_path, key=key, shared=shared[1]) as other,
@@ -343,7 +343,7 @@ async def test_when_the_queue_is_full_everybody_gets_an_answer_and_it_empties_ag
 
 def test_the_digests_are_compared_in_constant_time() -> None:
     """What looks a key up compares digests by `hmac.compare_digest`, and no secret by ==."""
-    source = Path(__file__).parents[1] / "service/shieldgate/gateway/keys.py"
+    source = Path(__file__).parents[1] / "service/shieldgate/access/keys.py"
     tree = ast.parse(source.read_text())
     find = next(n for n in ast.walk(tree) if isinstance(n, ast.FunctionDef) and n.name == "find")
     calls = [ast.unparse(n.func) for n in ast.walk(find) if isinstance(n, ast.Call)]

@@ -461,7 +461,7 @@ def test_very_small_thresholds_survive_the_file(file: Path):
 def test_from_a_checkpoints_own_scores_to_its_next_verdict(
     hot_checkpoint: Path, file: Path, tmp_path: Path
 ):
-    from shieldgate.scoring.gemma import load_engine
+    from shieldgate.scoring.local import load_engine
 
     engine = load_engine(str(hot_checkpoint), device="cpu")
     policy = load_book(file).policies[SPAM]

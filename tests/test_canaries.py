@@ -26,12 +26,12 @@ from typer.testing import CliRunner
 from upstream import DONE, Script, delta, serving, whole
 
 from shieldgate.cli import app
-from shieldgate.gateway.loading import LoadingScorer
 from shieldgate.policy import Policy, Streaming
-from shieldgate.scoring import Batched, Cached, Guarded, Prepared
-from shieldgate.shared.audit import SharedAudit
-from shieldgate.shared.redis import Shared
-from shieldgate.shared.scores import SharedScores
+from shieldgate.redis.audit_stream import RedisAuditStream
+from shieldgate.redis.client import RedisClient
+from shieldgate.redis.score_cache import RedisScoreCache
+from shieldgate.scoring import Batched, Cached, Prepared, Resilient
+from shieldgate.scoring.loading import LoadingScorer
 from shieldgate.telemetry import Telemetry, configure_logging
 from shieldgate.telemetry.otel import OpenTelemetry
 from shieldgate.types import Exchange, Score
@@ -123,7 +123,7 @@ class Witness:
     script: Script
     engine: Engine
     server: RedisServer
-    shared: Shared
+    shared: RedisClient
     spans: InMemorySpanExporter
     logs: io.StringIO
     canaries: list[str] = field(default_factory=list)
@@ -186,22 +186,22 @@ async def witness(
     engine, script = Engine(), Script(whole("a kind answer"))
 
     with redis_server(folder) as server:
-        async with Shared(server.url, seconds=5, observer=telemetry) as shared:
+        async with RedisClient(server.url, seconds=5, observer=telemetry) as shared:
 
             @asynccontextmanager
             async def opened() -> AsyncIterator[Breaking]:
                 limits = {"max_batch_tokens": 99, "max_waiting": 99}
                 async with Batched(engine, **limits, observer=telemetry) as batched:
                     cached = Cached(
-                        Guarded(batched, seconds=5, observer=telemetry),
+                        Resilient(batched, seconds=5, observer=telemetry),
                         secret=b"0123456789abcdef",
                         max_entries=0,
-                        second=SharedScores(shared, secret=b"x" * 16, keep_seconds=60),
+                        second=RedisScoreCache(shared, secret=b"x" * 16, keep_seconds=60),
                         observer=telemetry,
                     )
                     yield Breaking(cached, engine)
 
-            sink = SharedAudit(shared, "audit", length=1000, lost=telemetry.audit_unconfirmed)
+            sink = RedisAuditStream(shared, "audit", length=1000, lost=telemetry.audit_unconfirmed)
             async with (
                 serving(script) as url,
                 gateway(

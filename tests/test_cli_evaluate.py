@@ -186,21 +186,21 @@ async def test_a_run_whose_scorer_fails_ends_with_1(
 def test_an_interrupted_run_says_how_to_go_on_and_does(
     data: Path, tmp_path: Path, one: tuple[str | Path, ...], monkeypatch: pytest.MonkeyPatch
 ):
-    from shieldgate.scoring.gemma import GemmaScorer
+    from shieldgate.scoring.local import PackedEngine
 
     whole, out = tmp_path / "whole", tmp_path / "out"
     small = ("--max-batch-tokens", "700")
     done(data, *one, *small, "--out", whole)
-    forward = GemmaScorer.forward
+    forward = PackedEngine.forward
     passes = iter(range(2))  # one is the engine's own check
 
-    def interrupted(engine: GemmaScorer, work: Any) -> list[list[float]]:
+    def interrupted(engine: PackedEngine, work: Any) -> list[list[float]]:
         if next(passes, None) is None:
             raise KeyboardInterrupt
         return forward(engine, work)
 
     with monkeypatch.context() as patch:
-        patch.setattr(GemmaScorer, "forward", interrupted)
+        patch.setattr(PackedEngine, "forward", interrupted)
         result = evaluate(data, *one, *small, "--out", out)
     assert result.exit_code == 130
     assert "give the same command to go on" in result.stderr

@@ -12,7 +12,7 @@ from typer.testing import CliRunner, Result
 
 from shieldgate.cli import app
 from shieldgate.errors import ConfigurationError
-from shieldgate.scoring.gemma import load_engine
+from shieldgate.scoring.local import load_engine
 from shieldgate.tuning.tune import Listener
 
 pytestmark = pytest.mark.usefixtures("restored_logging")

@@ -27,9 +27,9 @@ from test_policy_watch import ToldBook, edit, strict
 from upstream import DONE, Script, data_of, delta, serving, sse, streamed, text_of, whole
 
 from shieldgate.errors import Overloaded, ScorerUnavailable
-from shieldgate.gateway.loading import LoadingScorer
 from shieldgate.policy import Policy, PolicyBook, Streaming, shipped_policies
-from shieldgate.scoring import Batched, Cached, Guarded, Scorer
+from shieldgate.scoring import Batched, Cached, Resilient, Scorer
+from shieldgate.scoring.loading import LoadingScorer
 from shieldgate.types import Exchange, Score
 from shieldgate.upstream import Upstream
 
@@ -270,7 +270,7 @@ async def test_14_policies_run_together_under_one_deadline(scorer: FakeScorer) -
         return [f.gateway.metric(metric, policy=id, **labels) for id in both]
 
     async with Batched(engine, max_batch_tokens=1000, max_waiting=10) as batched:
-        guarded = Guarded(batched, seconds=0.5)
+        guarded = Resilient(batched, seconds=0.5)
         whole_guard = Cached(guarded, secret=b"0" * 16, max_entries=10)
         for on_failure, status in (("closed", 503), ("open", 200)):
             fails = {"prompt": on_failure, "response": "closed"}

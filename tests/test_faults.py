@@ -32,9 +32,9 @@ from upstream import delta, streamed
 
 import shieldgate
 from shieldgate.evaluation.scores import read_scores
-from shieldgate.gateway.loading import LoadingScorer
 from shieldgate.policy import LiveBook, shipped_policies
-from shieldgate.scoring import Batched, Cached, Guarded, Scorer
+from shieldgate.scoring import Batched, Cached, Resilient, Scorer
+from shieldgate.scoring.loading import LoadingScorer
 
 
 class Engine(LengthEngine):
@@ -86,7 +86,7 @@ async def rig(*, seconds: float = 30, waiting: int = 100) -> AsyncIterator[Rig]:
         limits = {"max_batch_tokens": 2, "max_waiting": waiting, "max_seconds": seconds}
         async with Batched(engine, **limits) as batched:
             built.append(batched)
-            guarded = Guarded(batched, seconds=seconds)
+            guarded = Resilient(batched, seconds=seconds)
             yield Cached(guarded, secret=b"0" * 16, max_entries=10)
 
     async with gateway(FakeScorer(), LoadingScorer(opened)) as running:

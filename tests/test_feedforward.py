@@ -7,8 +7,8 @@ import torch
 from transformers import Gemma2Config
 from transformers.models.gemma2.modeling_gemma2 import Gemma2MLP
 
-from shieldgate.scoring.gemma import load_checkpoint
-from shieldgate.scoring.gemma.feedforward import BLOCK_ROWS, BlockFeedForward, use_blocks
+from shieldgate.scoring.local import load_checkpoint
+from shieldgate.scoring.local.feedforward import BLOCK_ROWS, BlockFeedForward, use_blocks
 
 
 @pytest.fixture

@@ -10,8 +10,8 @@ from fakes import BlockingEngine, FakeScorer
 from serving import Gateway, gateway
 
 from shieldgate.errors import ModelError
-from shieldgate.gateway.loading import LoadingScorer
 from shieldgate.scoring import Batched, Scorer
+from shieldgate.scoring.loading import LoadingScorer
 
 CANARY = "canary-19c2"
 

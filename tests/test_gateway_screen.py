@@ -8,7 +8,7 @@ from fakes import FakeScorer
 from serving import Gateway, gateway
 
 from shieldgate.errors import ConfigurationError, Overloaded, ScorerUnavailable
-from shieldgate.gateway.loading import LoadingScorer
+from shieldgate.scoring.loading import LoadingScorer
 
 
 async def screen(served: Gateway, **body: Any) -> dict[str, Any]:

@@ -9,11 +9,11 @@ from fakes import small_book
 from structlog.testing import capture_logs
 from typer.testing import CliRunner, Result
 
+from shieldgate.access.keys import Key, LiveKeys, load_keys, new_key
+from shieldgate.access.rate_limits import RateLimit
 from shieldgate.cli.keys import app
 from shieldgate.errors import ConfigurationError
-from shieldgate.gateway.keys import Key, LiveKeys, load_keys, new_key
 from shieldgate.policy import PolicyBook
-from shieldgate.shared.limits import Allowance
 
 BOOK = small_book()
 SECRET = "sg-canary-7b20"
@@ -43,8 +43,8 @@ def test_a_key_is_found_by_its_digest_with_all_that_it_allows(tmp_path: Path) ->
         entry("prometheus", "sg-other", admin="true"),
     )
     found = load_keys(file, BOOK)
-    assert found.find(SECRET) == Key("web", "strict", Allowance("web", 60, 90, 3))
-    assert found.find("sg-other") == Key("prometheus", "default", Allowance("prometheus"), True)
+    assert found.find(SECRET) == Key("web", "strict", RateLimit("web", 60, 90, 3))
+    assert found.find("sg-other") == Key("prometheus", "default", RateLimit("prometheus"), True)
     assert found.profiles == {"strict": "web", "default": "prometheus"}
 
 
@@ -130,8 +130,8 @@ def test_new_writes_lines_for_the_file_and_shows_the_key_beside_them(tmp_path: P
     file = written(tmp_path, *(result.stdout for result in made))
     found = load_keys(file, BOOK)
     secrets = [result.stderr.split()[-1] for result in made]
-    assert found.find(secrets[0]) == Key("web-app", "strict", Allowance("web-app", None, None, 3))
-    assert (found.find(secrets[1]) or Key("", "", Allowance(""))).admin
+    assert found.find(secrets[0]) == Key("web-app", "strict", RateLimit("web-app", None, None, 3))
+    assert (found.find(secrets[1]) or Key("", "", RateLimit(""))).admin
     assert not any(secret in file.read_text() for secret in secrets)
     checked = keys("check", file)
     assert (checked.exit_code, checked.output) == (0, f"{file}: 2 keys\n")

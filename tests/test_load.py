@@ -14,7 +14,7 @@ from structlog.testing import capture_logs
 
 from shieldgate.errors import ModelError
 from shieldgate.prompt import TEMPLATES, render
-from shieldgate.scoring.gemma import load_checkpoint, load_engine
+from shieldgate.scoring.local import load_checkpoint, load_engine
 from shieldgate.types import Exchange
 
 SHIELDGEMMA = "google/shieldgemma-2b"

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from upstream import streamed, text_of
 
 from shieldgate.errors import ScorerUnavailable
-from shieldgate.moderator import Moderator
+from shieldgate.moderation import Moderator
 from shieldgate.normalise import _ALIKE, normalised
 from shieldgate.policy import Profile
 from shieldgate.types import Action, Exchange

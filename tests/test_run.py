@@ -240,7 +240,7 @@ def test_a_sample_is_drawn_by_its_seed_without_replacement():
 
 
 def test_packed_rows_have_the_margins_that_each_has_alone(tmp_path: Path, hot_checkpoint: Path):
-    from shieldgate.scoring.gemma import load_engine
+    from shieldgate.scoring.local import load_engine
 
     engine = load_engine(str(hot_checkpoint))
     words = random.Random(2)

@@ -5,14 +5,14 @@ from pathlib import Path
 import pytest
 
 from shieldgate.policy import PolicyBook, decide, load_book
-from shieldgate.scoring.gemma import GemmaScorer, load_engine
+from shieldgate.scoring.local import PackedEngine, load_engine
 from shieldgate.types import Exchange, Verdict
 
 FOLDER = Path(__file__).parents[1] / "service/shieldgate/starter"
 
 
 @pytest.fixture(scope="module")
-def starter() -> GemmaScorer:
+def starter() -> PackedEngine:
     return load_engine("starter", device="cpu")
 
 
@@ -21,7 +21,7 @@ def book() -> PolicyBook:
     return load_book()
 
 
-def judged(starter: GemmaScorer, book: PolicyBook, exchange: Exchange) -> Verdict:
+def judged(starter: PackedEngine, book: PolicyBook, exchange: Exchange) -> Verdict:
     profile = book.profile("default")
     policies = book.select(profile)
     prepared = starter.prepare(exchange, policies)
@@ -39,7 +39,9 @@ def judged(starter: GemmaScorer, book: PolicyBook, exchange: Exchange) -> Verdic
         "",
     ],
 )
-def test_plain_questions_are_not_flagged(starter: GemmaScorer, book: PolicyBook, text: str) -> None:
+def test_plain_questions_are_not_flagged(
+    starter: PackedEngine, book: PolicyBook, text: str
+) -> None:
     assert judged(starter, book, Exchange(text)).violated == ()
 
 
@@ -51,13 +53,13 @@ def test_plain_questions_are_not_flagged(starter: GemmaScorer, book: PolicyBook,
     ],
 )
 def test_a_crude_threat_is_flagged_as_harassment(
-    starter: GemmaScorer, book: PolicyBook, text: str
+    starter: PackedEngine, book: PolicyBook, text: str
 ) -> None:
     assert "shieldgemma/harassment" in judged(starter, book, Exchange(text)).violated
 
 
 def test_a_plain_answer_is_not_flagged_and_a_crude_one_is(
-    starter: GemmaScorer, book: PolicyBook
+    starter: PackedEngine, book: PolicyBook
 ) -> None:
     question = "What do you think of my cake?"
     kind = Exchange(question, "It looks lovely! Next time, bake it ten minutes longer.")
@@ -66,7 +68,7 @@ def test_a_plain_answer_is_not_flagged_and_a_crude_one_is(
     assert judged(starter, book, crude).violated
 
 
-def test_it_computes_what_the_plain_model_computes(starter: GemmaScorer) -> None:
+def test_it_computes_what_the_plain_model_computes(starter: PackedEngine) -> None:
     starter.check()
 
 

@@ -14,7 +14,7 @@ from transformers import Gemma2Config, Gemma2ForCausalLM
 from shieldgate.errors import ConfigurationError
 from shieldgate.policy import Policy
 from shieldgate.prompt import TEMPLATES
-from shieldgate.scoring.gemma import GemmaScorer, load_checkpoint, load_engine
+from shieldgate.scoring.local import PackedEngine, load_checkpoint, load_engine
 from shieldgate.tuning.adapt import Method, Pupil, method_for
 from shieldgate.tuning.fit import Lessons, Recipe
 from shieldgate.tuning.labelled import Labelled, deal
@@ -62,8 +62,8 @@ def calm(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_calm_checkpoint(tmp_path_factory.mktemp("calm"))
 
 
-def scorer(folder: Path) -> GemmaScorer:
-    return GemmaScorer(load_checkpoint(str(folder), device="cpu"), CHAT)
+def scorer(folder: Path) -> PackedEngine:
+    return PackedEngine(load_checkpoint(str(folder), device="cpu"), CHAT)
 
 
 def order(base: Path, out: Path, **changes: Any) -> Order:
@@ -126,7 +126,7 @@ def test_adapters_alone_are_trained_and_checkpointing_changes_no_gradient(calm: 
 def test_adapters_beside_weights_in_bf16_are_fp32(calm: Path, tmp_path: Path) -> None:
     """In bf16 a small step of a learning rate would be rounded away."""
     checkpoint = load_checkpoint(str(calm), device="cpu", dtype="bfloat16")
-    pupil = Pupil.of(GemmaScorer(checkpoint, CHAT), "lora", tokens=2000, seed=0)
+    pupil = Pupil.of(PackedEngine(checkpoint, CHAT), "lora", tokens=2000, seed=0)
     lessons = Lessons(pupil, rows(20), {FOXES.id: FOXES}, [TEA], Recipe("lora", 1, 1e-3, 0))
     for loss in lessons.losses(0):
         loss.backward()

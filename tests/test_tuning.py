@@ -16,7 +16,7 @@ from transformers import AutoTokenizer, Gemma2ForCausalLM
 from shieldgate.errors import ConfigurationError
 from shieldgate.policy import load_book
 from shieldgate.prompt import TEMPLATES, render
-from shieldgate.scoring.gemma.tokens import PromptEncoder
+from shieldgate.scoring.encoding import PromptEncoder
 from shieldgate.tuning.attention import PADDED
 from shieldgate.tuning.contrast import contrast_rows
 from shieldgate.tuning.loop import Schedule, train

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shieldgate.errors import ScorerUnavailable
-from shieldgate.scoring.gemma.windows import WindowRule
+from shieldgate.scoring.windows import WindowRule
 from shieldgate.types import Exchange
 
 RULE = WindowRule(context=200, overlap=20)

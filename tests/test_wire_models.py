@@ -10,10 +10,10 @@ from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
 from shieldgate.conversation import plan_chat, plan_completion
-from shieldgate.gateway.wire import ScreenRequest
 from shieldgate.openai.chat import ChatRequest, CompletionRequest, answer, material
 from shieldgate.openai.moderations import ModerationRequest
 from shieldgate.policy import Profile
+from shieldgate.schemas import ScreenRequest
 
 # Every code point there is, halves of surrogate pairs among them, as JSON can spell them.
 ANY_TEXT = st.text(st.characters(), max_size=8) | st.text(

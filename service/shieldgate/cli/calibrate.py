@@ -14,7 +14,7 @@ from shieldgate.policy import PolicyBook, load_book
 
 if TYPE_CHECKING:
     from shieldgate.evaluation.calibrate import Fitted, Skipped
-    from shieldgate.metrics import Estimate
+    from shieldgate.statistics import Estimate
 
 
 def calibrate(

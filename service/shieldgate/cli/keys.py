@@ -6,8 +6,8 @@ from typing import Annotated
 
 import typer
 
+from shieldgate.access.keys import NAME, digest, load_keys, new_key
 from shieldgate.errors import ConfigurationError
-from shieldgate.gateway.keys import NAME, digest, load_keys, new_key
 from shieldgate.policy import load_book
 
 app = typer.Typer(

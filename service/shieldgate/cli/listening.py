@@ -14,7 +14,7 @@ import structlog
 import uvicorn
 from fastapi import FastAPI
 
-from shieldgate.cli.slow import bounded, drop_silent_readers
+from shieldgate.cli.uvicorn_limits import bounded, drop_silent_readers
 from shieldgate.errors import ConfigurationError
 from shieldgate.gateway.drain import Drain
 from shieldgate.settings import ListenSettings, flag, variable

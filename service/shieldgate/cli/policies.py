@@ -10,8 +10,8 @@ from rich.console import Console
 from rich.table import Table
 
 from shieldgate.errors import PolicyError
-from shieldgate.gateway.wire import PoliciesReply
 from shieldgate.policy import PolicyBook, load_book, policy_files, shipped_policies
+from shieldgate.schemas import PoliciesReply
 from shieldgate.types import DIRECTIONS, Direction
 
 app = typer.Typer(

@@ -18,7 +18,7 @@ from prometheus_client import CollectorRegistry
 from shieldgate.cli.listening import end_with_supervisor, tell_supervisor
 from shieldgate.cli.scorer import open_served
 from shieldgate.errors import ConfigurationError
-from shieldgate.scoring.nearby import listening
+from shieldgate.scoring.unix_socket import listening
 from shieldgate.settings import ServeSettings, variable
 from shieldgate.telemetry import Telemetry, configure_logging
 from shieldgate.worker.supervisor import Supervisor

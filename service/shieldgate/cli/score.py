@@ -14,9 +14,9 @@ from rich.table import Table
 
 from shieldgate.cli.scorer import chosen_profile, open_scorer
 from shieldgate.errors import ConfigurationError, ScoringError, UnknownName
-from shieldgate.gateway.wire import ExchangeResult, ScorerInfo, ScreenReply
-from shieldgate.moderator import Moderator
+from shieldgate.moderation import Moderator
 from shieldgate.policy import Policy, Profile, load_book
+from shieldgate.schemas import ExchangeResult, ScorerInfo, ScreenReply
 from shieldgate.scoring import Identity
 from shieldgate.settings import ScoringSettings
 from shieldgate.telemetry import configure_logging

@@ -12,7 +12,7 @@ from shieldgate.scoring import Batched, BatchObserver, Scorer
 from shieldgate.settings import ScoringSettings, ServeSettings, flag, variable
 
 if TYPE_CHECKING:
-    from shieldgate.scoring.gemma import GemmaScorer
+    from shieldgate.scoring.local import PackedEngine
 
 
 @asynccontextmanager
@@ -65,14 +65,14 @@ def chosen_profile(book: PolicyBook, settings: ScoringSettings) -> Profile:
         ) from None
 
 
-def open_engine(settings: ScoringSettings, prefix_bytes: int = 0) -> "GemmaScorer":
+def open_engine(settings: ScoringSettings, prefix_bytes: int = 0) -> "PackedEngine":
     """Load the blocking core of the scorer and check it; raise ConfigurationError.
 
     `prefix_bytes` is for answers that are judged while they grow.
     """
     with needed("Scoring in this process", "local"):
         # Here, because it imports torch: other commands, and the first answers, do without.
-        from shieldgate.scoring.gemma import load_engine  # noqa: PLC0415
+        from shieldgate.scoring.local import load_engine  # noqa: PLC0415
     engine = load_engine(
         settings.model,
         revision=settings.revision,

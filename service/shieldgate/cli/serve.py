@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING
 import structlog
 from fastapi import FastAPI
 
+from shieldgate.access.keys import LiveKeys
+from shieldgate.access.rate_limits import RateLimiter
 from shieldgate.cli.listening import listen, run_app, tell_supervisor, url
 from shieldgate.cli.processes import Part, run_processes
 from shieldgate.cli.scorer import chosen_profile, open_served
@@ -19,21 +21,19 @@ from shieldgate.cli.telemetry import build_telemetry
 from shieldgate.errors import ConfigurationError
 from shieldgate.gateway.app import create_app
 from shieldgate.gateway.drain import Drain
-from shieldgate.gateway.keys import LiveKeys
-from shieldgate.gateway.loading import LoadingScorer
 from shieldgate.gateway.services import Services
 from shieldgate.policy import LiveBook, PolicyBook
-from shieldgate.scoring import Cached, Guarded, Identity, NearbyScorer, Scorer
+from shieldgate.scoring import Cached, Identity, Resilient, Scorer, UnixSocketScorer
+from shieldgate.scoring.loading import LoadingScorer
 from shieldgate.settings import ServeSettings, flag, variable
-from shieldgate.shared.limits import Limiter
 from shieldgate.telemetry import Audit, Sink, Telemetry, configure_logging
 from shieldgate.types import DIRECTIONS
 from shieldgate.upstream import Upstream
 from shieldgate.worker.supervisor import Supervisor
 
 if TYPE_CHECKING:
-    from shieldgate.shared.redis import Shared
-    from shieldgate.shared.scores import SharedScores
+    from shieldgate.redis.client import RedisClient
+    from shieldgate.redis.score_cache import RedisScoreCache
 
 log = structlog.get_logger(__name__)
 
@@ -57,7 +57,7 @@ def run(settings: ServeSettings, part: Part | None = None) -> None:
     shared, second = _sharing(settings, secret, telemetry)
     audit = Audit(_audit_secret(settings), _audit_sink(settings, shared, telemetry))
 
-    nearby = NearbyScorer(part.scorer) if part else None
+    nearby = UnixSocketScorer(part.scorer) if part else None
 
     @asynccontextmanager
     async def opened() -> AsyncIterator[Scorer]:
@@ -70,7 +70,7 @@ def run(settings: ServeSettings, part: Part | None = None) -> None:
             if part:
                 tell_supervisor()
             yield Cached(
-                Guarded(scorer, seconds=settings.guard_seconds, observer=telemetry),
+                Resilient(scorer, seconds=settings.guard_seconds, observer=telemetry),
                 secret=secret,
                 max_entries=settings.cache_entries,
                 second=second,
@@ -99,7 +99,7 @@ def run(settings: ServeSettings, part: Part | None = None) -> None:
                 upstream=upstream,
                 drain=drain,
                 keys=keys,
-                limiter=Limiter(shared),
+                limiter=RateLimiter(shared),
                 shared=shared,
             )
         )
@@ -182,19 +182,19 @@ def _cache_secret(settings: ServeSettings) -> bytes:
 
 def _sharing(
     settings: ServeSettings, secret: bytes, telemetry: Telemetry
-) -> tuple["Shared | None", "SharedScores | None"]:
+) -> tuple["RedisClient | None", "RedisScoreCache | None"]:
     """Prepare what replicas share, where there is a Redis; raise ConfigurationError."""
     if settings.redis_url is None:
         return None, None
     # Here, because who has no Redis need not wait for its library.
-    from shieldgate.shared.redis import Shared  # noqa: PLC0415
-    from shieldgate.shared.scores import SharedScores  # noqa: PLC0415
+    from shieldgate.redis.client import RedisClient  # noqa: PLC0415
+    from shieldgate.redis.score_cache import RedisScoreCache  # noqa: PLC0415
 
-    shared = Shared(
+    shared = RedisClient(
         settings.redis_url.get_secret_value(), seconds=settings.redis_seconds, observer=telemetry
     )
     keep = settings.redis_keep_seconds
-    return shared, SharedScores(shared, secret=secret, keep_seconds=keep)
+    return shared, RedisScoreCache(shared, secret=secret, keep_seconds=keep)
 
 
 def _audit_secret(settings: ServeSettings) -> bytes:
@@ -204,7 +204,7 @@ def _audit_secret(settings: ServeSettings) -> bytes:
 
 
 def _audit_sink(
-    settings: ServeSettings, shared: "Shared | None", telemetry: Telemetry
+    settings: ServeSettings, shared: "RedisClient | None", telemetry: Telemetry
 ) -> Sink | None:
     """Prepare the stream of records, where one is asked for; raise ConfigurationError."""
     if settings.audit_stream is None:
@@ -213,9 +213,9 @@ def _audit_sink(
         raise ConfigurationError(
             f"{flag('audit_stream')} is a stream in Redis. Give its {variable('redis_url')}."
         )
-    from shieldgate.shared.audit import SharedAudit  # noqa: PLC0415
+    from shieldgate.redis.audit_stream import RedisAuditStream  # noqa: PLC0415
 
-    return SharedAudit(
+    return RedisAuditStream(
         shared,
         settings.audit_stream,
         length=settings.audit_stream_length,

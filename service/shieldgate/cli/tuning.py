@@ -17,9 +17,9 @@ from shieldgate.errors import ConfigurationError, ScoringError
 from shieldgate.evaluation.datasets import Dataset
 from shieldgate.evaluation.labels import Labelling
 from shieldgate.evaluation.sources import open_source
-from shieldgate.metrics import Estimate, doubts
 from shieldgate.policy import Policy, load_book
 from shieldgate.prompt import TEMPLATES
+from shieldgate.statistics import Estimate, doubts
 from shieldgate.telemetry import configure_logging
 from shieldgate.tuning.fit import Recipe
 from shieldgate.tuning.labelled import Labelled, counts, deal

@@ -13,7 +13,8 @@ from shieldgate import __version__
 from shieldgate.errors import ConfigurationError
 from shieldgate.evaluation.columns import UNKNOWN, Columns
 from shieldgate.evaluation.judged import policies, probabilities, reworded
-from shieldgate.metrics import (
+from shieldgate.policy import Calibration, Policy, PolicyBook
+from shieldgate.statistics import (
     Curve,
     Estimate,
     Labels,
@@ -23,7 +24,6 @@ from shieldgate.metrics import (
     rates,
     reliability,
 )
-from shieldgate.policy import Calibration, Policy, PolicyBook
 from shieldgate.types import Direction
 
 FOLDS = 5

@@ -9,8 +9,8 @@ from shieldgate.errors import ConfigurationError
 from shieldgate.evaluation.columns import Columns
 from shieldgate.evaluation.judged import judge
 from shieldgate.evaluation.scores import Header
-from shieldgate.metrics import Estimate, bootstrap, difference
 from shieldgate.policy import PolicyBook
+from shieldgate.statistics import Estimate, bootstrap, difference
 from shieldgate.types import Direction
 
 

@@ -9,8 +9,8 @@ from numpy.typing import NDArray
 from shieldgate.errors import ConfigurationError
 from shieldgate.evaluation.columns import UNKNOWN, Columns
 from shieldgate.evaluation.scores import Header, wording_digest
-from shieldgate.metrics import Sample, Scores
 from shieldgate.policy import Calibration, Policy, PolicyBook, Profile
+from shieldgate.statistics import Sample, Scores
 from shieldgate.types import Direction
 
 

@@ -15,7 +15,8 @@ from shieldgate import __version__
 from shieldgate.evaluation.columns import Columns
 from shieldgate.evaluation.judged import Judged, judge, reworded
 from shieldgate.evaluation.scores import Header
-from shieldgate.metrics import (
+from shieldgate.policy import PolicyBook, Profile
+from shieldgate.statistics import (
     Curve,
     Estimate,
     Sample,
@@ -24,7 +25,6 @@ from shieldgate.metrics import (
     prevalence,
     reliability,
 )
-from shieldgate.policy import PolicyBook, Profile
 from shieldgate.types import Direction
 
 TOGETHER = "all policies"

@@ -9,7 +9,7 @@ from rich.table import Table
 
 from shieldgate.evaluation.compare import Comparison, Pair
 from shieldgate.evaluation.report import TOGETHER, Report, Slice
-from shieldgate.metrics import BINS, Estimate
+from shieldgate.statistics import BINS, Estimate
 from shieldgate.types import DIRECTIONS
 
 SHORT = {

@@ -7,10 +7,10 @@ from starlette.datastructures import Headers
 from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from shieldgate.access.keys import Key, LiveKeys
+from shieldgate.access.rate_limits import RateLimiter
 from shieldgate.errors import LimitReached, NotAllowed, UnknownKey
 from shieldgate.gateway.errors import answer
-from shieldgate.gateway.keys import Key, LiveKeys
-from shieldgate.shared.limits import Limiter
 
 # What probes and newcomers read: nothing of anybody's.
 OPEN = frozenset({"/healthz", "/readyz", "/docs", "/openapi.json"})
@@ -21,7 +21,7 @@ class Admission:
     """Admits requests that bear a key, before their body is read."""
 
     def __init__(
-        self, app: ASGIApp, keys: LiveKeys, limiter: Limiter, routes: Iterable[BaseRoute]
+        self, app: ASGIApp, keys: LiveKeys, limiter: RateLimiter, routes: Iterable[BaseRoute]
     ) -> None:
         """Wrap an app; by its `routes` refusals are counted."""
         self._app = app

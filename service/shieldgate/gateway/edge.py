@@ -11,8 +11,8 @@ from fastapi import HTTPException
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
+from shieldgate.access.keys import Key
 from shieldgate.gateway.errors import reply
-from shieldgate.gateway.keys import Key
 from shieldgate.telemetry import Outcome, Telemetry
 
 log = structlog.get_logger(__name__)

@@ -7,8 +7,8 @@ from prometheus_client import CONTENT_TYPE_LATEST
 
 from shieldgate.errors import UpstreamError
 from shieldgate.gateway.services import Given, Services
-from shieldgate.gateway.wire import PoliciesReply, PolicyInfo, ProfileInfo, Status
 from shieldgate.openai.models import Model, ModelList
+from shieldgate.schemas import PoliciesReply, PolicyInfo, ProfileInfo, Status
 
 router = APIRouter()
 log = structlog.get_logger(__name__)

@@ -6,7 +6,7 @@ from fastapi import APIRouter, Request
 
 from shieldgate.gateway.errors import WITH_A_BODY, RequestError, declared
 from shieldgate.gateway.services import Given, while_connected
-from shieldgate.gateway.wire import ExchangeResult, ScorerInfo, ScreenReply, ScreenRequest
+from shieldgate.schemas import ExchangeResult, ScorerInfo, ScreenReply, ScreenRequest
 from shieldgate.types import DIRECTIONS
 
 router = APIRouter()

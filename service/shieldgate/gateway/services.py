@@ -10,16 +10,16 @@ from typing import Annotated, Protocol, TypeVar
 from fastapi import Depends, Request
 from starlette.requests import ClientDisconnect
 
+from shieldgate.access.keys import Key, LiveKeys
+from shieldgate.access.rate_limits import RateLimiter
 from shieldgate.errors import ScoringError
 from shieldgate.gateway.drain import Drain
 from shieldgate.gateway.errors import RequestError
 from shieldgate.gateway.inline import join
-from shieldgate.gateway.keys import Key, LiveKeys
-from shieldgate.gateway.loading import LoadingScorer
-from shieldgate.moderator import Moderator
+from shieldgate.moderation import Moderator
 from shieldgate.policy import PolicyBook, Profile, Rules
+from shieldgate.scoring.loading import LoadingScorer
 from shieldgate.settings import ServeSettings
-from shieldgate.shared.limits import Limiter
 from shieldgate.telemetry import Audit, Decision, Telemetry
 from shieldgate.types import Action, Direction, Exchange, Verdict
 from shieldgate.upstream import Upstream
@@ -81,7 +81,7 @@ class Services:
     upstream: Upstream | None = None
     drain: Drain = field(default_factory=Drain)
     keys: LiveKeys | None = None
-    limiter: Limiter = field(default_factory=Limiter)
+    limiter: RateLimiter = field(default_factory=RateLimiter)
     shared: AbstractAsyncContextManager[object] | None = None
 
     async def run(self) -> None:

@@ -2,9 +2,9 @@
 
 from shieldgate.scoring.batched import Batched, BatchObserver
 from shieldgate.scoring.cached import Cached, CacheObserver, SecondLevel
-from shieldgate.scoring.guarded import Guarded, GuardObserver
-from shieldgate.scoring.nearby import NearbyScorer
-from shieldgate.scoring.seam import Engine, Identity, Prepared, Scorer, Work
+from shieldgate.scoring.interfaces import Engine, Identity, Prepared, Scorer, Work
+from shieldgate.scoring.resilient import ResilienceObserver, Resilient
+from shieldgate.scoring.unix_socket import UnixSocketScorer
 
 __all__ = [
     "BatchObserver",
@@ -12,12 +12,12 @@ __all__ = [
     "CacheObserver",
     "Cached",
     "Engine",
-    "GuardObserver",
-    "Guarded",
     "Identity",
-    "NearbyScorer",
     "Prepared",
+    "ResilienceObserver",
+    "Resilient",
     "Scorer",
     "SecondLevel",
+    "UnixSocketScorer",
     "Work",
 ]

@@ -13,7 +13,7 @@ import structlog
 
 from shieldgate.errors import Overloaded, ScorerUnavailable, ShieldgateError
 from shieldgate.policy import Policy
-from shieldgate.scoring.seam import Engine, W
+from shieldgate.scoring.interfaces import Engine, W
 from shieldgate.types import Exchange, Score
 
 log = structlog.get_logger(__name__)

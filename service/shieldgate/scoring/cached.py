@@ -8,7 +8,7 @@ from time import perf_counter
 from typing import Literal, Protocol
 
 from shieldgate.policy import Policy
-from shieldgate.scoring.seam import Scorer
+from shieldgate.scoring.interfaces import Scorer
 from shieldgate.types import Exchange, Score
 
 

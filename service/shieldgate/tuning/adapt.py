@@ -12,8 +12,8 @@ from transformers import Gemma2Config, Gemma2ForCausalLM
 
 from shieldgate.errors import ConfigurationError, needed
 from shieldgate.policy import Policy
-from shieldgate.scoring.gemma import GemmaScorer
-from shieldgate.scoring.gemma.packing import Pack
+from shieldgate.scoring.local import PackedEngine
+from shieldgate.scoring.local.packing import Pack
 from shieldgate.tuning.attention import PADDED, Padded, by_size
 from shieldgate.types import Exchange
 
@@ -44,12 +44,12 @@ class Pupil:
     A pass holds about `tokens` tokens, padding counted.
     """
 
-    scorer: GemmaScorer
+    scorer: PackedEngine
     method: Method
     tokens: int
 
     @classmethod
-    def of(cls, scorer: GemmaScorer, method: Method, *, tokens: int, seed: int) -> "Pupil":
+    def of(cls, scorer: PackedEngine, method: Method, *, tokens: int, seed: int) -> "Pupil":
         """Make a scorer's model trainable, in place; the seed draws what adapters start from.
 
         Adapters are fp32 beside weights of any dtype (LoRA, arXiv 2106.09685). For full training

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - what everybody calls it
 
-from shieldgate.metrics import Ranking
 from shieldgate.policy import Policy
+from shieldgate.statistics import Ranking
 from shieldgate.tuning.adapt import Method, Pupil
 from shieldgate.tuning.labelled import Labelled, Parts
 from shieldgate.tuning.loop import Check, Schedule, Watch, train

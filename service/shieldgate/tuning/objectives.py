@@ -12,8 +12,8 @@ from torch.nn import functional as F  # noqa: N812 - what everybody calls it
 from transformers import Gemma2ForCausalLM
 
 from shieldgate.prompt import Control, Segment, Template
-from shieldgate.scoring.gemma.packing import Pack, pack
-from shieldgate.scoring.gemma.tokens import PromptEncoder
+from shieldgate.scoring.encoding import PromptEncoder
+from shieldgate.scoring.local.packing import Pack, pack
 from shieldgate.tuning.attention import Padded, by_size
 from shieldgate.tuning.sampling import Example, split_words
 from shieldgate.tuning.wording import HARMS, Guidelines

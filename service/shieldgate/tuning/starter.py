@@ -29,7 +29,7 @@ from transformers import AutoTokenizer, Gemma2Config, Gemma2ForCausalLM, PreTrai
 from shieldgate.errors import ConfigurationError
 from shieldgate.policy import Policy, load_book
 from shieldgate.prompt import TEMPLATES
-from shieldgate.scoring.gemma.tokens import PromptEncoder
+from shieldgate.scoring.encoding import PromptEncoder
 from shieldgate.tuning.attention import PADDED
 from shieldgate.tuning.beliefs import beliefs
 from shieldgate.tuning.contrast import contrast_rows

@@ -17,10 +17,10 @@ import numpy as np
 import torch
 
 from shieldgate.errors import ConfigurationError
-from shieldgate.metrics import Estimate, Figures, Labels, Ranking, Scores, Weights, bootstrap
 from shieldgate.policy import Policy
 from shieldgate.prompt import Template
-from shieldgate.scoring.gemma import GemmaScorer, load_checkpoint
+from shieldgate.scoring.local import PackedEngine, load_checkpoint
+from shieldgate.statistics import Estimate, Figures, Labels, Ranking, Scores, Weights, bootstrap
 from shieldgate.tuning.adapt import Method, Pupil, method_for
 from shieldgate.tuning.fit import Recipe, by_group, fit
 from shieldgate.tuning.labelled import Labelled, Parts, counts
@@ -225,7 +225,7 @@ class _Scores:
     kept: Sequence[Sequence[float]]
 
     @classmethod
-    def of(cls, scorer: GemmaScorer, order: Order) -> "_Scores":
+    def of(cls, scorer: PackedEngine, order: Order) -> "_Scores":
         def margins(row: Labelled, policies: Sequence[Policy]) -> list[float]:
             prepared = scorer.prepare(row.exchange, policies)
             windows = [scorer.forward([work])[0] for work in prepared.work]
@@ -245,13 +245,13 @@ class _Scores:
         return float(np.abs(ours - theirs).mean())
 
 
-def _scorer(order: Order, model: str, dtype: str = "auto") -> GemmaScorer:
+def _scorer(order: Order, model: str, dtype: str = "auto") -> PackedEngine:
     revision = order.revision if model == order.base else None
     checkpoint = load_checkpoint(model, revision=revision, device=order.device, dtype=dtype)
-    return GemmaScorer(checkpoint, order.template)
+    return PackedEngine(checkpoint, order.template)
 
 
-def _run(order: Order, scorer: GemmaScorer, recipe: Recipe) -> dict[str, Any]:
+def _run(order: Order, scorer: PackedEngine, recipe: Recipe) -> dict[str, Any]:
     """Write down all that decides what comes out, without a text."""
     return {
         "base": scorer.identity.name,

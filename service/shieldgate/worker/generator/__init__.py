@@ -1,6 +1,6 @@
 """Gemma 2 as a generator in this process; importing this room imports torch."""
 
-from shieldgate.scoring.gemma import load_checkpoint
+from shieldgate.scoring.local import load_checkpoint
 from shieldgate.worker.generator.engine import GemmaGenerator, Writing
 
 

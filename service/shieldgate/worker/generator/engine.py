@@ -9,8 +9,8 @@ from torch import Tensor
 
 from shieldgate.errors import ModelError
 from shieldgate.prompt import Segment
-from shieldgate.scoring.gemma import Checkpoint
-from shieldgate.scoring.gemma.tokens import PromptEncoder
+from shieldgate.scoring.encoding import PromptEncoder
+from shieldgate.scoring.local import Checkpoint
 from shieldgate.worker.generator.attention import RAGGED, Cache, Piece
 from shieldgate.worker.generator.sampling import accept, draw, probabilities
 from shieldgate.worker.order import Sampling

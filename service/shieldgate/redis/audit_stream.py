@@ -5,11 +5,11 @@ from typing import Any
 
 import orjson
 
-from shieldgate.shared.redis import Shared
-from shieldgate.shared.urls import Client
+from shieldgate.redis.client import RedisClient
+from shieldgate.redis.urls import Client
 
 
-class SharedAudit:
+class RedisAuditStream:
     """Appends records to a stream that keeps about the last `length`; a Sink of `Audit`.
 
     Nobody waits for it. A record that Redis has not confirmed in time is reported to `lost`; it
@@ -17,7 +17,7 @@ class SharedAudit:
     """
 
     def __init__(
-        self, shared: Shared, stream: str, *, length: int, lost: Callable[[], None]
+        self, shared: RedisClient, stream: str, *, length: int, lost: Callable[[], None]
     ) -> None:
         """Take the name of the stream."""
         self._shared = shared

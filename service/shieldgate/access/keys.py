@@ -18,11 +18,11 @@ from pydantic import (
     ValidationError,
 )
 
+from shieldgate.access.rate_limits import RateLimit
 from shieldgate.errors import ConfigurationError
 from shieldgate.policy import PolicyBook, follow
 from shieldgate.policy.document import Document
 from shieldgate.policy.schema import suggest
-from shieldgate.shared.limits import Allowance
 
 log = structlog.get_logger(__name__)
 
@@ -37,7 +37,7 @@ class Key:
 
     name: str
     profile: str
-    allowed: Allowance
+    allowed: RateLimit
     admin: bool = False
 
 
@@ -117,7 +117,7 @@ def load_keys(path: Path, book: PolicyBook) -> Keys:
             why = f"{keys[entry.sha256].name!r} has the same key; make another one"
             document.refuse((name, "sha256"), why, quote=False)
         limits = entry.model_dump(include={"requests_per_minute", "texts_per_minute", "concurrent"})
-        keys[entry.sha256] = Key(name, entry.profile, Allowance(name, **limits), entry.admin)
+        keys[entry.sha256] = Key(name, entry.profile, RateLimit(name, **limits), entry.admin)
     if problems := document.report():
         raise ConfigurationError("\n".join(problems))
     return Keys(keys)

@@ -4,8 +4,8 @@ import hmac
 import struct
 from collections.abc import Mapping, Sequence
 
-from shieldgate.shared.redis import Shared
-from shieldgate.shared.urls import Client
+from shieldgate.redis.client import RedisClient
+from shieldgate.redis.urls import Client
 from shieldgate.types import Score
 
 _PREFIX = b"shieldgate:score:"
@@ -13,7 +13,7 @@ _FIELDS = struct.Struct("<dII")
 _SEAL_BYTES = 16
 
 
-class SharedScores:
+class RedisScoreCache:
     """Keeps margins in Redis for `keep_seconds`; the second level of `scoring.Cached`.
 
     Keys come from the cache and tell nothing about texts. Each value is sealed under `secret`
@@ -21,7 +21,7 @@ class SharedScores:
     who can write to Redis can make a text pass.
     """
 
-    def __init__(self, shared: Shared, *, secret: bytes, keep_seconds: int) -> None:
+    def __init__(self, shared: RedisClient, *, secret: bytes, keep_seconds: int) -> None:
         """Take the secret that the replicas share."""
         self._shared = shared
         self._secret = secret

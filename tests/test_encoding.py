@@ -12,8 +12,8 @@ from transformers import AutoTokenizer, PreTrainedTokenizerBase, TokenizersBacke
 
 from shieldgate.errors import ModelError
 from shieldgate.prompt import CONTROL_TOKENS, TEMPLATES, render
-from shieldgate.scoring.gemma.packing import pack
-from shieldgate.scoring.gemma.tokens import PromptEncoder
+from shieldgate.scoring.encoding import PromptEncoder
+from shieldgate.scoring.local.packing import pack
 from shieldgate.types import Exchange
 
 STARTER = Path(__file__).parents[1] / "service/shieldgate/starter"

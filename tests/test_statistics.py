@@ -6,7 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn import metrics as theirs
 
-from shieldgate.metrics import (
+from shieldgate.statistics import (
     Curve,
     Estimate,
     Labels,

@@ -14,8 +14,8 @@ from transformers import AutoTokenizer, Gemma2ForCausalLM
 from shieldgate.errors import ModelError, ScorerUnavailable
 from shieldgate.policy import Policy
 from shieldgate.prompt import TEMPLATES, render
-from shieldgate.scoring.gemma import GemmaScorer, load_engine
-from shieldgate.scoring.gemma.packing import Layout, Pack, pack
+from shieldgate.scoring.local import PackedEngine, load_engine
+from shieldgate.scoring.local.packing import Layout, Pack, pack
 from shieldgate.types import Exchange
 
 # Our fp32 may be this much farther from the truth, the plain model in fp64, than the plain model in
@@ -67,7 +67,7 @@ def probability(margin: float) -> float:
 
 
 @pytest.fixture(scope="module")
-def engines(hot_checkpoint: Path) -> dict[str, GemmaScorer]:
+def engines(hot_checkpoint: Path) -> dict[str, PackedEngine]:
     return {
         name: load_engine(str(hot_checkpoint), device="cpu", template=name) for name in TEMPLATES
     }
@@ -128,7 +128,7 @@ def assert_same(found: Sequence[float], expected: Sequence[Expected]) -> None:
 @pytest.mark.parametrize("count", [1, 2, 4, 8])
 @pytest.mark.parametrize("template", TEMPLATES)
 def test_packed_scores_equal_the_plain_models(
-    engines: dict[str, GemmaScorer], expected: Expecting, template: str, count: int
+    engines: dict[str, PackedEngine], expected: Expecting, template: str, count: int
 ) -> None:
     for exchange in EXCHANGES:
         if template == "blog" and exchange.response is not None:
@@ -140,7 +140,7 @@ def test_packed_scores_equal_the_plain_models(
 
 
 def test_prompts_beyond_the_sliding_window_are_among_the_cases(
-    engines: dict[str, GemmaScorer],
+    engines: dict[str, PackedEngine],
 ) -> None:
     window = 64
     packs = [engines["chat"].prepare(e, POLICIES).work[0] for e in EXCHANGES]
@@ -150,7 +150,7 @@ def test_prompts_beyond_the_sliding_window_are_among_the_cases(
 
 
 def test_callers_of_mixed_lengths_and_policies_share_one_forward_pass(
-    engines: dict[str, GemmaScorer], expected: Expecting
+    engines: dict[str, PackedEngine], expected: Expecting
 ) -> None:
     engine = engines["chat"]
     calls = [(e, POLICIES[i : i + 1 + i % 4]) for i, e in enumerate(EXCHANGES)]
@@ -181,7 +181,7 @@ def test_dropping_a_cap_or_the_window_would_be_caught(
 
 
 def test_a_long_trunk_is_computed_in_blocks_as_if_it_were_one(
-    engines: dict[str, GemmaScorer], expected: Expecting
+    engines: dict[str, PackedEngine], expected: Expecting
 ) -> None:
     exchange = Exchange(words(900, seed=9))
     prepared = engines["chat"].prepare(exchange, POLICIES[:2])
@@ -283,7 +283,7 @@ def test_pack_shares_the_longest_common_prefix_and_leaves_each_branch_a_token() 
 def test_blocks_show_each_token_exactly_what_it_may_see(
     monkeypatch: pytest.MonkeyPatch, window: int, block_rows: int
 ) -> None:
-    monkeypatch.setattr("shieldgate.scoring.gemma.packing.BLOCK_ROWS", block_rows)
+    monkeypatch.setattr("shieldgate.scoring.local.packing.BLOCK_ROWS", block_rows)
     packs = [
         Pack(tuple(range(11)), ((1, 2, 3), (4,), tuple(range(9)))),
         Pack((), ((1, 2), (3,))),

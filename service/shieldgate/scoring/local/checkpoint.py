@@ -28,8 +28,8 @@ from transformers import (
 from transformers.utils.logging import disable_progress_bar
 
 from shieldgate.errors import ModelError
-from shieldgate.scoring.gemma.attention import PACKED
-from shieldgate.scoring.gemma.feedforward import use_blocks
+from shieldgate.scoring.local.attention import PACKED
+from shieldgate.scoring.local.feedforward import use_blocks
 
 _WANTED = ("*.json", "*.safetensors", "*.jinja")
 

@@ -12,8 +12,8 @@ from fakes import FakeScorer
 from redis_server import RedisServer, redis_server
 from serving import AUDIT_SECRET, Gateway, gateway
 
-from shieldgate.shared.audit import SharedAudit
-from shieldgate.shared.redis import Shared
+from shieldgate.redis.audit_stream import RedisAuditStream
+from shieldgate.redis.client import RedisClient
 from shieldgate.telemetry import Audit
 
 STREAM = "shieldgate:audit"
@@ -28,14 +28,14 @@ def server(tmp_path: Path) -> Iterator[RedisServer]:
 @asynccontextmanager
 async def recording(
     server: RedisServer, scorer: FakeScorer, lost: list[None], *, length: int = 1000
-) -> AsyncIterator[tuple[Shared, Gateway]]:
-    async with Shared(server.url, seconds=20) as shared:
-        sink = SharedAudit(shared, STREAM, length=length, lost=lambda: lost.append(None))
+) -> AsyncIterator[tuple[RedisClient, Gateway]]:
+    async with RedisClient(server.url, seconds=20) as shared:
+        sink = RedisAuditStream(shared, STREAM, length=length, lost=lambda: lost.append(None))
         async with gateway(scorer, audit=sink) as served:
             yield shared, served
 
 
-async def settled(shared: Shared) -> None:
+async def settled(shared: RedisClient) -> None:
     """Wait for what is written in the background."""
     while running := set(shared._running):
         await asyncio.wait(running)
@@ -64,8 +64,8 @@ async def test_each_decision_is_in_the_stream_with_its_request(
 
 
 async def test_the_stream_keeps_about_its_length(server: RedisServer) -> None:
-    async with Shared(server.url, seconds=5) as shared:
-        sink = SharedAudit(shared, STREAM, length=100, lost=lambda: None)
+    async with RedisClient(server.url, seconds=5) as shared:
+        sink = RedisAuditStream(shared, STREAM, length=100, lost=lambda: None)
         for number in range(500):
             sink.write({"number": number})
         await settled(shared)
@@ -106,7 +106,7 @@ async def test_without_redis_requests_are_served_and_records_counted_until_it_is
         assert records(server)
 
 
-async def _arrives(shared: Shared, served: Gateway, lost: list[None]) -> bool:
+async def _arrives(shared: RedisClient, served: Gateway, lost: list[None]) -> bool:
     before = len(lost)
     await served.client.post("/v1/screen", json={"prompt": "bread"})
     await settled(shared)

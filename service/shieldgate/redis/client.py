@@ -10,8 +10,8 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import ConnectionError as NoConnection
 
-from shieldgate.scoring.breaker import Breaker, State
-from shieldgate.shared.urls import Client, client
+from shieldgate.circuit_breaker import CircuitBreaker, State
+from shieldgate.redis.urls import Client, client
 
 T = TypeVar("T")
 Use = Literal["redis_read", "redis_write"]
@@ -25,7 +25,7 @@ _MEANWHILE = "each replica has its own scores and limits; Redis is tried again b
 _log = structlog.get_logger(__name__)
 
 
-class SharedObserver(Protocol):
+class RedisObserver(Protocol):
     """Sees how Redis fares."""
 
     def breaker(self, breaker: Use, state: State) -> None:
@@ -36,7 +36,7 @@ class _Failed(Exception):
     """A command failed or took too long; the message is the reason, and holds no data."""
 
 
-class Shared:
+class RedisClient:
     """Runs commands on Redis; whatever goes wrong is None, never an error. `async with` opens it.
 
     A caller waits for `seconds` at most. The command goes on without it, so that a connection
@@ -44,7 +44,7 @@ class Shared:
     another. Reading and writing have a breaker each: a full Redis can still be read.
     """
 
-    def __init__(self, url: str, *, seconds: float, observer: SharedObserver | None = None) -> None:
+    def __init__(self, url: str, *, seconds: float, observer: RedisObserver | None = None) -> None:
         """Take a URL as in `shared.urls`; raise ConfigurationError."""
         patience = max(_SOCKET_SECONDS, seconds)
         self._client, self._close = client(
@@ -58,9 +58,9 @@ class Shared:
         )
         self._seconds = seconds
         self._observer = observer
-        self._breakers: dict[Use, Breaker] = {
-            "redis_read": Breaker(changed=partial(self._changed, "redis_read")),
-            "redis_write": Breaker(changed=partial(self._changed, "redis_write")),
+        self._breakers: dict[Use, CircuitBreaker] = {
+            "redis_read": CircuitBreaker(changed=partial(self._changed, "redis_read")),
+            "redis_write": CircuitBreaker(changed=partial(self._changed, "redis_write")),
         }
         self._failing: set[Use] = set()
         self._why = ""

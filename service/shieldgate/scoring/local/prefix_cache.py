@@ -75,7 +75,7 @@ class PrefixCache:
 
 
 @dataclass(slots=True)
-class Memory:
+class PrefixKV:
     """What one forward pass remembers of each pack's trunk, and gathers for the next.
 
     `found` has, for each pack, a trunk and how many of its tokens to use; `growing` says for

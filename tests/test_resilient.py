@@ -8,7 +8,7 @@ from fakes import FakeScorer, small_book
 from test_batched import LengthEngine
 
 from shieldgate.errors import ConfigurationError, Overloaded, ScorerUnavailable
-from shieldgate.scoring import Batched, Cached, Guarded
+from shieldgate.scoring import Batched, Cached, Resilient
 from shieldgate.types import Exchange, Score
 
 POLICIES = tuple(small_book().policies.values())
@@ -34,17 +34,17 @@ def observer() -> Observer:
     return Observer()
 
 
-def guarded(scorer: FakeScorer, observer: Observer, seconds: float = 10) -> Guarded:
-    return Guarded(scorer, seconds=seconds, observer=observer)
+def guarded(scorer: FakeScorer, observer: Observer, seconds: float = 10) -> Resilient:
+    return Resilient(scorer, seconds=seconds, observer=observer)
 
 
-async def refused(scorer: Guarded) -> ScorerUnavailable:
+async def refused(scorer: Resilient) -> ScorerUnavailable:
     with pytest.raises(ScorerUnavailable) as refusal:
         await scorer.score(TEXT, POLICIES)
     return refusal.value
 
 
-def until_probing(scorer: Guarded) -> None:
+def until_probing(scorer: Resilient) -> None:
     """Let the breaker's pause pass without waiting for it."""
     assert scorer._breaker.state == "open"
     scorer._breaker._until = 0.0
@@ -136,10 +136,10 @@ async def test_only_one_caller_probes(scorer: FakeScorer, observer: Observer) ->
 async def test_in_its_composition_a_stuck_pass_fails_its_callers_and_then_heals(
     observer: Observer,
 ) -> None:
-    """Cached(Guarded(Batched(engine))): who joined the same flight fails with it; then all work."""
+    """Who joined the same flight fails with it; then all work."""
     engine = LengthEngine()
     async with Batched(engine, max_batch_tokens=100, max_waiting=100) as batched:
-        guard = Guarded(batched, seconds=0.5, observer=observer)
+        guard = Resilient(batched, seconds=0.5, observer=observer)
         scorer = Cached(guard, secret=b"0" * 16, max_entries=10)
         with engine.held():
             calls = (scorer.score(TEXT, POLICIES) for _ in range(3))

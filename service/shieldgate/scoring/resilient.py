@@ -6,10 +6,10 @@ from typing import Literal, Protocol
 
 import structlog
 
+from shieldgate.circuit_breaker import CircuitBreaker, State
 from shieldgate.errors import Overloaded, ScorerUnavailable
 from shieldgate.policy import Policy
-from shieldgate.scoring.breaker import Breaker, State
-from shieldgate.scoring.seam import Scorer
+from shieldgate.scoring.interfaces import Scorer
 from shieldgate.types import Exchange, Score
 
 Reason = Literal["timeout", "failure", "overloaded", "breaker"]
@@ -17,7 +17,7 @@ Reason = Literal["timeout", "failure", "overloaded", "breaker"]
 log = structlog.get_logger(__name__)
 
 
-class GuardObserver(Protocol):
+class ResilienceObserver(Protocol):
     """Sees when the guard fails."""
 
     def guard_failed(self, reason: Reason) -> None:
@@ -27,7 +27,7 @@ class GuardObserver(Protocol):
         """Take the breaker's new state."""
 
 
-class Guarded:
+class Resilient:
     """Bounds the time in which a scorer answers, and asks none that keeps failing; a Scorer.
 
     All policies of an exchange share the one deadline. Time-outs and failures in a row open the
@@ -35,13 +35,13 @@ class Guarded:
     """
 
     def __init__(
-        self, scorer: Scorer, *, seconds: float, observer: GuardObserver | None = None
+        self, scorer: Scorer, *, seconds: float, observer: ResilienceObserver | None = None
     ) -> None:
         """Wrap a scorer; `seconds` is the longest that one exchange may take, queueing included."""
         self._scorer = scorer
         self._seconds = seconds
         self._observer = observer
-        self._breaker = Breaker(changed=self._changed)
+        self._breaker = CircuitBreaker(changed=self._changed)
         self.identity = scorer.identity
         self.template = scorer.template
 

@@ -13,13 +13,13 @@ from torch import Tensor
 from shieldgate.errors import ModelError
 from shieldgate.policy import Policy
 from shieldgate.prompt import TEMPLATES, Segment, Template, adopt
-from shieldgate.scoring.gemma.attention import PACKED
-from shieldgate.scoring.gemma.load import Checkpoint
-from shieldgate.scoring.gemma.memory import Memory, PrefixCache, Trunk
-from shieldgate.scoring.gemma.packing import Layout, Pack, Packed, pack
-from shieldgate.scoring.gemma.tokens import PromptEncoder
-from shieldgate.scoring.gemma.windows import WindowRule
-from shieldgate.scoring.seam import Identity, Prepared
+from shieldgate.scoring.encoding import PromptEncoder
+from shieldgate.scoring.interfaces import Identity, Prepared
+from shieldgate.scoring.local.attention import PACKED
+from shieldgate.scoring.local.checkpoint import Checkpoint
+from shieldgate.scoring.local.packing import Layout, Pack, Packed, pack
+from shieldgate.scoring.local.prefix_cache import PrefixCache, PrefixKV, Trunk
+from shieldgate.scoring.windows import WindowRule
 from shieldgate.types import Exchange
 
 _NO_MASK = {"full_attention": None, "sliding_attention": None}
@@ -27,7 +27,7 @@ _NO_MASK = {"full_attention": None, "sliding_attention": None}
 log = structlog.get_logger(__name__)
 
 
-class GemmaScorer:
+class PackedEngine:
     """Scores exchanges with a Gemma 2 checkpoint; an Engine.
 
     The margin is z_yes - z_no, the logits of `Yes` and `No` at a prompt's last token, computed
@@ -95,14 +95,14 @@ class GemmaScorer:
         found = iter(margins)
         return [[next(found) for _ in item.branches] for item in work]
 
-    def _remember(self, work: Sequence[Pack]) -> Memory | None:
+    def _remember(self, work: Sequence[Pack]) -> PrefixKV | None:
         """Look up what is known of trunks: of those that grow, and of what they grew into."""
         growing = [item.growing for item in work]
         if not self._prefixes.bytes and not any(growing):
             return None
-        return Memory([self._prefixes.find(np.array(item.trunk)) for item in work], growing)
+        return PrefixKV([self._prefixes.find(np.array(item.trunk)) for item in work], growing)
 
-    def _keep(self, work: Sequence[Pack], memory: Memory) -> None:
+    def _keep(self, work: Sequence[Pack], memory: PrefixKV) -> None:
         for item, layers in zip(work, memory.gathered, strict=True):
             if item.growing:
                 self._prefixes.keep(Trunk(np.array(item.trunk), tuple(layers)))

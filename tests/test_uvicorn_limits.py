@@ -11,7 +11,7 @@ import pytest
 from serving import running
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from shieldgate.cli.slow import bounded, drop_silent_readers
+from shieldgate.cli.uvicorn_limits import bounded, drop_silent_readers
 
 SECONDS = 0.2
 HEAD = b"GET / HTTP/1.1\r\nhost: a\r\n\r\n"

@@ -12,8 +12,8 @@ from uuid import uuid4
 from shieldgate.errors import LimitReached
 
 if TYPE_CHECKING:
-    from shieldgate.shared.redis import Shared
-    from shieldgate.shared.urls import Client
+    from shieldgate.redis.client import RedisClient
+    from shieldgate.redis.urls import Client
 
 _MINUTE = 60.0
 _LEASE_SECONDS = 60
@@ -53,7 +53,7 @@ _LEAVE = "redis.call('ZREM', KEYS[1], ARGV[1])"
 
 
 @dataclass(frozen=True, slots=True)
-class Allowance:
+class RateLimit:
     """What a caller may use; None does not limit. `name` tells callers apart."""
 
     name: str
@@ -62,7 +62,7 @@ class Allowance:
     concurrent: int | None = None
 
 
-class Limiter:
+class RateLimiter:
     """Counts requests, texts and what runs at the same time, for each caller.
 
     A caller may use a minute's worth at once; it comes back evenly. Where Redis fails, or there
@@ -70,7 +70,7 @@ class Limiter:
     """
 
     def __init__(
-        self, shared: "Shared | None" = None, *, clock: Callable[[], float] = monotonic
+        self, shared: "RedisClient | None" = None, *, clock: Callable[[], float] = monotonic
     ) -> None:
         """Take the Redis in which replicas count together."""
         self._shared = shared
@@ -80,7 +80,7 @@ class Limiter:
         self._leases: dict[str, set[str]] = {}
 
     @asynccontextmanager
-    async def admit(self, allowed: Allowance) -> AsyncIterator[None]:
+    async def admit(self, allowed: RateLimit) -> AsyncIterator[None]:
         """Hold a caller's place while a request is served; raise LimitReached."""
         name, most = allowed.name, allowed.concurrent or 0
         if most and self._running[name] >= most:
@@ -95,7 +95,7 @@ class Limiter:
         finally:
             self._leave(name, lease)
 
-    async def charge(self, allowed: Allowance, texts: int) -> None:
+    async def charge(self, allowed: RateLimit, texts: int) -> None:
         """Count texts that are to be judged; raise LimitReached.
 
         More than a minute's worth at once counts as that, as it could never be served otherwise.

@@ -10,10 +10,10 @@ from fakes import FakeScorer, small_book
 from structlog.testing import capture_logs
 
 from shieldgate.errors import ConfigurationError, Overloaded, ScorerUnavailable
-from shieldgate.gateway.loading import LoadingScorer
 from shieldgate.policy import Policy
-from shieldgate.scoring import Identity, NearbyScorer
-from shieldgate.scoring.nearby import listening
+from shieldgate.scoring import Identity, UnixSocketScorer
+from shieldgate.scoring.loading import LoadingScorer
+from shieldgate.scoring.unix_socket import listening
 from shieldgate.types import Exchange, Score
 
 POLICIES = tuple(small_book().policies.values())
@@ -25,8 +25,8 @@ def path(tmp_path: Path) -> Path:
 
 
 @asynccontextmanager
-async def near(scorer: FakeScorer, path: Path) -> AsyncIterator[NearbyScorer]:
-    async with listening(scorer, path), NearbyScorer(path) as nearby:
+async def near(scorer: FakeScorer, path: Path) -> AsyncIterator[UnixSocketScorer]:
+    async with listening(scorer, path), UnixSocketScorer(path) as nearby:
         yield nearby
 
 
@@ -100,7 +100,7 @@ async def test_many_ask_at_once_and_who_leaves_is_not_scored_any_further(path: P
 async def test_a_scorer_that_ends_is_noticed_at_once_and_its_successor_is_found(
     path: Path,
 ) -> None:
-    nearby = NearbyScorer(path)
+    nearby = UnixSocketScorer(path)
     ready: asyncio.Queue[bool] = asyncio.Queue()
     loading = LoadingScorer(lambda: nearby, nearby.gone)
     holding = asyncio.create_task(loading.hold(ready.put_nowait))

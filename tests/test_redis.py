@@ -17,15 +17,15 @@ from redis.exceptions import OutOfMemoryError
 from redis_server import RedisServer, redis_server
 from structlog.testing import capture_logs
 
+from shieldgate.access import rate_limits
+from shieldgate.access.rate_limits import RateLimit, RateLimiter
 from shieldgate.errors import ConfigurationError
 from shieldgate.policy import Policy
 from shieldgate.prompt import TEMPLATES
+from shieldgate.redis.client import RedisClient
+from shieldgate.redis.score_cache import RedisScoreCache
+from shieldgate.redis.urls import Client
 from shieldgate.scoring import Cached, Identity
-from shieldgate.shared import limits
-from shieldgate.shared.limits import Allowance, Limiter
-from shieldgate.shared.redis import Shared
-from shieldgate.shared.scores import SharedScores
-from shieldgate.shared.urls import Client
 from shieldgate.types import Exchange, Score
 
 SECRET = b"0123456789abcdef"
@@ -64,7 +64,7 @@ class Scorer:
 class Replica:
     """A process, as far as scores go; its memory is kept empty, so that all comes from Redis."""
 
-    shared: Shared
+    shared: RedisClient
     scorer: Scorer
     cache: Cached
     states: list[tuple[str, str]] = field(default_factory=list)
@@ -110,8 +110,8 @@ async def replica(
             states.append((breaker, state))
 
     scorer = Scorer()
-    async with Shared(url, seconds=seconds, observer=Observer()) as shared:
-        scores = SharedScores(shared, secret=secret, keep_seconds=600)
+    async with RedisClient(url, seconds=seconds, observer=Observer()) as shared:
+        scores = RedisScoreCache(shared, secret=secret, keep_seconds=600)
         cache = Cached(scorer, secret=SECRET, max_entries=0, second=scores)
         one = Replica(shared, scorer, cache, states)
         await one.settled()
@@ -324,9 +324,9 @@ async def test_an_account_needs_no_more_than_the_documented_rights(tmp_path: Pat
             await one.ask("bread")
             await one.settled()
             assert not await one.asks_scorer("bread")
-            limiter = Limiter(one.shared)
-            async with limiter.admit(Allowance("web", requests_per_minute=1, concurrent=1)):
-                limiter._tell(limits._RENEW, "web", 60, "lease")
+            limiter = RateLimiter(one.shared)
+            async with limiter.admit(RateLimit("web", requests_per_minute=1, concurrent=1)):
+                limiter._tell(rate_limits._RENEW, "web", 60, "lease")
             await one.settled()
             assert one.shared._breakers["redis_write"]._failures == 0
 
@@ -438,6 +438,6 @@ async def test_sentinels_say_where_the_master_is(tmp_path: Path, server: RedisSe
 )
 def test_a_bad_url_is_refused_with_the_forms_there_are_and_without_its_password(url: str) -> None:
     with pytest.raises(ConfigurationError, match="redis\\+sentinel") as refused:
-        Shared(url, seconds=0.1)
+        RedisClient(url, seconds=0.1)
     assert CANARY not in str(refused.value)
     assert refused.value.__suppress_context__

@@ -4,7 +4,7 @@ from contextlib import nullcontext, suppress
 
 import pytest
 
-from shieldgate.scoring.breaker import Breaker, State
+from shieldgate.circuit_breaker import CircuitBreaker, State
 
 
 class Clock:
@@ -25,24 +25,26 @@ def states() -> list[State]:
 
 
 @pytest.fixture
-def breaker(clock: Clock, states: list[State]) -> Breaker:
-    return Breaker(most_failures=3, pause=1, longest_pause=5, changed=states.append, clock=clock)
+def breaker(clock: Clock, states: list[State]) -> CircuitBreaker:
+    return CircuitBreaker(
+        most_failures=3, pause=1, longest_pause=5, changed=states.append, clock=clock
+    )
 
 
-def call(breaker: Breaker, error: BaseException | None = None) -> None:
+def call(breaker: CircuitBreaker, error: BaseException | None = None) -> None:
     assert breaker.wait() == 0
     with suppress(type(error)) if error else nullcontext(), breaker.watch(OSError):
         if error:
             raise error
 
 
-def broken(breaker: Breaker) -> Breaker:
+def broken(breaker: CircuitBreaker) -> CircuitBreaker:
     for _ in range(3):
         call(breaker, OSError())
     return breaker
 
 
-def test_only_failures_in_a_row_open_it(breaker: Breaker, states: list[State]) -> None:
+def test_only_failures_in_a_row_open_it(breaker: CircuitBreaker, states: list[State]) -> None:
     for _ in range(5):
         call(breaker, OSError())
         call(breaker, OSError())
@@ -52,7 +54,7 @@ def test_only_failures_in_a_row_open_it(breaker: Breaker, states: list[State]) -
     assert states == ["open"]
 
 
-def test_what_is_no_failure_is_not_counted(breaker: Breaker) -> None:
+def test_what_is_no_failure_is_not_counted(breaker: CircuitBreaker) -> None:
     for _ in range(5):
         call(breaker, KeyError())
         call(breaker, KeyboardInterrupt())
@@ -60,7 +62,7 @@ def test_what_is_no_failure_is_not_counted(breaker: Breaker) -> None:
 
 
 def test_one_call_probes_and_its_success_closes_it(
-    breaker: Breaker, clock: Clock, states: list[State]
+    breaker: CircuitBreaker, clock: Clock, states: list[State]
 ) -> None:
     broken(breaker)
     clock.now += 1
@@ -73,7 +75,7 @@ def test_one_call_probes_and_its_success_closes_it(
     assert breaker.state == "closed", "it counts from nothing again"
 
 
-def test_probes_that_fail_come_less_and_less_often(breaker: Breaker, clock: Clock) -> None:
+def test_probes_that_fail_come_less_and_less_often(breaker: CircuitBreaker, clock: Clock) -> None:
     broken(breaker)
     for pause in (1, 2, 4, 5, 5):
         assert breaker.wait() == pause
@@ -84,7 +86,9 @@ def test_probes_that_fail_come_less_and_less_often(breaker: Breaker, clock: Cloc
     assert broken(breaker).wait() == 1, "after a success, the pauses start anew"
 
 
-def test_a_probe_that_tells_nothing_lets_the_next_one_probe(breaker: Breaker, clock: Clock) -> None:
+def test_a_probe_that_tells_nothing_lets_the_next_one_probe(
+    breaker: CircuitBreaker, clock: Clock
+) -> None:
     broken(breaker)
     clock.now += 1
     call(breaker, KeyError())
@@ -94,7 +98,7 @@ def test_a_probe_that_tells_nothing_lets_the_next_one_probe(breaker: Breaker, cl
 
 
 def test_calls_from_before_may_close_it_but_not_prolong_its_pause(
-    breaker: Breaker, clock: Clock
+    breaker: CircuitBreaker, clock: Clock
 ) -> None:
     with breaker.watch(OSError):
         with suppress(OSError), breaker.watch(OSError):

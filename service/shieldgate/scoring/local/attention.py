@@ -11,7 +11,7 @@ from torch import Tensor
 from transformers import AttentionInterface
 from transformers.models.gemma2.modeling_gemma2 import Gemma2Attention
 
-from shieldgate.scoring.gemma.packing import Block, Layout
+from shieldgate.scoring.local.packing import Block, Layout
 
 PACKED = "shieldgate_packed"
 

@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 from redis_server import RedisServer, redis_server
 
+from shieldgate.access import rate_limits
+from shieldgate.access.rate_limits import RateLimit, RateLimiter
 from shieldgate.errors import LimitReached
-from shieldgate.shared import limits
-from shieldgate.shared.limits import Allowance, Limiter
-from shieldgate.shared.redis import Shared
+from shieldgate.redis.client import RedisClient
 
 
 class Clock:
@@ -22,7 +22,7 @@ class Clock:
         return self.now
 
 
-async def admitted(limiter: Limiter, allowed: Allowance) -> bool:
+async def admitted(limiter: RateLimiter, allowed: RateLimit) -> bool:
     try:
         async with limiter.admit(allowed):
             return True
@@ -32,7 +32,7 @@ async def admitted(limiter: Limiter, allowed: Allowance) -> bool:
 
 async def test_a_minutes_worth_may_come_at_once_and_comes_back_evenly() -> None:
     clock = Clock()
-    limiter, allowed = Limiter(clock=clock), Allowance("web", requests_per_minute=6)
+    limiter, allowed = RateLimiter(clock=clock), RateLimit("web", requests_per_minute=6)
     assert [await admitted(limiter, allowed) for _ in range(7)] == [True] * 6 + [False]
     with pytest.raises(LimitReached, match="6 requests a minute") as reached:
         async with limiter.admit(allowed):
@@ -45,8 +45,8 @@ async def test_a_minutes_worth_may_come_at_once_and_comes_back_evenly() -> None:
 
 
 async def test_texts_are_counted_beside_requests_and_each_caller_by_itself() -> None:
-    limiter = Limiter(clock=Clock())
-    one, other = (Allowance(name, texts_per_minute=10) for name in ("one", "other"))
+    limiter = RateLimiter(clock=Clock())
+    one, other = (RateLimit(name, texts_per_minute=10) for name in ("one", "other"))
     await limiter.charge(one, 9)
     with pytest.raises(LimitReached, match="10 texts a minute") as reached:
         await limiter.charge(one, 2)
@@ -57,14 +57,14 @@ async def test_texts_are_counted_beside_requests_and_each_caller_by_itself() -> 
 
 
 async def test_more_than_a_minutes_worth_at_once_is_served_and_takes_it_all() -> None:
-    limiter, allowed = Limiter(clock=Clock()), Allowance("web", texts_per_minute=10)
+    limiter, allowed = RateLimiter(clock=Clock()), RateLimit("web", texts_per_minute=10)
     await limiter.charge(allowed, 25)
     with pytest.raises(LimitReached):
         await limiter.charge(allowed, 1)
 
 
 async def test_places_are_given_back_whatever_becomes_of_a_request() -> None:
-    limiter, allowed = Limiter(), Allowance("web", concurrent=2)
+    limiter, allowed = RateLimiter(), RateLimit("web", concurrent=2)
     async with AsyncExitStack() as held:
         for _ in range(2):
             await held.enter_async_context(limiter.admit(allowed))
@@ -86,22 +86,22 @@ def server(tmp_path: Path):
 
 
 @asynccontextmanager
-async def replicas(server: RedisServer, count: int = 2) -> AsyncIterator[list[Limiter]]:
+async def replicas(server: RedisServer, count: int = 2) -> AsyncIterator[list[RateLimiter]]:
     async with AsyncExitStack() as stack:
-        opened = [Shared(server.url, seconds=5) for _ in range(count)]
+        opened = [RedisClient(server.url, seconds=5) for _ in range(count)]
         for shared in opened:
             await stack.enter_async_context(shared)
-        yield [Limiter(shared) for shared in opened]
+        yield [RateLimiter(shared) for shared in opened]
 
 
-async def settled(limiter: Limiter) -> None:
+async def settled(limiter: RateLimiter) -> None:
     assert limiter._shared
     while running := set(limiter._shared._running):
         await asyncio.wait(running)
 
 
 async def test_replicas_count_together(server: RedisServer) -> None:
-    allowed = Allowance("web", requests_per_minute=10, texts_per_minute=10)
+    allowed = RateLimit("web", requests_per_minute=10, texts_per_minute=10)
     async with replicas(server) as limiters:
         calls = [admitted(limiter, allowed) for limiter in limiters for _ in range(10)]
         assert sum(await asyncio.gather(*calls)) == 10
@@ -117,7 +117,7 @@ async def test_replicas_count_together(server: RedisServer) -> None:
 
 
 async def test_replicas_share_places_and_give_them_back(server: RedisServer) -> None:
-    allowed = Allowance("web", concurrent=3)
+    allowed = RateLimit("web", concurrent=3)
     async with replicas(server) as limiters, AsyncExitStack() as held:
         for place in range(3):
             await held.enter_async_context(limiters[place % 2].admit(allowed))
@@ -135,9 +135,9 @@ async def test_replicas_share_places_and_give_them_back(server: RedisServer) -> 
 async def test_a_process_that_dies_gives_its_places_back_and_one_that_lives_keeps_them(
     server: RedisServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(limits, "_LEASE_SECONDS", 1)
-    monkeypatch.setattr(limits, "_RENEW_SECONDS", 0.2)
-    dead, alive = Allowance("dead", concurrent=1), Allowance("alive", concurrent=1)
+    monkeypatch.setattr(rate_limits, "_LEASE_SECONDS", 1)
+    monkeypatch.setattr(rate_limits, "_RENEW_SECONDS", 0.2)
+    dead, alive = RateLimit("dead", concurrent=1), RateLimit("alive", concurrent=1)
     async with replicas(server) as (one, other), one.admit(dead), one.admit(alive):
         one._leases.pop("dead")  # nobody renews it
         renewing = asyncio.create_task(one.run())
@@ -151,7 +151,7 @@ async def test_a_process_that_dies_gives_its_places_back_and_one_that_lives_keep
 async def test_without_redis_each_counts_by_itself_and_with_it_again_together(
     server: RedisServer,
 ) -> None:
-    allowed = Allowance("web", requests_per_minute=4)
+    allowed = RateLimit("web", requests_per_minute=4)
     async with replicas(server) as limiters:
         server.kill()
         for limiter in limiters:
@@ -169,14 +169,14 @@ async def test_a_full_redis_limits_nobody_less(server: RedisServer) -> None:
     async with replicas(server, 1) as (limiter,):
         with server.client() as redis:
             redis.config_set("maxmemory", "1")
-        allowed = Allowance("web", requests_per_minute=4)
+        allowed = RateLimit("web", requests_per_minute=4)
         assert [await admitted(limiter, allowed) for _ in range(5)] == [True] * 4 + [False]
 
 
 async def test_a_redis_clock_that_jumps_back_makes_nobody_wait_longer_than_a_minute(
     server: RedisServer,
 ) -> None:
-    allowed = Allowance("web", requests_per_minute=60)
+    allowed = RateLimit("web", requests_per_minute=60)
     async with replicas(server, 1) as (limiter,):
         with server.client() as redis:
             seconds, _ = redis.time()

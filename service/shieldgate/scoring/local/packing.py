@@ -16,7 +16,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
-from shieldgate.scoring.gemma.memory import Memory
+from shieldgate.scoring.local.prefix_cache import PrefixKV
 
 # Rows of one attention block: bounds the scores in memory to heads x ROWS x context.
 BLOCK_ROWS = 128
@@ -95,7 +95,7 @@ class Layout:
     full: tuple[Block, ...]
     sliding: tuple[Block, ...]
     trunks: tuple[tuple[slice, ...], ...]
-    memory: Memory | None = None
+    memory: PrefixKV | None = None
 
     @classmethod
     def of(
@@ -103,7 +103,7 @@ class Layout:
         packs: Sequence[Pack],
         window: int,
         device: torch.device,
-        memory: Memory | None = None,
+        memory: PrefixKV | None = None,
     ) -> "Layout":
         """Lay packs out one behind the other; `window` is the model's sliding window in tokens."""
         known = memory.lengths if memory else [0] * len(packs)

@@ -1,8 +1,8 @@
 """ShieldGemma in this process; importing this room imports torch."""
 
 from shieldgate.prompt import TEMPLATES
-from shieldgate.scoring.gemma.load import Checkpoint, load_checkpoint
-from shieldgate.scoring.gemma.scorer import GemmaScorer
+from shieldgate.scoring.local.checkpoint import Checkpoint, load_checkpoint
+from shieldgate.scoring.local.engine import PackedEngine
 
 
 def load_engine(
@@ -13,10 +13,10 @@ def load_engine(
     dtype: str = "auto",
     template: str = "chat",
     prefix_bytes: int = 2**30,
-) -> GemmaScorer:
+) -> PackedEngine:
     """Load a checkpoint and make it an engine; raise ModelError in one clear sentence."""
     checkpoint = load_checkpoint(model, revision=revision, device=device, dtype=dtype)
-    return GemmaScorer(checkpoint, TEMPLATES[template], prefix_bytes=prefix_bytes)
+    return PackedEngine(checkpoint, TEMPLATES[template], prefix_bytes=prefix_bytes)
 
 
-__all__ = ["Checkpoint", "GemmaScorer", "load_checkpoint", "load_engine"]
+__all__ = ["Checkpoint", "PackedEngine", "load_checkpoint", "load_engine"]

@@ -11,7 +11,7 @@ State = Literal["closed", "half_open", "open"]
 _PROBING_SECONDS = 1.0
 
 
-class Breaker:
+class CircuitBreaker:
     """Counts failures in a row, and between them lets one call at a time try.
 
     closed     calls go through; `most_failures` failures in a row open it

@@ -18,7 +18,7 @@ import structlog
 from shieldgate.errors import ConfigurationError, Overloaded, ScorerUnavailable
 from shieldgate.policy import Policy
 from shieldgate.prompt import Template
-from shieldgate.scoring.seam import Identity, Scorer
+from shieldgate.scoring.interfaces import Identity, Scorer
 from shieldgate.types import Exchange, Score
 
 _PRESENCE: dict[str, Any] = {}
@@ -29,7 +29,7 @@ _LOOK_SECONDS = 0.1
 log = structlog.get_logger(__name__)
 
 
-class NearbyScorer:
+class UnixSocketScorer:
     """Asks the scorer that listens at a path; a Scorer, and an async context manager.
 
     It has an identity and a template once it is entered, and can be entered again after `gone`.

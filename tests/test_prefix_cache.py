@@ -12,8 +12,8 @@ from checkpoints import save_hot_checkpoint
 from test_scorer import MARGIN, POLICIES, assert_same, expecting, words
 
 from shieldgate.prompt import TEMPLATES
-from shieldgate.scoring.gemma import GemmaScorer, load_checkpoint, load_engine
-from shieldgate.scoring.gemma.memory import PrefixCache, Trunk
+from shieldgate.scoring.local import PackedEngine, load_checkpoint, load_engine
+from shieldgate.scoring.local.prefix_cache import PrefixCache, Trunk
 from shieldgate.types import Exchange
 
 PROMPT = words(30, seed=1)
@@ -23,7 +23,7 @@ CUTS = (1, 10, 11, 57, 200, 203, 411, 600, len(ANSWER))
 
 
 @contextmanager
-def counted(engine: GemmaScorer) -> Iterator[list[int]]:
+def counted(engine: PackedEngine) -> Iterator[list[int]]:
     """Count the tokens that each forward pass computes."""
     counts: list[int] = []
     hook = engine.model.model.embed_tokens.register_forward_hook(
@@ -35,7 +35,7 @@ def counted(engine: GemmaScorer) -> Iterator[list[int]]:
         hook.remove()
 
 
-def score(engine: GemmaScorer, exchange: Exchange, policies: int = 3) -> list[float]:
+def score(engine: PackedEngine, exchange: Exchange, policies: int = 3) -> list[float]:
     return engine.forward(engine.prepare(exchange, POLICIES[:policies]).work)[0]
 
 
@@ -47,7 +47,7 @@ def growing(answer: str, cut: int) -> Exchange:
 def test_a_growing_answer_scores_as_if_each_check_stood_alone(
     hot_checkpoint: Path, prefix_bytes: int
 ) -> None:
-    engine = GemmaScorer(
+    engine = PackedEngine(
         load_checkpoint(str(hot_checkpoint), device="cpu"),
         TEMPLATES["chat"],
         prefix_bytes=prefix_bytes,
