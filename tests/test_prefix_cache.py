@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from checkpoints import save_hot_checkpoint
-from test_scorer import MARGIN, POLICIES, assert_same, expecting, words
+from test_packed_engine import MARGIN, POLICIES, assert_same, expecting, words
 
 from shieldgate.prompt import TEMPLATES
 from shieldgate.scoring.local import PackedEngine, load_checkpoint, load_engine
