@@ -19,10 +19,10 @@ from time import clock_gettime, perf_counter
 from rich.console import Console
 from rich.table import Table
 
-from shieldgate.cli.scorer import open_scorer
 from shieldgate.policy import Policy, load_book
 from shieldgate.prompt import TEMPLATES
 from shieldgate.scoring import Identity, Scorer, UnixSocketScorer
+from shieldgate.scoring.factory import open_scorer
 from shieldgate.scoring.unix_socket import listening
 from shieldgate.settings import ScoringSettings
 from shieldgate.types import Exchange, Score

@@ -9,8 +9,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from upstream import streamed, text_of
 
+from shieldgate import moderation
 from shieldgate.errors import ScorerUnavailable
-from shieldgate.moderation import Moderator
 from shieldgate.normalise import _ALIKE, normalised
 from shieldgate.policy import Profile
 from shieldgate.types import Action, Exchange
@@ -94,8 +94,8 @@ def test_no_control_token_comes_of_it_that_the_text_could_not_spell_itself() -> 
 
 async def judge(scorer: FakeScorer, exchange: Exchange, **profile: object) -> Action:
     book = small_book(**profile)
-    policies = book.select(book.profiles["default"])
-    return (await Moderator(scorer).judge(exchange, book.profiles["default"], policies)).action
+    rules = book.rules(book.profiles["default"])
+    return (await moderation.judge(scorer, exchange, rules)).action
 
 
 async def test_the_worse_of_both_ways_to_write_it_counts(scorer: FakeScorer) -> None:

@@ -8,7 +8,9 @@ from typing import Annotated, Any, Literal, get_args, get_origin, get_type_hints
 import typer
 from pydantic.fields import FieldInfo
 
-from shieldgate.settings import Settings, flag, load, variable
+from shieldgate.errors import ConfigurationError, UnknownName
+from shieldgate.policy import PolicyBook, Profile
+from shieldgate.settings import ScoringSettings, Settings, flag, load, variable
 
 DATA = "Data"
 
@@ -92,3 +94,14 @@ def _option(name: str, field: FieldInfo) -> Any:
         help=f"{field.description} ({'; '.join(notes)})" if notes else field.description,
         rich_help_panel=f"Settings ({flag('model')} is also {variable('model')}, and so on)",
     )
+
+
+def chosen_profile(book: PolicyBook, settings: ScoringSettings) -> Profile:
+    """Find the profile for callers who name none; raise ConfigurationError."""
+    try:
+        return book.profile(settings.profile)
+    except UnknownName as unknown:
+        raise ConfigurationError(
+            f"{flag('profile')} or {variable('profile')} names no profile of the policy files. "
+            f"{unknown}"
+        ) from None

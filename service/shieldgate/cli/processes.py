@@ -16,8 +16,8 @@ import structlog
 from prometheus_client import CollectorRegistry
 
 from shieldgate.cli.listening import end_with_supervisor, tell_supervisor
-from shieldgate.cli.scorer import open_served
 from shieldgate.errors import ConfigurationError
+from shieldgate.scoring.factory import open_served
 from shieldgate.scoring.unix_socket import listening
 from shieldgate.settings import ServeSettings, variable
 from shieldgate.telemetry import Telemetry, configure_logging

@@ -12,12 +12,13 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from shieldgate.cli.scorer import chosen_profile, open_scorer
+from shieldgate.cli.options import chosen_profile
 from shieldgate.errors import ConfigurationError, ScoringError, UnknownName
-from shieldgate.moderation import Moderator
-from shieldgate.policy import Policy, Profile, load_book
+from shieldgate.moderation import judge
+from shieldgate.policy import Rules, load_book
 from shieldgate.schemas import ExchangeResult, ScorerInfo, ScreenReply
 from shieldgate.scoring import Identity
+from shieldgate.scoring.factory import open_scorer
 from shieldgate.settings import ScoringSettings
 from shieldgate.telemetry import configure_logging
 from shieldgate.types import Exchange, Verdict
@@ -42,11 +43,11 @@ def run(
     book = load_book(settings.policies)
     profile = chosen_profile(book, settings)
     try:
-        asked = book.select(profile, policies)
+        rules = book.rules(profile, policies)
     except UnknownName as unknown:
         raise ConfigurationError(f"--policy: {unknown}") from None
     try:
-        verdict, identity, seconds = asyncio.run(_judge(settings, exchange, profile, asked))
+        verdict, identity, seconds = asyncio.run(_judge(settings, exchange, rules))
     except ScoringError as failure:
         typer.echo(f"Error: {failure}", err=True)
         sys.exit(1)
@@ -83,12 +84,12 @@ def _read(given: str) -> str:
 
 
 async def _judge(
-    settings: ScoringSettings, exchange: Exchange, profile: Profile, policies: Sequence[Policy]
+    settings: ScoringSettings, exchange: Exchange, rules: Rules
 ) -> tuple[Verdict, Identity, float]:
     """Judge one exchange; gives the seconds of judging, without those of loading."""
     async with open_scorer(settings, max_batch_tokens=1, max_waiting=1) as scorer:
         started = perf_counter()
-        verdict = await Moderator(scorer).judge(exchange, profile, policies)
+        verdict = await judge(scorer, exchange, rules)
         return verdict, scorer.identity, perf_counter() - started
 
 

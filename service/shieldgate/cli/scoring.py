@@ -23,7 +23,7 @@ from rich.text import Text
 
 from shieldgate import __version__
 from shieldgate.cli.labels import chosen_adapter, chosen_labels
-from shieldgate.cli.scorer import chosen_profile, open_engine
+from shieldgate.cli.options import chosen_profile
 from shieldgate.errors import ConfigurationError
 from shieldgate.evaluation.adapters import OURS
 from shieldgate.evaluation.datasets import Dataset, Row, Survey
@@ -36,6 +36,7 @@ from shieldgate.evaluation.sources import open_source
 from shieldgate.policy import Policy, PolicyBook, Profile, load_book
 from shieldgate.prompt import TEMPLATES
 from shieldgate.scoring import Identity
+from shieldgate.scoring.factory import open_engine
 from shieldgate.settings import ScoringSettings
 
 if TYPE_CHECKING:

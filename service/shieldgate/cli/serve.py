@@ -15,8 +15,8 @@ from fastapi import FastAPI
 from shieldgate.access.keys import LiveKeys
 from shieldgate.access.rate_limits import RateLimiter
 from shieldgate.cli.listening import listen, run_app, tell_supervisor, url
+from shieldgate.cli.options import chosen_profile
 from shieldgate.cli.processes import Part, run_processes
-from shieldgate.cli.scorer import chosen_profile, open_served
 from shieldgate.cli.telemetry import build_telemetry
 from shieldgate.errors import ConfigurationError
 from shieldgate.gateway.app import create_app
@@ -24,6 +24,7 @@ from shieldgate.gateway.drain import Drain
 from shieldgate.gateway.services import Services
 from shieldgate.policy import LiveBook, PolicyBook
 from shieldgate.scoring import Cached, Identity, Resilient, Scorer, UnixSocketScorer
+from shieldgate.scoring.factory import open_served
 from shieldgate.scoring.loading import LoadingScorer
 from shieldgate.settings import ServeSettings, flag, variable
 from shieldgate.telemetry import Audit, Sink, Telemetry, configure_logging

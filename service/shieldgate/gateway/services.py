@@ -16,8 +16,8 @@ from shieldgate.errors import ScoringError
 from shieldgate.gateway.drain import Drain
 from shieldgate.gateway.errors import RequestError
 from shieldgate.gateway.inline import join
-from shieldgate.moderation import Moderator
-from shieldgate.policy import PolicyBook, Profile, Rules
+from shieldgate.moderation import judge
+from shieldgate.policy import PolicyBook, Profile, Rules, fail
 from shieldgate.scoring.loading import LoadingScorer
 from shieldgate.settings import ServeSettings
 from shieldgate.telemetry import Audit, Decision, Telemetry
@@ -153,9 +153,11 @@ class Services:
         """Judge one exchange without counting the verdict, of which there may be a later one."""
         started = perf_counter()
         with self.telemetry.traces.judging(exchange.direction) as judged:
-            verdict, failure = await Moderator(self.scorer).judge_or_fail(
-                exchange, rules.profile, rules.policies
-            )
+            failure = None
+            try:
+                verdict = await judge(self.scorer, exchange, rules)
+            except ScoringError as failed:
+                verdict, failure = fail(rules.profile, exchange.direction), failed
             judged(verdict.action.value)
         return Judged(verdict, failure, perf_counter() - started)
 

@@ -1,4 +1,4 @@
-"""Opens the scorer, and finds the profile, that the settings ask for."""
+"""Opens the scorer that the settings ask for."""
 
 import asyncio
 import math
@@ -6,10 +6,10 @@ from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import TYPE_CHECKING
 
-from shieldgate.errors import ConfigurationError, UnknownName, needed
-from shieldgate.policy import PolicyBook, Profile
-from shieldgate.scoring import Batched, BatchObserver, Scorer
-from shieldgate.settings import ScoringSettings, ServeSettings, flag, variable
+from shieldgate.errors import needed
+from shieldgate.scoring.batched import Batched, BatchObserver
+from shieldgate.scoring.interfaces import Scorer
+from shieldgate.settings import ScoringSettings, ServeSettings
 
 if TYPE_CHECKING:
     from shieldgate.scoring.local import PackedEngine
@@ -52,17 +52,6 @@ def open_served(
         prefix_bytes=settings.prefix_bytes,
         observer=observer,
     )
-
-
-def chosen_profile(book: PolicyBook, settings: ScoringSettings) -> Profile:
-    """Find the profile for callers who name none; raise ConfigurationError."""
-    try:
-        return book.profile(settings.profile)
-    except UnknownName as unknown:
-        raise ConfigurationError(
-            f"{flag('profile')} or {variable('profile')} names no profile of the policy files. "
-            f"{unknown}"
-        ) from None
 
 
 def open_engine(settings: ScoringSettings, prefix_bytes: int = 0) -> "PackedEngine":
