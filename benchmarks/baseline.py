@@ -14,8 +14,8 @@ from scipy.sparse import csr_matrix
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import average_precision_score
 
-from shieldgate.tuning.beliefs import Features
-from shieldgate.tuning.rows import Row
+from recipes.starter.rows import Row
+from recipes.starter.soft_labels import Features
 
 STRENGTHS = (0.3, 1.0, 3.0, 10.0, 30.0)
 

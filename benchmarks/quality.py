@@ -21,12 +21,12 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.baseline import Baseline
+from recipes.starter.contrast import contrast_rows
+from recipes.starter.rows import Row, read_rows
 from shieldgate.evaluation.columns import UNKNOWN, Columns, read_columns
 from shieldgate.evaluation.judged import judge, probabilities
 from shieldgate.policy import Calibration, PolicyBook, load_book
 from shieldgate.statistics import Estimate, Figures, Ranking, Scores, Weights, bootstrap
-from shieldgate.tuning.contrast import contrast_rows
-from shieldgate.tuning.rows import Row, read_rows
 
 PARAPHRASES = Path(__file__).parent / "paraphrases"
 HARMS = ("dangerous", "harassment", "hate", "sexual", "violence", "profanity")
@@ -97,7 +97,7 @@ def _refuse_leaks(run: Run) -> None:
     written = {_normal(row.prompt) for row in contrast_rows()}
     for name in (*FILES, "simplesafetytests", "harmbench"):
         if leaks := [row.id for row in run.rows(name) if _normal(row.prompt) in written]:
-            sys.exit(f"{name}: in shieldgate.tuning.contrast, too: {', '.join(leaks)}")
+            sys.exit(f"{name}: in recipes.starter.contrast, too: {', '.join(leaks)}")
 
 
 def _normal(text: str) -> str:

@@ -14,8 +14,7 @@ ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture
-def counter(monkeypatch: pytest.MonkeyPatch) -> object:
-    monkeypatch.syspath_prepend(ROOT)
+def counter() -> object:
     from benchmarks.counting import Counter
     from benchmarks.subject import FULL
 

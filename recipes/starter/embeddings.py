@@ -1,4 +1,4 @@
-"""What a sentence encoder makes of the training texts, for the starter to imitate.
+"""Sentence embeddings of the training texts, for the starter to imitate.
 
 A few labels say little about a text, and from-scratch training has nothing else to go by. An
 encoder trained on a billion pairs of sentences tells for each text what it is about.
@@ -19,7 +19,7 @@ _CHARACTERS = 1_500
 _BATCH = 4_000  # tokens
 
 
-def meanings(
+def embeddings(
     texts: Sequence[str], encoder: str, kept: Path, on_text: Callable[[int], None]
 ) -> Tensor:
     """Encode the texts: the mean of the encoder's last states, standardised, fp16 [texts, width].

@@ -13,14 +13,9 @@ import torch
 from checkpoints import calm_config
 from transformers import AutoTokenizer, Gemma2ForCausalLM
 
-from shieldgate.errors import ConfigurationError
-from shieldgate.policy import load_book
-from shieldgate.prompt import TEMPLATES, render
-from shieldgate.scoring.encoding import PromptEncoder
-from shieldgate.tuning.attention import PADDED
-from shieldgate.tuning.contrast import contrast_rows
-from shieldgate.tuning.loop import Schedule, train
-from shieldgate.tuning.objectives import (
+from recipes.starter.__main__ import official_policies, shares_without
+from recipes.starter.contrast import contrast_rows
+from recipes.starter.objectives import (
     Batches,
     QuestionStage,
     Student,
@@ -28,11 +23,16 @@ from shieldgate.tuning.objectives import (
     TrunkStage,
     WordStage,
 )
-from shieldgate.tuning.rows import Row, read_rows
-from shieldgate.tuning.sampling import Example, Label, Mention, Mix, Pool, split_words
-from shieldgate.tuning.starter import official_policies, shares_without
-from shieldgate.tuning.tokenizer import train_tokenizer
-from shieldgate.tuning.wording import ANY, HARMS, Guidelines
+from recipes.starter.rows import Row, read_rows
+from recipes.starter.sampling import Example, Label, Mention, Mix, Pool, split_words
+from recipes.starter.tokenizer import train_tokenizer
+from recipes.starter.wording import ANY, HARMS, Guidelines
+from shieldgate.errors import ConfigurationError
+from shieldgate.policy import load_book
+from shieldgate.prompt import TEMPLATES, render
+from shieldgate.scoring.encoding import PromptEncoder
+from shieldgate.tuning.attention import PADDED
+from shieldgate.tuning.loop import Schedule, train
 from shieldgate.types import Exchange
 
 CHAT = TEMPLATES["chat"]
@@ -117,8 +117,8 @@ def test_questions_are_learnt(
 
 def test_trunks_teach_all_labels_at_once(rows: list[Row], student: Student, tmp_path: Path) -> None:
     pool = Pool(rows, mix())
-    meanings = torch.randn(len(rows), 3)
-    summary = Summary(student.model.config.hidden_size, meanings)
+    embeddings = torch.randn(len(rows), 3)
+    summary = Summary(student.model.config.hidden_size, embeddings)
     stage = TrunkStage(student, summary, lambda step: pool.sweep(0, step, 32), seed=0)
     seen = losses_of(
         lambda on_step: train(
@@ -131,17 +131,17 @@ def test_trunks_teach_all_labels_at_once(rows: list[Row], student: Student, tmp_
 def test_trunks_learn_what_a_teacher_makes_of_their_texts(
     rows: list[Row], student: Student, tmp_path: Path
 ) -> None:
-    """The meaning here is whether `zork` occurs; the rows have no label that would tell."""
+    """The embedding here is whether `zork` occurs; the rows have no label that would tell."""
     pool = Pool([r.model_copy(update={"labels": {"hate": 0}}) for r in rows], mix())
-    meanings = torch.tensor([[float("zork" in r.prompt)] for r in rows])
-    summary = Summary(student.model.config.hidden_size, meanings)
+    embeddings = torch.tensor([[float("zork" in r.prompt)] for r in rows])
+    summary = Summary(student.model.config.hidden_size, embeddings)
     stage = TrunkStage(student, summary, lambda step: pool.sweep(0, step, 32), seed=0)
     seen = losses_of(
         lambda on_step: train(
             stage, Schedule(60, 1e-2, warm_up=2), tmp_path / "trunk.pt", on_step=on_step
         )
     )
-    guessed = 0.7 * meanings.var(correction=0).item()  # the loss of who always says the mean
+    guessed = 0.7 * embeddings.var(correction=0).item()  # the loss of who always says the mean
     assert sum(seen[-5:]) / 5 < 0.5 * guessed
 
 
@@ -227,7 +227,7 @@ def test_draws_are_balanced_and_never_ask_what_is_unknown() -> None:
             assert example.exchange.response is None  # a request for danger stays a prompt
 
 
-def test_a_belief_stands_in_for_an_unknown_label_and_tempers_a_known_one() -> None:
+def test_a_soft_label_stands_in_for_an_unknown_label_and_tempers_a_known_one() -> None:
     known = [row(0, "request", dangerous=1), row(1, "greeting", dangerous=0, hate=0)]
     pool = Pool(known, mix(), {"dangerous": [0.8, 0.0], "hate": [0.1, 0.4]})
     found = {e.exchange.prompt: {*e.labels} for e in pool.sweep(0, 0, 2)}

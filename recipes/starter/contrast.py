@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 from ruamel.yaml import YAML
 
-from shieldgate.tuning.rows import Row
+from recipes.starter.rows import Row
 
 Labels = Mapping[str, Literal[0, 1]]
 
@@ -86,6 +86,6 @@ def contrast_rows() -> Iterator[Row]:
 
 def _lists() -> dict[str, Any]:
     """Read the lists; all hold strings but `harmless`, whose entries hold verbs and objects."""
-    text = files("shieldgate.tuning").joinpath("contrast.yaml").read_text(encoding="utf-8")
+    text = files(__package__).joinpath("contrast.yaml").read_text(encoding="utf-8")
     lists: dict[str, Any] = YAML(typ="safe").load(text)
     return lists

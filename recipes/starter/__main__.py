@@ -1,10 +1,10 @@
 """The recipe of the starter checkpoint: from labelled rows to the folder that is shipped.
 
-    python -m shieldgate.tuning.starter --data DATA --out runs/starter
+    python -m recipes.starter --data DATA --out runs/starter
 
-Two teachers come first: a sentence encoder says what each text means, and a linear model what it
-believes of the harms that are not labelled. Then each stage is cheaper per label than the next:
-words (each token by itself), trunks (whole texts, all labels at once, and their meaning), questions
+It is distilled from two teachers: the embeddings of a sentence encoder, and the soft labels that
+a linear model gives where rows have none. Each stage is cheaper per label than the next: words
+(each token by itself), trunks (whole texts, all labels at once, and their embedding), questions
 (prompts as they are scored, about longer texts, too). The shipped checkpoint is what the defaults
 give.
 """
@@ -26,20 +26,20 @@ from rich.progress import (
 )
 from transformers import AutoTokenizer, Gemma2Config, Gemma2ForCausalLM, PreTrainedTokenizerBase
 
+from recipes.starter.contrast import contrast_rows
+from recipes.starter.embeddings import embeddings
+from recipes.starter.objectives import QuestionStage, Student, Summary, TrunkStage, WordStage
+from recipes.starter.rows import Row, read_rows
+from recipes.starter.sampling import Mix, Pool
+from recipes.starter.soft_labels import soft_labels
+from recipes.starter.tokenizer import train_tokenizer
+from recipes.starter.wording import ANY, HARMS, Guidelines
 from shieldgate.errors import ConfigurationError
 from shieldgate.policy import Policy, load_book
 from shieldgate.prompt import TEMPLATES
 from shieldgate.scoring.encoding import PromptEncoder
 from shieldgate.tuning.attention import PADDED
-from shieldgate.tuning.beliefs import beliefs
-from shieldgate.tuning.contrast import contrast_rows
 from shieldgate.tuning.loop import Objective, Schedule, train
-from shieldgate.tuning.meanings import meanings
-from shieldgate.tuning.objectives import QuestionStage, Student, Summary, TrunkStage, WordStage
-from shieldgate.tuning.rows import Row, read_rows
-from shieldgate.tuning.sampling import Mix, Pool
-from shieldgate.tuning.tokenizer import train_tokenizer
-from shieldgate.tuning.wording import ANY, HARMS, Guidelines
 
 TEMPLATE = TEMPLATES["chat"]
 # Far longer than almost all of the training texts; what is longer is scored in windows.
@@ -96,16 +96,16 @@ def main(
     shares = shares_without(hold_out)
     with _progress() as progress:
         texts = [row.text for row in rows]
-        on_text = _counted(progress, "meanings", len(rows))
-        meant = meanings(texts, encoder, out / "meanings.npy", on_text)
+        on_text = _counted(progress, "embeddings", len(rows))
+        vectors = embeddings(texts, encoder, out / "embeddings.npy", on_text)
         on_text(len(rows))
         harms = [harm for harm in shares if harm != ANY]
-        on_harm = _counted(progress, "beliefs", len(harms))
-        believed = beliefs(rows, meant, harms, out / "beliefs.npy", on_harm)
+        on_harm = _counted(progress, "soft labels", len(harms))
+        soft = soft_labels(rows, vectors, harms, out / "soft_labels.npy", on_harm)
         on_harm(len(harms))
-        pool = Pool(rows, Mix(shares), believed)
-        longer = Pool(rows, Mix(shares, longest=1000, embedded=0.15), believed)
-        summary = Summary(model.config.hidden_size, meant)
+        pool = Pool(rows, Mix(shares), soft)
+        longer = Pool(rows, Mix(shares, longest=1000, embedded=0.15), soft)
+        summary = Summary(model.config.hidden_size, vectors)
         words = WordStage(student, lambda step: pool.sweep(seed, step, 512))
         trunks = TrunkStage(student, summary, partial(pool.draw, seed, size=32), seed=seed)
         questions = QuestionStage(

@@ -1,7 +1,7 @@
-"""What a linear model believes of the training rows, for the starter to learn from.
+"""Soft labels: what a linear model says of the training rows, for the starter to learn from.
 
 Most rows are labelled for some harms only. A logistic regression over words, characters and
-meanings is trained in a few minutes, and says for every row and harm what the labels don't.
+sentence embeddings is trained in a few minutes, and says for each row and harm what labels don't.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -17,7 +17,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from torch import Tensor
 
-from shieldgate.tuning.rows import Row
+from recipes.starter.rows import Row
 
 
 @dataclass(frozen=True)
@@ -56,9 +56,9 @@ class Features:
         return hstack(parts, format="csr")
 
 
-def beliefs(
+def soft_labels(
     rows: Sequence[Row],
-    meanings: Tensor,
+    embeddings: Tensor,
     harms: Sequence[str],
     kept: Path,
     on_harm: Callable[[int], None],
@@ -66,14 +66,14 @@ def beliefs(
     """Tell how probable each harm is in each row, where harm and harmless are equally frequent.
 
     Each half of the rows is judged by a model that was trained on the other (cross-fitting), so a
-    label is not its own witness; rows with the same text are in the same half. `meanings`
+    label is not its own witness; rows with the same text are in the same half. `embeddings`
     [rows, width] is standardised. The result is kept in a file and taken from there the next time;
     `on_harm(done)` is called now and then.
     """
     if not kept.exists():
-        scale = meanings.shape[1] ** -0.5  # as long as a row of TF-IDF is
+        scale = embeddings.shape[1] ** -0.5  # as long as a row of TF-IDF is
         seen = hstack(
-            [Features.fitted(rows).of(rows), csr_matrix(meanings.float().numpy() * scale)],
+            [Features.fitted(rows).of(rows), csr_matrix(embeddings.float().numpy() * scale)],
             format="csr",
             dtype=np.float32,
         )
@@ -96,10 +96,10 @@ def _labels(rows: Sequence[Row], harm: str) -> NDArray[np.int8]:
 def _crossed(
     seen: csr_matrix, half: NDArray[np.int64], labels: NDArray[np.int8]
 ) -> NDArray[np.float32]:
-    believed = np.zeros(len(labels), np.float32)
+    soft = np.zeros(len(labels), np.float32)
     for side in (0, 1):
         taught = np.flatnonzero((half == side) & (labels >= 0))
         head = LogisticRegression(C=3.0, solver="liblinear", tol=1e-2, class_weight="balanced")
         head.fit(seen[taught], labels[taught])
-        believed[half != side] = head.predict_proba(seen[half != side])[:, 1]
-    return believed
+        soft[half != side] = head.predict_proba(seen[half != side])[:, 1]
+    return soft

@@ -39,7 +39,7 @@ class Wordings(NamedTuple):
     @classmethod
     def shipped(cls) -> "Wordings":
         """Read them from the package."""
-        text = files("shieldgate.tuning").joinpath("wordings.yaml").read_text(encoding="utf-8")
+        text = files(__package__).joinpath("wordings.yaml").read_text(encoding="utf-8")
         read = YAML(typ="safe").load(text)
         harms = {harm: Words(**words) for harm, words in read.pop("harms").items()}
         return cls(harms=harms, **read)

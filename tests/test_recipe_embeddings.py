@@ -10,8 +10,8 @@ from tokenizers.pre_tokenizers import Whitespace
 from torch import Tensor
 from transformers import AutoModel, AutoTokenizer, BertConfig, BertModel, PreTrainedTokenizerFast
 
+from recipes.starter.embeddings import embeddings
 from shieldgate.errors import ConfigurationError
-from shieldgate.tuning.meanings import meanings
 
 WORDS = ("[PAD]", "[UNK]", "one", "two", "three", "four", "five")
 
@@ -46,12 +46,12 @@ def plain(text: str, encoder: Path) -> Tensor:
     return torch.as_tensor(states[0].mean(0))
 
 
-def test_a_meaning_is_the_mean_of_the_last_states_whatever_stands_beside(
+def test_an_embedding_is_the_mean_of_the_last_states_whatever_stands_beside(
     encoder: Path, tmp_path: Path
 ) -> None:
     texts = ["one two three four five one two", "two", "five four", "three three two one"]
     seen: list[int] = []
-    found = meanings(texts, str(encoder), tmp_path / "meanings.npy", seen.append)
+    found = embeddings(texts, str(encoder), tmp_path / "embeddings.npy", seen.append)
     wanted = torch.stack([plain(text, encoder) for text in texts])
     wanted = (wanted - wanted.mean(0)) / wanted.std(0)
     assert found.dtype == torch.float16
@@ -59,14 +59,14 @@ def test_a_meaning_is_the_mean_of_the_last_states_whatever_stands_beside(
     torch.testing.assert_close(found.float(), wanted, atol=0.1, rtol=0)  # bf16
 
 
-def test_meanings_are_kept(encoder: Path, tmp_path: Path) -> None:
-    kept = tmp_path / "meanings.npy"
-    first = meanings(["one", "two", "three"], str(encoder), kept, lambda done: None)
-    again = meanings(["one", "two", "three"], "none such", kept, lambda done: None)
+def test_embeddings_are_kept(encoder: Path, tmp_path: Path) -> None:
+    kept = tmp_path / "embeddings.npy"
+    first = embeddings(["one", "two", "three"], str(encoder), kept, lambda done: None)
+    again = embeddings(["one", "two", "three"], "none such", kept, lambda done: None)
     assert torch.equal(first, again)
 
 
 def test_an_encoder_that_is_not_there_is_named(tmp_path: Path) -> None:
     missing = str(tmp_path / "missing")
     with pytest.raises(ConfigurationError, match=r"--encoder .*missing"):
-        meanings(["one"], missing, tmp_path / "meanings.npy", lambda done: None)
+        embeddings(["one"], missing, tmp_path / "embeddings.npy", lambda done: None)

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from functools import cache
 from random import Random
 
-from shieldgate.tuning.rows import Row
-from shieldgate.tuning.wording import ANY
+from recipes.starter.rows import Row
+from recipes.starter.wording import ANY
 from shieldgate.types import Exchange
 
 # Word lists and thresholds on another model's scores are wrong more often than people are.
 _TRUST = {"lexicon": 0.5, "derived": 0.8, "perspective": 0.8, "model": 0.8}
-# How far a belief is trusted where nothing is known, and how much it counts beside a label.
-_BELIEF = 0.5
+# How far a soft label is trusted where nothing is known, and how much it counts beside a label.
+_SOFT = 0.5
 _WORD = re.compile(r"[^\W\d_]{4,}")
 
 
@@ -73,16 +73,19 @@ class Pool:
     """Labelled rows, ready to be drawn from."""
 
     def __init__(
-        self, rows: Sequence[Row], mix: Mix, beliefs: Mapping[str, Sequence[float]] | None = None
+        self,
+        rows: Sequence[Row],
+        mix: Mix,
+        soft_labels: Mapping[str, Sequence[float]] | None = None,
     ) -> None:
         """Sort the rows by what is known of them.
 
-        `beliefs` holds a teacher's probability of each harm, for each row: it stands in for labels
-        that are not known, and tempers those that are.
+        `soft_labels` holds a teacher's probability of each harm, for each row: it stands in for
+        labels that are not known, and tempers those that are.
         """
         self._rows = rows
         self._mix = mix
-        self._beliefs = beliefs or {}
+        self._soft_labels = soft_labels or {}
         known = [self._known(row) for row in rows]
         self._labels = [self._weighed(place, known[place]) for place in range(len(rows))]
         self._harmless = [
@@ -126,14 +129,14 @@ class Pool:
         sources = self._rows[place].label_src
         found = {}
         for harm in self._mix.harms:
-            belief = self._beliefs[harm][place] if harm in self._beliefs else None
+            soft = self._soft_labels[harm][place] if harm in self._soft_labels else None
             if harm in known:
                 violated = float(known[harm])
-                if belief is not None:
-                    violated += _BELIEF * (belief - violated)
+                if soft is not None:
+                    violated += _SOFT * (soft - violated)
                 found[harm] = Label(harm, violated, _TRUST.get(sources.get(harm, ""), 1.0))
-            elif belief is not None:
-                found[harm] = Label(harm, belief, _BELIEF)
+            elif soft is not None:
+                found[harm] = Label(harm, soft, _SOFT)
         return found
 
     def _drawn(self, rng: Random) -> Example:

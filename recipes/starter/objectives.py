@@ -11,18 +11,18 @@ from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - what everybody calls it
 from transformers import Gemma2ForCausalLM
 
+from recipes.starter.sampling import Example, split_words
+from recipes.starter.wording import HARMS, Guidelines
 from shieldgate.prompt import Control, Segment, Template
 from shieldgate.scoring.encoding import PromptEncoder
 from shieldgate.scoring.local.packing import Pack, pack
 from shieldgate.tuning.attention import Padded, by_size
-from shieldgate.tuning.sampling import Example, split_words
-from shieldgate.tuning.wording import HARMS, Guidelines
 from shieldgate.types import Exchange
 
 _NO_MASK = {"full_attention": None, "sliding_attention": None}
 
-# How much a text's meaning counts beside its labels, and how much both count beside questions.
-_MEANING = 0.7
+# How much a text's embedding counts beside its labels, and how much both count beside questions.
+_EMBEDDING = 0.7
 _SUMMARY = 0.3
 
 Batches = Callable[[int], Sequence[Example]]
@@ -130,27 +130,27 @@ class WordStage(nn.Module):
 
 
 class Summary(nn.Module):
-    """What the end of a trunk is to tell of its text: all known labels, and what it means.
+    """What the end of a trunk is to tell of its text: all known labels, and its embedding.
 
-    `meanings` [rows, width] is what a teacher makes of the pool's rows, if there is one. The
+    `embeddings` [rows, width] is what a teacher makes of the pool's rows, if there is one. The
     heads are thrown away after training.
     """
 
-    def __init__(self, hidden: int, meanings: Tensor | None = None) -> None:
+    def __init__(self, hidden: int, embeddings: Tensor | None = None) -> None:
         """Make the heads for hidden states of width `hidden`."""
         super().__init__()
         self.labels = nn.Linear(hidden, len(HARMS))
-        self.meaning = None if meanings is None else nn.Linear(hidden, meanings.shape[1])
-        self._meanings = meanings
+        self.embedding = None if embeddings is None else nn.Linear(hidden, embeddings.shape[1])
+        self._embeddings = embeddings
 
     def loss(self, states: Tensor, examples: Sequence[Example], step: Sequence[Example]) -> Tensor:
         """Compute the part of a step's loss that `examples` are, whose states are [n, hidden]."""
         goals, trust = _targets(examples, states.device)
         loss = _cross_entropy(self.labels(states), goals, trust / _trust(step))
-        if self.meaning is not None and self._meanings is not None:
-            meant = self._meanings[[e.place for e in examples]].to(states)
-            wrong = F.mse_loss(self.meaning(states), meant, reduction="sum") / meant.shape[1]
-            loss = loss + _MEANING * wrong / len(step)
+        if self.embedding is not None and self._embeddings is not None:
+            goal = self._embeddings[[e.place for e in examples]].to(states)
+            wrong = F.mse_loss(self.embedding(states), goal, reduction="sum") / goal.shape[1]
+            loss = loss + _EMBEDDING * wrong / len(step)
         return loss
 
 
