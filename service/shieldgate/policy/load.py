@@ -196,27 +196,16 @@ def _policy(id: str, entry: PolicyEntry) -> Policy:
 
 
 def _profile(name: str, entry: ProfileEntry) -> Profile:
-    return Profile(
-        name=name,
-        policies=tuple(entry.policies),
-        description=entry.description,
-        mode=entry.mode,
-        on_failure=entry.on_failure,
-        thresholds={
+    fields = dict(entry) | {
+        "policies": tuple(entry.policies),
+        "thresholds": {
             (id, direction): threshold
             for id, by_direction in entry.thresholds.items()
             for direction, threshold in by_direction.items()
         },
-        on_block=entry.on_block,
-        refusal=entry.refusal,
-        prompt_check=entry.prompt_check,
-        history=entry.history,
-        window=entry.window,
-        instructions=entry.instructions,
-        unscreenable=entry.unscreenable,
-        streaming=Streaming(**dict(entry.streaming)),
-        normalise=entry.normalise,
-    )
+        "streaming": Streaming(**dict(entry.streaming)),
+    }
+    return Profile(name, **fields)
 
 
 def _digest(*parts: Mapping[str, BaseModel]) -> str:

@@ -1,4 +1,8 @@
-"""Policies, profiles and the book that holds them; frozen, pure, and where verdicts are decided."""
+"""Policies, profiles and the book that holds them; frozen, pure, and where verdicts are decided.
+
+The defaults here are those of the files, too: `schema` reads them off the classes, which are
+therefore without slots.
+"""
 
 import math
 import re
@@ -19,7 +23,7 @@ Unscreenable = Literal["refuse", "pass"]
 StreamMode = Literal["hold", "full", "async"]
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Calibration:
     """How one scorer's margins read for one policy and direction.
 
@@ -62,7 +66,7 @@ class Policy:
         return self.calibrations.get((scorer, direction))
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class Streaming:
     """When a growing answer is judged, and whether its text waits for that; in characters.
 
@@ -85,7 +89,10 @@ class Streaming:
         return min(max(grown, covered + 1), covered + self.most)
 
 
-@dataclass(frozen=True, slots=True)
+FAIL_CLOSED: Mapping[Direction, OnFailure] = {"prompt": "closed", "response": "closed"}
+
+
+@dataclass(frozen=True)
 class Profile:
     """How one group of callers is served; a book holds one for each name.
 
@@ -107,9 +114,7 @@ class Profile:
     policies: tuple[str, ...]
     description: str = ""
     mode: Mode = "enforce"
-    on_failure: Mapping[Direction, OnFailure] = field(
-        default_factory=lambda: {"prompt": "closed", "response": "closed"}
-    )
+    on_failure: Mapping[Direction, OnFailure] = field(default_factory=lambda: FAIL_CLOSED)
     thresholds: Mapping[tuple[str, Direction], float] = field(default_factory=dict)
     monitored: frozenset[str] = frozenset()
     on_block: OnBlock = "error"

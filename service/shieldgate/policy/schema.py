@@ -19,12 +19,16 @@ from pydantic_core import PydanticCustomError
 
 from shieldgate.openai.categories import CATEGORIES
 from shieldgate.policy.model import (
+    FAIL_CLOSED,
+    Calibration,
     History,
     Instructions,
     Mode,
     OnBlock,
     OnFailure,
+    Profile,
     PromptCheck,
+    Streaming,
     StreamMode,
     Unscreenable,
 )
@@ -134,8 +138,8 @@ class CalibrationEntry(_Entry):
     """What was fitted for one scorer and direction; `provenance` is free and says from what."""
 
     threshold: Threshold
-    temperature: Temperature = 1.0
-    bias: Bias = 0.0
+    temperature: Temperature = Calibration.temperature
+    bias: Bias = Calibration.bias
     provenance: dict[str, Any] = {}
 
 
@@ -154,34 +158,38 @@ class PolicyEntry(_Entry):
 class StreamingEntry(_Entry):
     """When a growing answer is judged, and whether its text waits for that."""
 
-    mode: Annotated[StreamMode, _one_of(get_args(StreamMode), "mode")] = "hold"
-    first: Characters = 100
-    growth: Growth = 2.0
-    most: Characters = 1000
+    mode: Annotated[StreamMode, _one_of(get_args(StreamMode), "mode")] = Streaming.mode
+    first: Characters = Streaming.first
+    growth: Growth = Streaming.growth
+    most: Characters = Streaming.most
 
 
 class ProfileEntry(_Entry):
     """One profile; policies are named by their whole id."""
 
-    description: str = ""
+    description: str = Profile.description
     policies: list[PolicyId] = Field(min_length=1)
-    mode: Annotated[Mode, _one_of(get_args(Mode), "mode")] = "enforce"
+    mode: Annotated[Mode, _one_of(get_args(Mode), "mode")] = Profile.mode
     on_failure: Annotated[
         Both[Annotated[OnFailure, _one_of(get_args(OnFailure), "way to fail")]],
         BeforeValidator(_spread),
-    ] = Field(default={"prompt": "closed", "response": "closed"})
+    ] = dict(FAIL_CLOSED)
     thresholds: dict[PolicyId, Annotated[ByDirection[Threshold], BeforeValidator(_spread)]] = {}
-    on_block: Annotated[OnBlock, _one_of(get_args(OnBlock), "kind of block")] = "error"
-    refusal: Text = "I can't help with that."
-    prompt_check: Annotated[PromptCheck, _one_of(get_args(PromptCheck), "order")] = "before"
-    history: Annotated[History, _one_of(get_args(History), "kind of history")] = "window"
-    window: Turns = 3
+    on_block: Annotated[OnBlock, _one_of(get_args(OnBlock), "kind of block")] = Profile.on_block
+    refusal: Text = Profile.refusal
+    prompt_check: Annotated[PromptCheck, _one_of(get_args(PromptCheck), "order")] = (
+        Profile.prompt_check
+    )
+    history: Annotated[History, _one_of(get_args(History), "kind of history")] = Profile.history
+    window: Turns = Profile.window
     instructions: Annotated[
         Instructions, _one_of(get_args(Instructions), "way to take instructions")
-    ] = "judge"
-    unscreenable: Annotated[Unscreenable, _one_of(get_args(Unscreenable), "way out")] = "refuse"
+    ] = Profile.instructions
+    unscreenable: Annotated[Unscreenable, _one_of(get_args(Unscreenable), "way out")] = (
+        Profile.unscreenable
+    )
     streaming: StreamingEntry = StreamingEntry()
-    normalise: Annotated[bool, _or_say("must be true or false, without quotes")] = True
+    normalise: Annotated[bool, _or_say("must be true or false, without quotes")] = Profile.normalise
 
 
 class FileEntry(_Entry):
