@@ -167,7 +167,7 @@ def test_our_worker_writes_what_that_server_writes(
 ) -> None:
     upstream, model = peer
     said = {**TALK, "messages": TALK["messages"][1:]}
-    command = [PROGRAM, "worker", "--model", str(hot_checkpoint), "--port", "0"]
+    command = [PROGRAM, "worker", "--generator", str(hot_checkpoint), "--port", "0"]
     with subprocess.Popen(
         [*command, "--log-format", "json"], stderr=subprocess.PIPE, text=True
     ) as process:

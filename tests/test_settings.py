@@ -29,6 +29,7 @@ VALUES = {
     "upstream_key": "sk-upstream",
     "upstream_seconds": "60",
     "generator": "google/gemma-2-9b-it",
+    "generator_revision": "main",
     "assistant": "google/gemma-2-2b-it",
     "ping_seconds": "2.5",
     "max_body_bytes": "1000",
@@ -38,6 +39,7 @@ VALUES = {
     "max_batch_tokens": "2000",
     "max_running": "2",
     "max_waiting": "7",
+    "max_queued": "6",
     "keys": "some/keys.yaml",
     "keyless": "True",
     "max_text_chars": "1000",
@@ -140,6 +142,45 @@ def test_what_kubernetes_sets_for_a_service_of_our_name_is_explained(
     monkeypatch.setenv(name, "tcp://10.0.0.1:8000")
     with pytest.raises(ConfigurationError, match="enableServiceLinks: false"):
         load(ServeSettings, {})
+
+
+RENAMED = [(old, new) for old, new in WorkerSettings.renamed.items()]
+
+
+@pytest.mark.parametrize(("old", "new"), RENAMED)
+def test_an_old_name_is_still_taken_and_warned_of(
+    old: str, new: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = load(WorkerSettings, {old: VALUES[new]})
+    assert written(settings, new) == VALUES[new]
+    [warning] = settings.warnings
+    assert warning.startswith(f"{flag(old)} is now {flag(new)}")
+    monkeypatch.setenv(variable(old), VALUES[new])
+    settings = load(WorkerSettings, {})
+    assert written(settings, new) == VALUES[new]
+    [warning] = settings.warnings
+    assert warning.startswith(f"{variable(old)} is now {variable(new)}")
+
+
+@pytest.mark.parametrize(("old", "new"), RENAMED)
+def test_the_new_name_wins_and_the_variable_of_another_command_is_no_old_name(
+    old: str, new: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    settings = load(WorkerSettings, {old: "9", new: VALUES[new]})
+    assert written(settings, new) == VALUES[new]
+    assert settings.warnings
+    monkeypatch.setenv(variable(old), "9")
+    monkeypatch.setenv(variable(new), VALUES[new])
+    settings = load(WorkerSettings, {})
+    assert written(settings, new) == VALUES[new]
+    assert not settings.warnings
+
+
+def test_a_name_means_the_same_to_all_commands() -> None:
+    """Where it doesn't, one environment can't serve them all. The port's default differs."""
+    serve, worker = ServeSettings.model_fields, WorkerSettings.model_fields
+    for field in (serve.keys() & worker.keys()) - {"port", "generator"}:
+        assert repr(serve[field]) == repr(worker[field]), field
 
 
 def test_a_secret_is_never_shown(monkeypatch: pytest.MonkeyPatch) -> None:

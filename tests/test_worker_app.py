@@ -62,14 +62,14 @@ async def serving(
     stop: Callable[[Exception], None] = pytest.fail,
     **settings: object,
 ) -> AsyncIterator[httpx.AsyncClient]:
-    limits = {"max_running": 4, "max_waiting": 2} | settings
+    limits = {"max_running": 4, "max_queued": 2} | settings
     chosen = WorkerSettings(**limits)
     ready = asyncio.Event()
 
     @asynccontextmanager
     async def opened() -> AsyncIterator[Scheduler]:
         async with Scheduler(
-            generator, max_running=chosen.max_running, max_waiting=chosen.max_waiting
+            generator, max_running=chosen.max_running, max_queued=chosen.max_queued
         ) as scheduler:
             yield scheduler
 
@@ -319,7 +319,7 @@ async def test_a_full_queue_is_a_429_and_the_rest_is_served_in_turn(
     generator: GemmaGenerator,
 ) -> None:
     paced = Paced(generator)
-    async with serving(paced, max_running=1, max_waiting=1) as client:
+    async with serving(paced, max_running=1, max_queued=1) as client:
         first = asyncio.create_task(chat(client))
         await entered(paced)
         lines: asyncio.Queue[str] = asyncio.Queue()
@@ -371,7 +371,7 @@ async def test_a_job_that_was_left_while_it_waited_makes_room_at_once(
     paced = Paced(generator)
     prompt = generator.encode(["count stars"])
     order = Order(prompt, most=5, sampling=Sampling(temperature=0))
-    async with Scheduler(paced, max_running=1, max_waiting=2) as scheduler:
+    async with Scheduler(paced, max_running=1, max_queued=2) as scheduler:
         scheduler.submit(order)
         await entered(paced)
         scheduler.submit(order)
@@ -394,7 +394,7 @@ async def test_closing_fails_what_is_queued(generator: GemmaGenerator) -> None:
         async for _ in deltas():
             pass
 
-    async with Scheduler(paced, max_running=1, max_waiting=1) as scheduler:
+    async with Scheduler(paced, max_running=1, max_queued=1) as scheduler:
         jobs = [scheduler.submit(order)]
         await entered(paced)
         jobs.append(scheduler.submit(order))

@@ -120,7 +120,7 @@ COMMAND = [sys.executable, "-m", "shieldgate.cli", "worker"]
 async def test_the_real_worker_answers_under_supervision(
     hot_checkpoint: Path, listener: socket.socket
 ) -> None:
-    supervisor = Supervisor([*COMMAND, "--model", str(hot_checkpoint)], listener)
+    supervisor = Supervisor([*COMMAND, "--generator", str(hot_checkpoint)], listener)
     url = f"http://127.0.0.1:{listener.getsockname()[1]}"
     async with (
         supervised(supervisor),
@@ -145,7 +145,7 @@ asyncio.run(Supervisor(sys.argv[2:], listener).run())
 def test_a_worker_whose_supervisor_is_killed_ends(
     hot_checkpoint: Path, listener: socket.socket
 ) -> None:
-    command = [*COMMAND, "--model", str(hot_checkpoint)]
+    command = [*COMMAND, "--generator", str(hot_checkpoint)]
     port = listener.getsockname()[1]
     with subprocess.Popen(
         [sys.executable, "-c", ORPHAN, str(listener.fileno()), *command],
@@ -163,9 +163,10 @@ def test_a_worker_whose_supervisor_is_killed_ends(
         httpx.get(f"http://127.0.0.1:{port}/healthz")
 
 
-def test_a_model_that_is_not_there_is_one_sentence_and_exit_code_1() -> None:
+@pytest.mark.parametrize(("flag", "warned"), [("--generator", False), ("--model", True)])
+def test_a_model_that_is_not_there_is_one_sentence_and_exit_code_1(flag: str, warned: bool) -> None:
     result = subprocess.run(
-        [*COMMAND, "--model", "/no/such/folder", "--port", "0", "--log-format", "json"],
+        [*COMMAND, flag, "/no/such/folder", "--port", "0", "--log-format", "json"],
         check=False,
         capture_output=True,
         text=True,
@@ -173,3 +174,4 @@ def test_a_model_that_is_not_there_is_one_sentence_and_exit_code_1() -> None:
     assert result.returncode == 1
     assert "there is no such folder" in result.stderr
     assert "Traceback" not in result.stderr
+    assert ("--model is now --generator" in result.stderr) == warned

@@ -1,16 +1,17 @@
 """How shieldgate is deployed. What is allowed and what is not stands in the policies.
 
 Every field is a setting with a flag and an environment twin: `max_inputs` is `--max-inputs` and
-`SHIELDGATE_MAX_INPUTS`. A flag wins over the environment, the environment over the default.
+`SHIELDGATE_MAX_INPUTS`. A flag wins over the environment, the environment over the default. One
+environment may serve several commands, so a name means the same to all of them.
 """
 
 import difflib
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, ClassVar, Literal, TypeVar
 
-from pydantic import Field, HttpUrl, SecretStr, ValidationError
+from pydantic import Field, HttpUrl, PrivateAttr, SecretStr, ValidationError
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from shieldgate.errors import ConfigurationError
@@ -21,7 +22,15 @@ S = TypeVar("S", bound="Settings")
 
 
 class Settings(BaseSettings):
-    """What the settings of all commands have in common."""
+    """What the settings of all commands have in common.
+
+    `panel` heads in --help the settings that a class adds. `renamed` has the new names of settings
+    by their old ones, which are taken for one more release.
+    """
+
+    panel: ClassVar[str]
+    renamed: ClassVar[Mapping[str, str]] = {}
+    _warnings: tuple[str, ...] = PrivateAttr(())
 
     model_config = SettingsConfigDict(
         env_prefix=PREFIX,
@@ -31,14 +40,17 @@ class Settings(BaseSettings):
         hide_input_in_errors=True,
     )
 
+    @property
+    def warnings(self) -> tuple[str, ...]:
+        """Say which old names were given, a sentence each."""
+        return self._warnings
+
 
 class ComputeSettings(Settings):
     """What it takes to run a model in this process."""
 
-    model: str = Field(min_length=1, description="A hub id, or the path of a checkpoint.")
-    revision: str | None = Field(
-        None, description="Branch, tag or commit of a model that comes from the Hugging Face Hub."
-    )
+    panel = "Compute"
+
     device: Literal["auto", "cpu", "cuda", "mps"] = Field(
         "auto", description="Where the model computes."
     )
@@ -49,6 +61,8 @@ class ComputeSettings(Settings):
 
 class ListenSettings(Settings):
     """What it takes to answer over HTTP."""
+
+    panel = "Server"
 
     host: str = Field("127.0.0.1", min_length=1, description="The address to listen on.")
     port: int = Field(
@@ -81,11 +95,16 @@ class ListenSettings(Settings):
 class ScoringSettings(ComputeSettings):
     """What it takes to score a text."""
 
+    panel = "Scorer and policies"
+
     model: str = Field(
         "starter",
         min_length=1,
         description="The scorer: 'starter' (small, shipped, for development and light use), "
         "google/shieldgemma-2b, -9b or -27b, or the path of a checkpoint.",
+    )
+    revision: str | None = Field(
+        None, description="Branch, tag or commit of a scorer from the Hugging Face Hub."
     )
     template: Literal["chat", "paper", "notebook", "blog"] = Field(
         "chat", description="The published prompt format. 'blog' judges prompts only."
@@ -98,15 +117,30 @@ class ScoringSettings(ComputeSettings):
     )
 
 
-class ServeSettings(ListenSettings, ScoringSettings):
-    """What it takes to serve, beyond scoring."""
+class GeneratorSettings(Settings):
+    """What it takes to generate text with a model of our own."""
 
-    processes: int = Field(
-        1,
-        ge=1,
-        description="Gateway processes that share the port and one scorer, which then has a "
-        "process of its own; 1 does all in one.",
+    panel = "Generator"
+
+    generator: str | None = Field(
+        None,
+        min_length=1,
+        description="Answer chats with this Gemma 2 model, in a worker of our own: "
+        "google/gemma-2-2b-it, -9b-it or -27b-it, or the path of a checkpoint.",
     )
+    generator_revision: str | None = Field(
+        None, description="Branch, tag or commit of a generator from the Hugging Face Hub."
+    )
+    assistant: str | None = Field(
+        None, min_length=1, description="A smaller Gemma 2 that drafts for the generator."
+    )
+
+
+class ChatSettings(GeneratorSettings):
+    """What it takes to stand before an LLM."""
+
+    panel = "Chat"
+
     upstream: HttpUrl | None = Field(
         None,
         description="The OpenAI-compatible API that answers chats, with its /v1: "
@@ -123,15 +157,6 @@ class ServeSettings(ListenSettings, ScoringSettings):
         description="Longest silence of upstream, in seconds; then comes a 504. An answer that is "
         "not streamed is silent until it is complete.",
     )
-    generator: str | None = Field(
-        None,
-        min_length=1,
-        description="Answer chats with this Gemma 2 model, in a worker of our own: "
-        "google/gemma-2-2b-it, -9b-it or -27b-it, or the path of a checkpoint.",
-    )
-    assistant: str | None = Field(
-        None, min_length=1, description="A smaller Gemma 2 that drafts for the generator."
-    )
     ping_seconds: float = Field(
         15,
         gt=0,
@@ -139,6 +164,13 @@ class ServeSettings(ListenSettings, ScoringSettings):
         description="Longest silence within a streamed answer, in seconds; then a comment keeps "
         "the connection alive.",
     )
+
+
+class AccessSettings(Settings):
+    """Who may call."""
+
+    panel = "Access"
+
     keys: Path | None = Field(
         None,
         description="The file of the API keys, which 'shieldgate keys new' fills. Default: none, "
@@ -147,6 +179,13 @@ class ServeSettings(ListenSettings, ScoringSettings):
     keyless: bool = Field(
         False, description="Serve without API keys beyond this machine, for whoever reaches it."
     )
+
+
+class LimitSettings(Settings):
+    """How much is taken at once, and how long it may take."""
+
+    panel = "Limits"
+
     max_text_chars: int = Field(
         200_000,
         ge=1,
@@ -175,20 +214,13 @@ class ServeSettings(ListenSettings, ScoringSettings):
         description="Most memory for what was computed of answers that still grow, in bytes (with "
         "the 2B 104 KiB a token in bfloat16, twice that in float32); 0 computes all at each check.",
     )
-    audit_secret: Annotated[SecretStr, Field(min_length=16)] | None = Field(
-        None,
-        description="Keys the digests that stand for texts in the record of decisions. Flags show "
-        "in process lists: prefer the variable. Default: random for each process.",
-    )
-    audit_stream: str | None = Field(
-        None,
-        min_length=1,
-        description="The Redis stream that the records of decisions are appended to, such as "
-        "shieldgate:audit. Default: they are only logged.",
-    )
-    audit_stream_length: int = Field(
-        1_000_000, ge=1, description="About how many records the Redis stream keeps."
-    )
+
+
+class CacheSettings(Settings):
+    """Where scores are kept."""
+
+    panel = "Cache and Redis"
+
     cache_entries: int = Field(
         100_000, ge=0, description="Most scores kept in memory; 0 keeps none."
     )
@@ -214,25 +246,69 @@ class ServeSettings(ListenSettings, ScoringSettings):
     )
 
 
-class WorkerSettings(ListenSettings, ComputeSettings):
-    """What it takes to generate text."""
+class AuditSettings(Settings):
+    """What becomes of the record of decisions."""
 
-    model: str = Field(
+    panel = "Audit"
+
+    audit_secret: Annotated[SecretStr, Field(min_length=16)] | None = Field(
+        None,
+        description="Keys the digests that stand for texts in the record of decisions. Flags show "
+        "in process lists: prefer the variable. Default: random for each process.",
+    )
+    audit_stream: str | None = Field(
+        None,
+        min_length=1,
+        description="The Redis stream that the records of decisions are appended to, such as "
+        "shieldgate:audit. Default: they are only logged.",
+    )
+    audit_stream_length: int = Field(
+        1_000_000, ge=1, description="About how many records the Redis stream keeps."
+    )
+
+
+class ServeSettings(
+    AuditSettings,
+    CacheSettings,
+    LimitSettings,
+    AccessSettings,
+    ChatSettings,
+    ListenSettings,
+    ScoringSettings,
+):
+    """What it takes to serve."""
+
+    panel = "Server"
+
+    processes: int = Field(
+        1,
+        ge=1,
+        description="Gateway processes that share the port and one scorer, which then has a "
+        "process of its own; 1 does all in one.",
+    )
+
+
+class WorkerSettings(GeneratorSettings, ListenSettings, ComputeSettings):
+    """What it takes to serve a generator."""
+
+    panel = "Generator"
+    renamed = {
+        "model": "generator",
+        "revision": "generator_revision",
+        "max_waiting": "max_queued",
+    }
+
+    generator: str = Field(
         "google/gemma-2-2b-it",
         min_length=1,
         description="The generator: google/gemma-2-2b-it, -9b-it or -27b-it, or the path of a "
         "Gemma 2 checkpoint.",
     )
-    assistant: str | None = Field(
-        None,
-        min_length=1,
-        description="A smaller Gemma 2 that drafts; the model checks several tokens at once.",
-    )
     port: int = Field(
         8001, ge=0, le=65535, description="The port to listen on; 0 takes a free one."
     )
     max_running: int = Field(8, ge=1, description="Most texts that are written at the same time.")
-    max_waiting: int = Field(
+    max_queued: int = Field(
         32, ge=0, description="Most texts that wait for their turn; then comes a 429."
     )
 
@@ -254,8 +330,9 @@ def load(model: type[S], flags: Mapping[str, Any]) -> S:
     prefix that is no setting is refused too, because a misspelt limit is a missing limit.
     """
     _refuse_unknown_variables(model)
+    flags, warnings = _by_new_names(model, flags)
     try:
-        return model(**flags)
+        settings = model(**flags)
     except ValidationError as error:
         raise ConfigurationError(
             "\n".join(
@@ -263,6 +340,28 @@ def load(model: type[S], flags: Mapping[str, Any]) -> S:
                 for e in error.errors(include_context=False, include_url=False)
             )
         ) from None
+    settings._warnings = warnings
+    return settings
+
+
+def _by_new_names(
+    model: type[Settings], flags: Mapping[str, Any]
+) -> tuple[Mapping[str, Any], tuple[str, ...]]:
+    """Give what has an old name its new one, where that is not given too; and say so."""
+    environment = _environment()
+    given, warnings = dict(flags), []
+    for old, new in model.renamed.items():
+        already = new in flags or environment.get(variable(new))
+        if old in flags:
+            warnings.append(f"{flag(old)} is now {flag(new)}")
+            value = given.pop(old)
+        elif (value := environment.get(variable(old))) and not already:
+            warnings.append(f"{variable(old)} is now {variable(new)}")
+        if value and not already:
+            given[new] = value
+    return given, tuple(
+        f"{renamed}; the old name goes with the next release" for renamed in warnings
+    )
 
 
 def _explain(field: str, reason: str, model: type[Settings], flags: Mapping[str, Any]) -> str:
@@ -278,7 +377,11 @@ def _explain(field: str, reason: str, model: type[Settings], flags: Mapping[str,
 
 def _refuse_unknown_variables(model: type[Settings]) -> None:
     # One environment serves all commands, so the settings of all of them are known to each.
-    known = {variable(f) for m in (model, ServeSettings, WorkerSettings) for f in m.model_fields}
+    known = {
+        variable(field)
+        for settings in (model, ServeSettings, WorkerSettings)
+        for field in (*settings.model_fields, *settings.renamed)
+    }
     unknown = sorted(n for n in _environment() if n.startswith(PREFIX) and n not in known)
     if not unknown:
         return

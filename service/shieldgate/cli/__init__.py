@@ -130,9 +130,10 @@ def worker(
 
     For example:
 
-    - `shieldgate worker --model google/gemma-2-9b-it`
+    - `shieldgate worker --generator google/gemma-2-9b-it`
 
-    - `shieldgate worker --model google/gemma-2-27b-it --assistant google/gemma-2-2b-it`
+    - `shieldgate worker --generator google/gemma-2-27b-it
+    --assistant google/gemma-2-2b-it`
     """
     from shieldgate.cli.worker import run  # noqa: PLC0415
 

@@ -18,12 +18,20 @@ from shieldgate.cli.uvicorn_limits import bounded, drop_silent_readers
 from shieldgate.errors import ConfigurationError
 from shieldgate.gateway.drain import Drain
 from shieldgate.settings import ListenSettings, flag, variable
+from shieldgate.telemetry import configure_logging
 from shieldgate.worker.supervisor import READY
 
 log = structlog.get_logger(__name__)
 
 # For what is said to those who are cut off, and for letting go.
 _LAST_WORDS_SECONDS = 1
+
+
+def start_logging(settings: ListenSettings) -> None:
+    """Log as the settings say, first of all which of them were given by an old name."""
+    configure_logging(settings.log_level, as_json=settings.log_format == "json")
+    for renamed in settings.warnings:
+        log.warning("setting renamed", why=renamed)
 
 
 def listen(settings: ListenSettings) -> socket.socket:

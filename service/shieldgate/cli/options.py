@@ -58,42 +58,46 @@ def with_settings(command: Callable[..., None]) -> Callable[..., None]:
         for p in inspect.signature(command).parameters.values()
         if p.name != "settings"
     ]
+    options = {
+        **{name: _option(model, name, field) for name, field in model.model_fields.items()},
+        **{old: Annotated[str | None, typer.Option(hidden=True)] for old in model.renamed},
+    }
     flags = [
-        inspect.Parameter(
-            name,
-            inspect.Parameter.KEYWORD_ONLY,
-            default=None,
-            annotation=Annotated[
-                bool | None if field.annotation is bool else str | None, _option(name, field)
-            ],
-        )
-        for name, field in model.model_fields.items()
+        inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=None, annotation=annotation)
+        for name, annotation in options.items()
     ]
 
     @functools.wraps(command)
     def run(**values: Any) -> None:
-        given = {name: values.pop(name) for name in model.model_fields}
+        given = {name: values.pop(name) for name in options}
         settings = load(model, {k: v for k, v in given.items() if v is not None})
         command(settings=settings, **values)
 
     signature = inspect.Signature([*own, *flags])
     run.__signature__ = signature  # type: ignore[attr-defined]
     run.__annotations__ = {p.name: p.annotation for p in signature.parameters.values()}
+    twin = f"`{flag('device')}` is `{variable('device')}`"
+    run.__doc__ = f"{command.__doc__}\n    Each setting is an environment variable, too: {twin}."
     return run
 
 
-def _option(name: str, field: FieldInfo) -> Any:
+def _option(model: type[Settings], name: str, field: FieldInfo) -> Any:
+    """Annotate a flag, under the panel of the class that brings the setting."""
+    owners = (c for c in reversed(model.__mro__) if issubclass(c, Settings))
+    panel = next(owner.panel for owner in owners if name in owner.model_fields)
+    boolean = field.annotation is bool
     notes = []
     if get_origin(field.annotation) is Literal:
         notes.append(" | ".join(get_args(field.annotation)))
     if field.default not in (None, False):
         notes.append(f"default: {field.default}")
-    return typer.Option(
+    option = typer.Option(
         flag(name),
-        metavar=None if field.annotation is bool else "N" if field.annotation is int else "TEXT",
+        metavar=None if boolean else "N" if field.annotation is int else "TEXT",
         help=f"{field.description} ({'; '.join(notes)})" if notes else field.description,
-        rich_help_panel=f"Settings ({flag('model')} is also {variable('model')}, and so on)",
+        rich_help_panel=panel,
     )
+    return Annotated[bool | None if boolean else str | None, option]
 
 
 def chosen_profile(book: PolicyBook, settings: ScoringSettings) -> Profile:

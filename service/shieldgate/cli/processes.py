@@ -15,12 +15,12 @@ from typing import Self
 import structlog
 from prometheus_client import CollectorRegistry
 
-from shieldgate.cli.listening import end_with_supervisor, tell_supervisor
+from shieldgate.cli.listening import end_with_supervisor, start_logging, tell_supervisor
 from shieldgate.errors import ConfigurationError
 from shieldgate.scoring.factory import open_served
 from shieldgate.scoring.unix_socket import listening
 from shieldgate.settings import ServeSettings, variable
-from shieldgate.telemetry import Telemetry, configure_logging
+from shieldgate.telemetry import Telemetry
 from shieldgate.worker.supervisor import Supervisor
 
 # What a gateway may take, beyond draining, to end.
@@ -120,7 +120,7 @@ async def _end(tasks: Sequence[asyncio.Task[None]]) -> list[BaseException]:
 
 def run_scorer(settings: ServeSettings, path: Path) -> None:
     """Score for the gateways until they end; exit with 1 where the scorer can't be loaded."""
-    configure_logging(settings.log_level, as_json=settings.log_format == "json")
+    start_logging(settings)
     end_with_supervisor()
     try:
         asyncio.run(_score(settings, path))

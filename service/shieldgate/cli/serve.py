@@ -14,7 +14,7 @@ from fastapi import FastAPI
 
 from shieldgate.access.keys import LiveKeys
 from shieldgate.access.rate_limits import RateLimiter
-from shieldgate.cli.listening import listen, run_app, tell_supervisor, url
+from shieldgate.cli.listening import listen, run_app, start_logging, tell_supervisor, url
 from shieldgate.cli.options import chosen_profile
 from shieldgate.cli.processes import Part, run_processes
 from shieldgate.cli.telemetry import build_telemetry
@@ -27,7 +27,7 @@ from shieldgate.scoring import Cached, Identity, Resilient, Scorer, UnixSocketSc
 from shieldgate.scoring.factory import open_served
 from shieldgate.scoring.loading import LoadingScorer
 from shieldgate.settings import ServeSettings, flag, variable
-from shieldgate.telemetry import Audit, Sink, Telemetry, configure_logging
+from shieldgate.telemetry import Audit, Sink, Telemetry
 from shieldgate.types import DIRECTIONS
 from shieldgate.upstream import Upstream
 from shieldgate.worker.supervisor import Supervisor
@@ -44,7 +44,7 @@ def run(settings: ServeSettings, part: Part | None = None) -> None:
 
     With `part`, it is one of several gateway processes.
     """
-    configure_logging(settings.log_level, as_json=settings.log_format == "json")
+    start_logging(settings)
     telemetry = build_telemetry()
     live = LiveBook.load(
         settings.policies, profile=settings.profile, refused=telemetry.policies_refused
@@ -155,7 +155,8 @@ def _answering(settings: ServeSettings) -> tuple[Upstream | None, Supervisor | N
     if not settings.generator:
         return None, None
     flags = {
-        "model": settings.generator,
+        "generator": settings.generator,
+        "generator_revision": settings.generator_revision,
         "assistant": settings.assistant,
         "device": settings.device,
         "dtype": settings.dtype,

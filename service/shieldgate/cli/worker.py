@@ -8,10 +8,16 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from shieldgate.cli.listening import end_with_supervisor, listen, run_app, tell_supervisor, url
+from shieldgate.cli.listening import (
+    end_with_supervisor,
+    listen,
+    run_app,
+    start_logging,
+    tell_supervisor,
+    url,
+)
 from shieldgate.errors import needed
 from shieldgate.settings import WorkerSettings
-from shieldgate.telemetry import configure_logging
 from shieldgate.worker.app import Worker, create_app
 from shieldgate.worker.scheduler import Scheduler
 
@@ -26,18 +32,18 @@ def run(settings: WorkerSettings, *, supervised: int | None = None) -> None:
 
     `supervised` is the descriptor of the socket that a Supervisor handed down.
     """
-    configure_logging(settings.log_level, as_json=settings.log_format == "json")
+    start_logging(settings)
 
     @asynccontextmanager
     async def opened() -> AsyncIterator[Scheduler]:
         generator = await asyncio.to_thread(_load, settings)
         async with Scheduler(
-            generator, max_running=settings.max_running, max_waiting=settings.max_waiting
+            generator, max_running=settings.max_running, max_queued=settings.max_queued
         ) as scheduler:
             yield scheduler
 
     def became_ready() -> None:
-        log.info("generator ready", model=settings.model, assistant=settings.assistant)
+        log.info("generator ready", generator=settings.generator, assistant=settings.assistant)
         if supervised is not None:
             tell_supervisor()
 
@@ -45,7 +51,7 @@ def run(settings: WorkerSettings, *, supervised: int | None = None) -> None:
         end_with_supervisor()
     listener = listen(settings) if supervised is None else socket.socket(fileno=supervised)
     with listener:
-        log.info("generator listening", url=url(listener), model=settings.model)
+        log.info("generator listening", url=url(listener), generator=settings.generator)
         run_app(
             lambda stop: create_app(Worker(settings, opened, became_ready, stop)),
             listener,
@@ -58,9 +64,9 @@ def _load(settings: WorkerSettings) -> "GemmaGenerator":
         # Here, because it imports torch: the first answers do without.
         from shieldgate.worker.generator import load_generator  # noqa: PLC0415
     return load_generator(
-        settings.model,
+        settings.generator,
         assistant=settings.assistant,
-        revision=settings.revision,
+        revision=settings.generator_revision,
         device=settings.device,
         dtype=settings.dtype,
     )

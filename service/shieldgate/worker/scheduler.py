@@ -62,16 +62,16 @@ class _Choice:
 class Scheduler:
     """Puts a generator behind a queue; an async context manager.
 
-    At most `max_running` texts are written at a time and `max_waiting` wait for room, in the
+    At most `max_running` texts are written at a time and `max_queued` wait for room, in the
     order they came. Those that were left are dropped before the next step of the model. A failed
     step fails those in it and who waits; after several in a row it gives up.
     """
 
-    def __init__(self, generator: "GemmaGenerator", *, max_running: int, max_waiting: int) -> None:
+    def __init__(self, generator: "GemmaGenerator", *, max_running: int, max_queued: int) -> None:
         """Take the generator and the limits; `async with` starts and closes."""
         self.generator = generator
         self._max_running = max_running
-        self._max_waiting = max_waiting
+        self._max_queued = max_queued
         self._waiting: deque[Job] = deque()
         self._running: list[_Choice] = []
         self._arrived = asyncio.Event()
@@ -105,7 +105,7 @@ class Scheduler:
         if self._loop_task is None or self._loop_task.done():
             raise GeneratorFailed("The generator is closed.")
         waiting = sum(job.order.choices for job in self._waiting if not job.left)
-        room = self._max_running + self._max_waiting - len(self._running) - waiting
+        room = self._max_running + self._max_queued - len(self._running) - waiting
         if order.choices > room:
             raise GeneratorBusy(retry_after=1)
         job = Job(order)
