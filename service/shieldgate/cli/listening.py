@@ -14,7 +14,7 @@ import structlog
 import uvicorn
 from fastapi import FastAPI
 
-from shieldgate.cli.uvicorn_limits import bounded, drop_silent_readers
+from shieldgate.cli.uvicorn_limits import limited_protocol, set_user_timeout
 from shieldgate.errors import ConfigurationError
 from shieldgate.gateway.drain import Drain
 from shieldgate.settings import ListenSettings, flag, variable
@@ -50,7 +50,7 @@ def listen(settings: ListenSettings) -> socket.socket:
     # Connections inherit it. Without it a reply's body waits 40 ms for a word from the caller's
     # kernel, and asyncio sets it only on sockets that were opened with their protocol's number.
     listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-    drop_silent_readers(listener, settings.receive_seconds)
+    set_user_timeout(listener, settings.receive_seconds)
     return listener
 
 
@@ -101,7 +101,7 @@ def run_app(
     server = _Server(
         uvicorn.Config(
             build(stop),
-            http=bounded(settings.receive_seconds),
+            http=limited_protocol(settings.receive_seconds),
             ws="none",
             log_config=None,
             access_log=False,  # our own says nothing that callers wrote
