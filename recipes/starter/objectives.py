@@ -26,11 +26,12 @@ _EMBEDDING = 0.7
 _SUMMARY = 0.3
 
 Batches = Callable[[int], Sequence[Example]]
+"""Gives the examples of a step."""
 
 
 @dataclass(frozen=True)
 class Student:
-    """The model in training, with what turns an exchange into its prompts.
+    """The student of the distillation, with what turns an exchange into its prompts.
 
     A step's packs go through the model in groups of about `tokens` tokens. `half` computes the
     products in bfloat16, which GPUs and some processors do several times faster. In half of the
@@ -103,7 +104,6 @@ class WordStage(nn.Module):
     """
 
     def __init__(self, student: Student, batches: Batches) -> None:
-        """Take the examples of each step from `batches`."""
         super().__init__()
         self.embedding: nn.Embedding = student.model.model.embed_tokens
         self.heads = nn.Linear(student.model.config.hidden_size, len(HARMS)).to(student.device)
@@ -137,7 +137,6 @@ class Summary(nn.Module):
     """
 
     def __init__(self, hidden: int, embeddings: Tensor | None = None) -> None:
-        """Make the heads for hidden states of width `hidden`."""
         super().__init__()
         self.labels = nn.Linear(hidden, len(HARMS))
         self.embedding = None if embeddings is None else nn.Linear(hidden, embeddings.shape[1])
@@ -158,7 +157,6 @@ class TrunkStage(nn.Module):
     """Learn from trunks alone: the cheap part of a prompt, and it teaches every label at once."""
 
     def __init__(self, student: Student, summary: Summary, batches: Batches, *, seed: int) -> None:
-        """Take the examples of each step from `batches`; the seed draws the cuts."""
         super().__init__()
         self.model = student.model
         self.summary = summary.to(student.device)
@@ -196,7 +194,6 @@ class QuestionStage(nn.Module):
         questions: int,
         seed: int,
     ) -> None:
-        """Take the examples of each step from `batches`; the seed draws wordings and cuts."""
         super().__init__()
         self.model = student.model
         self.summary = summary.to(student.device)

@@ -15,7 +15,7 @@ from torch.nn import functional as F  # noqa: N812 - what everybody calls it
 
 from shieldgate.policy import Policy
 from shieldgate.statistics import Ranking
-from shieldgate.tuning.adapt import Method, Pupil
+from shieldgate.tuning.adapt import Method, TrainableScorer
 from shieldgate.tuning.labelled import Labelled, Parts
 from shieldgate.tuning.loop import Check, Schedule, Watch, train
 from shieldgate.types import Direction
@@ -60,7 +60,7 @@ class Asked:
     weights: Sequence[float]
 
 
-class Lessons:
+class PolicyObjective:
     """What each step asks: rows drawn evenly over policies and answers.
 
     Every known label of a row is asked; an unknown one is not. Beside them goes one policy of
@@ -69,22 +69,22 @@ class Lessons:
 
     def __init__(
         self,
-        pupil: Pupil,
+        trainable: TrainableScorer,
         rows: Sequence[Labelled],
         policies: Mapping[str, Policy],
         kept: Sequence[Policy],
         recipe: Recipe,
     ) -> None:
         """Ask the base about `kept` first, before anything is learnt."""
-        self.model = pupil.scorer.model
-        self._pupil = pupil
+        self.model = trainable.scorer.model
+        self._trainable = trainable
         self._rows = rows
         self._policies = policies
         self._kept = kept if recipe.keep else ()
         self._recipe = recipe
         # The base's margins, [rows][kept].
         self._anchors = (
-            pupil.ask([(row.exchange, self._kept) for row in rows]) if self._kept else []
+            trainable.ask([(row.exchange, self._kept) for row in rows]) if self._kept else []
         )
         self._cells: dict[str, dict[bool, list[int]]] = defaultdict(lambda: defaultdict(list))
         for index, row in enumerate(rows):
@@ -114,7 +114,9 @@ class Lessons:
         rng = Random(f"{self._recipe.seed}/lesson/{step}")
         asked = [self._draw(rng) for _ in range(self._recipe.batch)]
         total = sum(weight for one in asked for weight in one.weights)
-        for indices, margins in self._pupil.passes([(a.row.exchange, a.policies) for a in asked]):
+        for indices, margins in self._trainable.passes(
+            [(a.row.exchange, a.policies) for a in asked]
+        ):
             goals = [goal for i in indices for goal in asked[i].goals]
             weights = [weight for i in indices for weight in asked[i].weights]
             yield (
@@ -143,7 +145,7 @@ class Lessons:
 
 
 def fit(
-    pupil: Pupil,
+    trainable: TrainableScorer,
     parts: Parts,
     policies: Mapping[str, Policy],
     kept: Sequence[Policy],
@@ -153,20 +155,20 @@ def fit(
     on_step: Callable[[int, float], None] = lambda step, loss: None,
     on_check: Callable[[Check], None] = lambda check: None,
 ) -> list[Check]:
-    """Train, and leave the pupil as it was at its best on the validation part.
+    """Train, and leave the scorer as it was at its best on the validation part.
 
     Best is the highest average precision, the mean over policies and directions; among equals the
     lowest loss. Returns the checks, the first of which is the base. Goes on from `state`.
     """
-    lessons = Lessons(pupil, parts.train, policies, kept, recipe)
+    objective = PolicyObjective(trainable, parts.train, policies, kept, recipe)
 
     def measure() -> tuple[float, ...]:
         rows = parts.validation
         asked = [(row.exchange, [policies[policy] for policy in row.labels]) for row in rows]
-        return quality(by_group(rows, pupil.ask(asked)))
+        return quality(by_group(rows, trainable.ask(asked)))
 
     return train(
-        lessons,
+        objective,
         Schedule(recipe.steps, recipe.rate, warm_up=max(1, recipe.steps // 10), decay=0.0),
         state,
         save_every=recipe.every,

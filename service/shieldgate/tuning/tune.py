@@ -21,7 +21,7 @@ from shieldgate.policy import Policy
 from shieldgate.prompt import Template
 from shieldgate.scoring.local import PackedEngine, load_checkpoint
 from shieldgate.statistics import Estimate, Figures, Labels, Ranking, Scores, Weights, bootstrap
-from shieldgate.tuning.adapt import Method, Pupil, method_for
+from shieldgate.tuning.adapt import Method, TrainableScorer, method_for
 from shieldgate.tuning.fit import Recipe, by_group, fit
 from shieldgate.tuning.labelled import Labelled, Parts, counts
 from shieldgate.tuning.loop import Check, best, saving
@@ -122,10 +122,10 @@ def tune(order: Order, listener: Listener | None = None) -> Report:
     before = _Scores.of(scorer, order)
     if method == "full" and scorer.model.dtype != torch.float32:
         scorer = _scorer(order, order.base, "float32")
-    pupil = Pupil.of(scorer, method, tokens=recipe.tokens, seed=order.seed)
+    trainable = TrainableScorer.of(scorer, method, tokens=recipe.tokens, seed=order.seed)
     listener.begin(recipe)
     checks = fit(
-        pupil,
+        trainable,
         order.parts,
         order.policies,
         order.kept,
@@ -136,8 +136,8 @@ def tune(order: Order, listener: Listener | None = None) -> Report:
     )
     listener.phase("saving, and asking what was learnt about the test rows")
     with saving(order.out):
-        pupil.save(order.out)
-    del pupil, scorer
+        trainable.save(order.out)
+    del trainable, scorer
     gc.collect()  # two large models don't fit one GPU
     tuned = _scorer(order, str(order.out))
     tuned.check()
