@@ -11,7 +11,7 @@ from upstream import streamed, text_of
 
 from shieldgate import moderation
 from shieldgate.errors import ScorerUnavailable
-from shieldgate.normalise import _ALIKE, normalised
+from shieldgate.normalise import _HOMOGLYPHS, normalised
 from shieldgate.policy import Profile
 from shieldgate.types import Action, Exchange
 
@@ -73,7 +73,7 @@ def test_it_takes_any_text_and_what_is_written_plainly_is_not_much_longer(text: 
 
 
 def test_every_twin_is_a_letter_of_another_script_and_becomes_a_latin_one() -> None:
-    for twin, letter in _ALIKE.items():
+    for twin, letter in _HOMOGLYPHS.items():
         script, *_ = unicodedata.name(chr(twin)).split()
         assert script in ("CYRILLIC", "GREEK", "ARMENIAN", "CHEROKEE")
         assert unicodedata.name(chr(letter)).startswith("LATIN")

@@ -12,7 +12,7 @@ import pytest
 from prometheus_client import CollectorRegistry
 from prometheus_client.metrics import MetricWrapperBase
 
-from shieldgate.telemetry import Breaker, Found, GuardFailure, Outcome, Phase, Telemetry
+from shieldgate.telemetry import BreakerName, CacheLevel, GuardFailure, Outcome, Phase, Telemetry
 from shieldgate.types import Action, Direction, Judgement, Score, Verdict
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "metrics.md"
@@ -101,11 +101,11 @@ def test_the_document_lists_every_word_of_the_labels_and_no_other() -> None:
     assert listed == {
         "outcome": list(get_args(Outcome)),
         "phase": list(get_args(Phase)),
-        "level": list(get_args(Found)),
+        "level": list(get_args(CacheLevel)),
         "result": list(Action),
         "direction": list(get_args(Direction)),
         "reason": list(get_args(GuardFailure)),
-        "breaker": list(get_args(Breaker)),
+        "breaker": list(get_args(BreakerName)),
     }
 
 

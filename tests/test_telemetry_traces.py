@@ -22,7 +22,7 @@ from shieldgate.cli.telemetry import build_traces
 from shieldgate.errors import ConfigurationError
 from shieldgate.policy import Policy
 from shieldgate.scoring import Batched, Cached, Prepared
-from shieldgate.telemetry import Telemetry, Untraced
+from shieldgate.telemetry import NoTraces, Telemetry
 from shieldgate.telemetry.otel import OpenTelemetry
 from shieldgate.types import Exchange
 
@@ -166,13 +166,13 @@ async def test_spans_go_by_otlp_and_the_last_ones_before_the_end(
 
 
 def test_without_its_variables_there_are_no_traces(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert isinstance(build_traces(), Untraced)
+    assert isinstance(build_traces(), NoTraces)
     monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", "http://127.0.0.1:4318")
     monkeypatch.setenv("OTEL_TRACES_EXPORTER", "none")
-    assert isinstance(build_traces(), Untraced)
+    assert isinstance(build_traces(), NoTraces)
     monkeypatch.setenv("OTEL_TRACES_EXPORTER", "otlp")
     monkeypatch.setenv("OTEL_SDK_DISABLED", "true")
-    assert isinstance(build_traces(), Untraced)
+    assert isinstance(build_traces(), NoTraces)
 
 
 @pytest.mark.parametrize(

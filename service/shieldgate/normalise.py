@@ -9,7 +9,7 @@ import unicodedata
 
 # Unicode's Default_Ignorable_Code_Point, which includes what is known as zero-width, without the
 # tags, which spell ASCII that only a model sees; and strokes through letters.
-_DROPPED = re.compile(
+_IGNORABLE = re.compile(
     "[\u0334-\u0338\u0488\u0489\u20d0-\u20ff\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e"
     "\u2060-\u206f\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufff8\U0001bca0-\U0001bca3\U0001d173-\U0001d17a"
     "\U000e0000-\U000e001f\U000e007f-\U000e0fff]"
@@ -30,7 +30,7 @@ _STYLED = {
     0xFDFB: None,
 }
 # Letters of other scripts that look like Latin ones: Cyrillic, Greek, Armenian, Cherokee.
-_ALIKE = str.maketrans(
+_HOMOGLYPHS = str.maketrans(
     "АВЕЅІЈКМНОРСТУХҮѴԚԜԌасԁеһіјӏорԛѕуѵԝхкмтвнп"
     "ΑΒΕΖΗΙΚΜΝΟΡΤΥΧαονρικυτχηωεβγ"
     "ՕՏԼօսհոցյ"
@@ -52,16 +52,16 @@ def normalised(text: str) -> str:
     """
     if text.isascii():
         return text
-    plain = unicodedata.normalize("NFKC", _DROPPED.sub("", text.translate(_STYLED)))
+    plain = unicodedata.normalize("NFKC", _IGNORABLE.sub("", text.translate(_STYLED)))
     plain = _MARKS.sub("", plain)
     if _LATIN.search(plain):
         bilingual = any(_foreign(word) for word in _WORD.findall(plain))
         alike = _MIXED if bilingual else _WORD
-        plain = alike.sub(lambda word: word.group().translate(_ALIKE), plain)
+        plain = alike.sub(lambda word: word.group().translate(_HOMOGLYPHS), plain)
     same = _WORD.findall(plain) == _WORD.findall(unicodedata.normalize("NFC", text))
     return text if same else plain
 
 
 def _foreign(word: str) -> bool:
     """Tell whether a word is of another script for sure."""
-    return not (word.translate(_ALIKE).isascii() or _LATIN.search(word))
+    return not (word.translate(_HOMOGLYPHS).isascii() or _LATIN.search(word))

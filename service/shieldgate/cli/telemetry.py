@@ -7,7 +7,7 @@ import structlog
 from prometheus_client import CollectorRegistry, ProcessCollector
 
 from shieldgate.errors import ConfigurationError
-from shieldgate.telemetry import Telemetry, Traces, Untraced
+from shieldgate.telemetry import NoTraces, Telemetry, Traces
 
 log = structlog.get_logger(__name__)
 
@@ -33,12 +33,12 @@ def build_traces() -> Traces:
     wanted = given("OTEL_EXPORTER_OTLP_ENDPOINT") or given("OTEL_EXPORTER_OTLP_TRACES_ENDPOINT")
     exporter = given("OTEL_TRACES_EXPORTER") or ("otlp" if wanted else "none")
     if exporter == "none" or given("OTEL_SDK_DISABLED", "").lower() == "true":
-        return Untraced()
+        return NoTraces()
     try:
         # Here, because it is an extra.
         from shieldgate.telemetry.otel import OpenTelemetry  # noqa: PLC0415
     except ModuleNotFoundError:
         # Clusters set these variables for everything that runs in them.
         log.warning("no traces: OpenTelemetry needs pip install 'shieldgate[otel]'")
-        return Untraced()
+        return NoTraces()
     return OpenTelemetry.configured()

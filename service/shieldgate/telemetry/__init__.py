@@ -8,29 +8,29 @@ may quote it.
 from shieldgate.telemetry.audit import Audit, Decision, Sink
 from shieldgate.telemetry.logs import Level, configure_logging
 from shieldgate.telemetry.metrics import (
-    Breaker,
+    BreakerName,
     BreakerState,
-    Found,
+    CacheLevel,
     GuardFailure,
     Outcome,
     Phase,
     Telemetry,
 )
-from shieldgate.telemetry.traces import Traces, Untraced
+from shieldgate.telemetry.traces import NoTraces, Traces
 
 __all__ = [
     "Audit",
-    "Breaker",
+    "BreakerName",
     "BreakerState",
+    "CacheLevel",
     "Decision",
-    "Found",
     "GuardFailure",
     "Level",
+    "NoTraces",
     "Outcome",
     "Phase",
     "Sink",
     "Telemetry",
     "Traces",
-    "Untraced",
     "configure_logging",
 ]

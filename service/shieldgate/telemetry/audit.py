@@ -42,10 +42,12 @@ class Sink(Protocol):
 
 
 class Audit:
-    """Writes each decision into the log, and into `sink` where there is one."""
+    """Writes each decision into the log, and into `sink` where there is one.
+
+    `secret` keys the digests of texts.
+    """
 
     def __init__(self, secret: bytes, sink: Sink | None = None) -> None:
-        """Take the key of the digests."""
         self._secret = secret
         self._sink = sink
 

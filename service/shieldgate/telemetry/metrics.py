@@ -13,7 +13,7 @@ from typing import Literal, get_args
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
-from shieldgate.telemetry.traces import Traces, Untraced
+from shieldgate.telemetry.traces import NoTraces, Traces
 from shieldgate.types import Action, Verdict
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
@@ -33,19 +33,21 @@ Outcome = Literal[
     "left",
     "failed",
 ]
-Found = Literal["memory", "redis", "miss"]
-Breaker = Literal["scorer", "redis_read", "redis_write"]
+CacheLevel = Literal["memory", "redis", "miss"]
+BreakerName = Literal["scorer", "redis_read", "redis_write"]
 GuardFailure = Literal["timeout", "failure", "overloaded", "breaker"]
 BreakerState = Literal["closed", "half_open", "open"]
 
 
 class Telemetry:
-    """Every metric of the service; also the observer of the batcher, the guard and the cache."""
+    """Every metric of the service; also the observer of the batcher, the guard and the cache.
+
+    Each phase that is measured is also a span of `traces`.
+    """
 
     def __init__(self, registry: CollectorRegistry, traces: Traces | None = None) -> None:
-        """Register the metrics; each phase that is measured is also a span of `traces`."""
         self.registry = registry
-        self.traces = traces or Untraced()
+        self.traces = traces or NoTraces()
         counter = partial(Counter, registry=registry)
         gauge = partial(Gauge, registry=registry)
         histogram = partial(Histogram, registry=registry)
@@ -141,7 +143,7 @@ class Telemetry:
         directory = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
         if not directory:
             return generate_latest(self.registry)
-        _bury_the_dead(Path(directory))
+        _forget_ended_processes(Path(directory))
         registry = CollectorRegistry()
         MultiProcessCollector(registry, directory)  # type: ignore[no-untyped-call]
         return generate_latest(registry)
@@ -163,7 +165,7 @@ class Telemetry:
     def phase(self, phase: Phase, seconds: float) -> None:
         """Take how long a text was in a phase that has just ended."""
         self._phases.labels(phase).observe(seconds)
-        self.traces.past(phase, seconds)
+        self.traces.add_ended(phase, seconds)
 
     def verdict(self, verdict: Verdict, policies: Iterable[str]) -> None:
         """Count a verdict on `policies`, and the probabilities it rests on."""
@@ -193,7 +195,7 @@ class Telemetry:
         """Count a record that may be missing in the Redis stream."""
         self._unconfirmed.inc()
 
-    def breaker(self, breaker: Breaker, state: BreakerState) -> None:
+    def breaker(self, breaker: BreakerName, state: BreakerState) -> None:
         """Say how a breaker stands."""
         self._breakers.labels(breaker).set(get_args(BreakerState).index(state))
 
@@ -215,14 +217,14 @@ class Telemetry:
         self._forward_tokens.observe(tokens)
         self._forward_pieces.observe(pieces)
 
-    def looked_up(self, found: Mapping[Found, int]) -> None:
+    def looked_up(self, found: Mapping[CacheLevel, int]) -> None:
         """Take how many of a call's scores were found where, or nowhere."""
         for level, scores in found.items():
             self._lookups.labels(level).inc(scores)
 
 
-def _bury_the_dead(directory: Path) -> None:
-    """Forget the gauges of processes that are gone; what they counted stays."""
+def _forget_ended_processes(directory: Path) -> None:
+    """Drop the gauges of processes that have ended; what they counted stays."""
     for pid in {int(file.stem.rpartition("_")[2]) for file in directory.glob("gauge_live*_*.db")}:
         try:
             os.kill(pid, 0)

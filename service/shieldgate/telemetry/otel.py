@@ -26,10 +26,12 @@ from shieldgate.telemetry.traces import Answered
 
 
 class OpenTelemetry:
-    """Opens spans and hands them to `processor`; Traces."""
+    """Opens spans and hands them to `processor`; Traces.
+
+    Sampling, limits and the service's name are the environment's.
+    """
 
     def __init__(self, processor: SpanProcessor) -> None:
-        """Take what sends spans; sampling, limits and the service's name are the environment's."""
         ours = Resource({"service.name": "shieldgate", "service.version": __version__})
         self._provider = TracerProvider(resource=ours.merge(OTELResourceDetector().detect()))
         self._provider.add_span_processor(processor)
@@ -93,7 +95,7 @@ class OpenTelemetry:
         ) as span:
             yield lambda action: span.set_attribute("shieldgate.action", action)
 
-    def past(self, name: str, seconds: float) -> None:
+    def add_ended(self, name: str, seconds: float) -> None:
         """Add a span that has just ended."""
         now = time_ns()
         self._tracer.start_span(name, start_time=now - int(seconds * 1e9)).end(now)

@@ -22,7 +22,7 @@ class Traces(Protocol):
         """Open the span of a judgement; what it gives takes the action."""
         ...
 
-    def past(self, name: str, seconds: float) -> None:
+    def add_ended(self, name: str, seconds: float) -> None:
         """Add a span that has just ended."""
 
     def ids(self) -> Mapping[str, str]:
@@ -37,7 +37,7 @@ class Traces(Protocol):
         """Send what has not been sent yet; this may take a moment."""
 
 
-class Untraced:
+class NoTraces:
     """Opens nothing; Traces for who has not configured any."""
 
     def request(self, traceparent: str | None) -> AbstractContextManager[Answered]:
@@ -48,7 +48,7 @@ class Untraced:
         """Open nothing."""
         return nullcontext(lambda action: None)
 
-    def past(self, name: str, seconds: float) -> None:
+    def add_ended(self, name: str, seconds: float) -> None:
         """Add nothing."""
 
     def ids(self) -> Mapping[str, str]:
