@@ -16,9 +16,9 @@ from serving import running
 
 from shieldgate.errors import GeneratorBusy, GeneratorFailed
 from shieldgate.settings import WorkerSettings
-from shieldgate.worker.app import Worker, create_app
-from shieldgate.worker.generator import GemmaGenerator, Writing, load_generator
-from shieldgate.worker.order import Order, Sampling
+from shieldgate.worker.app import LoadingGenerator, create_app
+from shieldgate.worker.generation import GenerationRequest, SamplingParams
+from shieldgate.worker.generator import GemmaGenerator, TokenSequence, load_generator
 from shieldgate.worker.scheduler import Scheduler
 
 ASK = [{"role": "user", "content": "count stars"}]
@@ -38,7 +38,7 @@ class Paced:
     texts: list[int] = field(default_factory=list)
     failure: Exception | None = None
 
-    def step(self, texts: Sequence[Writing]) -> list[list[int]]:
+    def step(self, texts: Sequence[TokenSequence]) -> list[list[int]]:
         self.texts.append(len(texts))
         self.entered.release()
         assert self.go.acquire(timeout=20)
@@ -73,7 +73,7 @@ async def serving(
         ) as scheduler:
             yield scheduler
 
-    worker = Worker(chosen, opened, ready.set, stop)
+    worker = LoadingGenerator(chosen, opened, ready.set, stop)
     async with (
         running(create_app(worker)) as url,
         httpx.AsyncClient(base_url=url, timeout=20, verify=False) as client,
@@ -252,7 +252,7 @@ async def test_before_it_is_loaded_it_answers_503() -> None:
         await asyncio.Event().wait()
         yield  # type: ignore[misc]
 
-    worker = Worker(WorkerSettings(), never, pytest.fail, stop=pytest.fail)
+    worker = LoadingGenerator(WorkerSettings(), never, pytest.fail, stop=pytest.fail)
     async with (
         running(create_app(worker)) as url,
         httpx.AsyncClient(base_url=url, verify=False) as client,
@@ -274,7 +274,7 @@ async def test_a_failure_to_load_stops_the_server() -> None:
         raise failure
         yield
 
-    worker = Worker(WorkerSettings(), broken, pytest.fail, stop=stopped_by.put_nowait)
+    worker = LoadingGenerator(WorkerSettings(), broken, pytest.fail, stop=stopped_by.put_nowait)
     async with running(create_app(worker)):
         assert await asyncio.wait_for(stopped_by.get(), 10) is failure
 
@@ -370,7 +370,7 @@ async def test_a_job_that_was_left_while_it_waited_makes_room_at_once(
     """Wherever it stands in the queue, and before the step under way has ended."""
     paced = Paced(generator)
     prompt = generator.encode(["count stars"])
-    order = Order(prompt, most=5, sampling=Sampling(temperature=0))
+    order = GenerationRequest(prompt, max_tokens=5, sampling=SamplingParams(temperature=0))
     async with Scheduler(paced, max_running=1, max_queued=2) as scheduler:
         scheduler.submit(order)
         await entered(paced)
@@ -378,7 +378,7 @@ async def test_a_job_that_was_left_while_it_waited_makes_room_at_once(
         last = scheduler.submit(order)
         with pytest.raises(GeneratorBusy):
             scheduler.submit(order)
-        last.leave()
+        last.cancel()
         scheduler.submit(order)
         with pytest.raises(GeneratorBusy):
             scheduler.submit(order)
@@ -388,7 +388,7 @@ async def test_a_job_that_was_left_while_it_waited_makes_room_at_once(
 async def test_closing_fails_what_is_queued(generator: GemmaGenerator) -> None:
     paced = Paced(generator)
     prompt = generator.encode(["count stars"])
-    order = Order(prompt, most=5, sampling=Sampling(temperature=0))
+    order = GenerationRequest(prompt, max_tokens=5, sampling=SamplingParams(temperature=0))
 
     async def finish(deltas: Callable[[], AsyncIterator[object]]) -> None:
         async for _ in deltas():

@@ -11,12 +11,12 @@ from checkpoints import GEMMA_CHAT_TEMPLATE, save_deeper_checkpoint, save_hot_ch
 from transformers import AutoTokenizer, Gemma2ForCausalLM
 
 from shieldgate.errors import ModelError
-from shieldgate.worker.generator import GemmaGenerator, Writing, engine, load_generator
-from shieldgate.worker.generator.sampling import accept, draw, probabilities
-from shieldgate.worker.order import Sampling
-from shieldgate.worker.turns import gemma_prompt
+from shieldgate.worker.chat_template import gemma_prompt
+from shieldgate.worker.generation import SamplingParams
+from shieldgate.worker.generator import GemmaGenerator, TokenSequence, engine, load_generator
+from shieldgate.worker.generator.sampling import accept, probabilities, sample
 
-GREEDY = Sampling(temperature=0)
+GREEDY = SamplingParams(temperature=0)
 TOKENS = 60
 
 
@@ -33,23 +33,23 @@ def prompts(generator: GemmaGenerator) -> list[list[int]]:
 
 
 def begin(
-    generator: GemmaGenerator, prompt: Sequence[int], how: Sampling = GREEDY, seed: int = 0
-) -> Writing:
-    [writing] = generator.begin(prompt, most=TOKENS, sampling=how, seeds=[seed])
-    return writing
+    generator: GemmaGenerator, prompt: Sequence[int], how: SamplingParams = GREEDY, seed: int = 0
+) -> TokenSequence:
+    [sequence] = generator.begin(prompt, max_tokens=TOKENS, sampling=how, seeds=[seed])
+    return sequence
 
 
-def write(generator: GemmaGenerator, writings: Sequence[Writing]) -> list[list[int]]:
+def write(generator: GemmaGenerator, sequences: Sequence[TokenSequence]) -> list[list[int]]:
     """Step until all have ended; gives what was written."""
-    going = list(writings)
+    going = list(sequences)
     while going:
         new = generator.step(going)
         going = [
             w
             for w, tokens in zip(going, new, strict=True)
-            if not tokens or not (generator.ends(tokens[-1]) or len(w.tokens) == w.end)
+            if not tokens or not (generator.ends(tokens[-1]) or len(w.tokens) == w.max_length)
         ]
-    return [w.tokens[w.prompt :] for w in writings]
+    return [w.tokens[w.prompt :] for w in sequences]
 
 
 def plain(folder: Path, prompts: Sequence[Sequence[int]], **config: object) -> list[list[int]]:
@@ -88,32 +88,32 @@ def test_who_comes_later_changes_nothing(
     generator: GemmaGenerator, prompts: list[list[int]]
 ) -> None:
     expected = write(generator, [begin(generator, p) for p in prompts])
-    writings = []
+    sequences = []
     for prompt in prompts[::-1]:
-        writings.append(begin(generator, prompt))
+        sequences.append(begin(generator, prompt))
         for _ in range(5):
-            generator.step(writings)
-    assert write(generator, writings) == expected[::-1]
+            generator.step(sequences)
+    assert write(generator, sequences) == expected[::-1]
 
 
 def test_a_prompt_read_in_parts_is_the_same_prompt(
     generator: GemmaGenerator, prompts: list[list[int]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = write(generator, [begin(generator, p) for p in prompts])
-    monkeypatch.setattr(engine, "_CHUNK", 50)
-    writings = [begin(generator, p) for p in prompts]
-    choices = generator.begin(prompts[2], most=TOKENS, sampling=GREEDY, seeds=[1, 2])
-    assert write(generator, [*choices, *writings]) == [expected[2], expected[2], *expected]
-    assert writings[-1].forwards >= TOKENS - 1 + math.ceil(len(prompts[-1]) / 50)
+    monkeypatch.setattr(engine, "_PREFILL_CHUNK", 50)
+    sequences = [begin(generator, p) for p in prompts]
+    choices = generator.begin(prompts[2], max_tokens=TOKENS, sampling=GREEDY, seeds=[1, 2])
+    assert write(generator, [*choices, *sequences]) == [expected[2], expected[2], *expected]
+    assert sequences[-1].forwards >= TOKENS - 1 + math.ceil(len(prompts[-1]) / 50)
 
 
 def test_choices_share_the_reading_of_their_prompt_and_nothing_else(
     generator: GemmaGenerator, prompts: list[list[int]]
 ) -> None:
-    how = Sampling(temperature=1.5, top_p=0.95, top_k=100)
+    how = SamplingParams(temperature=1.5, top_p=0.95, top_k=100)
     prompt = prompts[2]
     alone = [write(generator, [begin(generator, prompt, how, seed)])[0] for seed in (1, 2, 3)]
-    together = generator.begin(prompt, most=TOKENS, sampling=how, seeds=[1, 2, 3])
+    together = generator.begin(prompt, max_tokens=TOKENS, sampling=how, seeds=[1, 2, 3])
     assert write(generator, together) == alone
     assert len({tuple(tokens) for tokens in alone}) == 3
     assert write(generator, [begin(generator, prompt, how, 1)])[0] == alone[0]
@@ -154,26 +154,26 @@ def assisted(deep_checkpoint: Path, hot_checkpoint: Path) -> GemmaGenerator:
     return load_generator(str(deep_checkpoint), assistant=str(hot_checkpoint))
 
 
-def tokens_per_forward(writings: Sequence[Writing]) -> float:
-    return sum(len(w.tokens) - w.prompt for w in writings) / sum(w.forwards for w in writings)
+def tokens_per_forward(sequences: Sequence[TokenSequence]) -> float:
+    return sum(len(w.tokens) - w.prompt for w in sequences) / sum(w.forwards for w in sequences)
 
 
 def test_an_assistant_that_agrees_saves_forwards_and_changes_no_greedy_token(
     assisted: GemmaGenerator, deep_checkpoint: Path, prompts: list[list[int]]
 ) -> None:
-    writings = [begin(assisted, p) for p in prompts]
-    assert write(assisted, writings) == plain(deep_checkpoint, prompts)
-    assert tokens_per_forward(writings) > 3
+    sequences = [begin(assisted, p) for p in prompts]
+    assert write(assisted, sequences) == plain(deep_checkpoint, prompts)
+    assert tokens_per_forward(sequences) > 3
 
 
 def test_an_assistant_that_agrees_saves_forwards_when_sampling_too(
     assisted: GemmaGenerator, prompts: list[list[int]]
 ) -> None:
-    how = Sampling(temperature=0.8, top_p=0.9)
-    writings = [begin(assisted, p, how) for p in prompts]
+    how = SamplingParams(temperature=0.8, top_p=0.9)
+    sequences = [begin(assisted, p, how) for p in prompts]
     again = [begin(assisted, p, how) for p in prompts]
-    assert write(assisted, writings) == write(assisted, again)
-    assert tokens_per_forward(writings) > 3
+    assert write(assisted, sequences) == write(assisted, again)
+    assert tokens_per_forward(sequences) > 3
 
 
 def test_an_assistant_that_disagrees_changes_no_greedy_token_either(
@@ -181,17 +181,17 @@ def test_an_assistant_that_disagrees_changes_no_greedy_token_either(
 ) -> None:
     other = save_deeper_checkpoint(tmp_path, hot_checkpoint, extra=2, weight=2.0)
     misled = load_generator(str(hot_checkpoint), assistant=str(other))
-    writings = [begin(misled, p) for p in prompts]
-    assert write(misled, writings) == write(generator, [begin(generator, p) for p in prompts])
-    assert tokens_per_forward(writings) < 2
+    sequences = [begin(misled, p) for p in prompts]
+    assert write(misled, sequences) == write(generator, [begin(generator, p) for p in prompts])
+    assert tokens_per_forward(sequences) < 2
 
 
 def test_choices_share_their_prompt_with_an_assistant_too(
     assisted: GemmaGenerator, prompts: list[list[int]]
 ) -> None:
-    how = Sampling(temperature=1.2)
+    how = SamplingParams(temperature=1.2)
     alone = [write(assisted, [begin(assisted, prompts[2], how, seed)])[0] for seed in (1, 2)]
-    together = assisted.begin(prompts[2], most=TOKENS, sampling=how, seeds=[1, 2])
+    together = assisted.begin(prompts[2], max_tokens=TOKENS, sampling=how, seeds=[1, 2])
     assert write(assisted, together) == alone
 
 
@@ -204,21 +204,21 @@ def test_an_assistant_of_another_vocabulary_is_refused(
 
 
 def test_accepted_tokens_are_distributed_as_the_large_model_draws_them() -> None:
-    likely = torch.tensor([[0.5, 0.3, 0.2, 0.0], [0.1, 0.2, 0.3, 0.4], [0.25] * 4])
+    probs = torch.tensor([[0.5, 0.3, 0.2, 0.0], [0.1, 0.2, 0.3, 0.4], [0.25] * 4])
     draft = torch.tensor([[0.2, 0.2, 0.3, 0.3], [0.7, 0.1, 0.1, 0.1]])
-    source = torch.Generator().manual_seed(0)
+    rng = torch.Generator().manual_seed(0)
     runs = 6000
     firsts, pairs = Counter[int](), Counter[int]()
     for _ in range(runs):
-        drafted = [draw(row, source) for row in draft]
-        first, *more = accept(likely, drafted, draft, source)
+        drafted = [sample(row, rng) for row in draft]
+        first, *more = accept(probs, drafted, draft, rng)
         firsts[first] += 1
         if more:
             pairs[more[0]] += 1
     # Three standard deviations of a share are below 0.02, and below 0.03 of the fewer pairs.
     for token in range(4):
-        assert firsts[token] / runs == pytest.approx(float(likely[0, token]), abs=0.02)
-        assert pairs[token] / pairs.total() == pytest.approx(float(likely[1, token]), abs=0.03)
+        assert firsts[token] / runs == pytest.approx(float(probs[0, token]), abs=0.02)
+        assert pairs[token] / pairs.total() == pytest.approx(float(probs[1, token]), abs=0.03)
     # A first token is kept where both distributions overlap: 0.2 + 0.2 + 0.2.
     assert pairs.total() / runs == pytest.approx(0.6, abs=0.02)
 
@@ -226,17 +226,17 @@ def test_accepted_tokens_are_distributed_as_the_large_model_draws_them() -> None
 def test_probabilities() -> None:
     logits = torch.tensor([[0.1, 0.4, 0.2, 0.3]]).log()
 
-    def kept(how: Sampling) -> list[float]:
+    def kept(how: SamplingParams) -> list[float]:
         return probabilities(logits, how)[0].tolist()
 
-    assert kept(Sampling()) == pytest.approx([0.1, 0.4, 0.2, 0.3])
+    assert kept(SamplingParams()) == pytest.approx([0.1, 0.4, 0.2, 0.3])
     assert kept(GREEDY) == [0, 1, 0, 0]
-    assert kept(Sampling(top_k=2)) == pytest.approx([0, 4 / 7, 0, 3 / 7])
-    assert kept(Sampling(top_k=100)) == pytest.approx([0.1, 0.4, 0.2, 0.3])
-    assert kept(Sampling(top_p=0.65)) == pytest.approx([0, 4 / 7, 0, 3 / 7])
-    assert kept(Sampling(top_p=0.75)) == pytest.approx([0, 4 / 9, 2 / 9, 3 / 9])
-    assert kept(Sampling(top_p=0)) == [0, 1, 0, 0]
-    assert kept(Sampling(temperature=0.5)) == pytest.approx([1 / 30, 16 / 30, 4 / 30, 9 / 30])
+    assert kept(SamplingParams(top_k=2)) == pytest.approx([0, 4 / 7, 0, 3 / 7])
+    assert kept(SamplingParams(top_k=100)) == pytest.approx([0.1, 0.4, 0.2, 0.3])
+    assert kept(SamplingParams(top_p=0.65)) == pytest.approx([0, 4 / 7, 0, 3 / 7])
+    assert kept(SamplingParams(top_p=0.75)) == pytest.approx([0, 4 / 9, 2 / 9, 3 / 9])
+    assert kept(SamplingParams(top_p=0)) == [0, 1, 0, 0]
+    assert kept(SamplingParams(temperature=0.5)) == pytest.approx([1 / 30, 16 / 30, 4 / 30, 9 / 30])
 
 
 def test_in_bfloat16_it_writes_the_same_each_time(

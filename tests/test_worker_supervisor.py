@@ -17,7 +17,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from shieldgate.errors import ConfigurationError
-from shieldgate.worker.supervisor import Supervisor, doubling
+from shieldgate.worker.supervisor import Supervisor, exponential_backoff
 
 # A worker that is ready at once, and ends as it is told on its socket.
 OBEDIENT = """
@@ -68,7 +68,7 @@ async def test_a_worker_that_ends_is_restarted_at_the_same_address(
 ) -> None:
     monkeypatch.setenv("SHIELDGATE_MODEL", "the scorer's")
     # One delay each: whoever was ready starts over with the first.
-    supervisor = Supervisor(once(OBEDIENT), listener, delays=lambda: iter([0.0]))
+    supervisor = Supervisor(once(OBEDIENT), listener, backoff=lambda: iter([0.0]))
     with capture_logs() as lines:
         async with supervised(supervisor):
             processes = {await ended_with(listener, code) for code in (0, 1, 7)}
@@ -103,7 +103,7 @@ async def test_each_restart_waits_longer_while_the_worker_does_not_become_ready(
     with pytest.raises(EnoughError):
         await Supervisor(killed, listener, delays).run()
     assert waited == [0, 1, 2]
-    assert list(islice(doubling(), 7)) == [1, 2, 4, 8, 16, 30, 30]
+    assert list(islice(exponential_backoff(), 7)) == [1, 2, 4, 8, 16, 30, 30]
 
 
 async def test_a_worker_that_gives_up_before_it_is_ready_is_not_restarted(

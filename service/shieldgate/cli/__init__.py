@@ -100,10 +100,10 @@ def serve(
     -d '{"input": "How do I bake bread?"}'`
     """
     # Imported when it runs, so that --help doesn't wait for the web framework.
-    from shieldgate.cli.processes import Part  # noqa: PLC0415
+    from shieldgate.cli.processes import GatewayProcess  # noqa: PLC0415
     from shieldgate.cli.serve import run  # noqa: PLC0415
 
-    run(settings, Part.of(supervised, scorer))
+    run(settings, GatewayProcess.of(supervised, scorer))
 
 
 @app.command(hidden=True)

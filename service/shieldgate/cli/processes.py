@@ -30,8 +30,8 @@ log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
-    """What makes this process one of several gateways: their socket, and where the scorer is."""
+class GatewayProcess:
+    """One of several gateway processes: their socket, and where the scorer is."""
 
     listener: socket.socket
     scorer: Path
@@ -69,7 +69,7 @@ def run_processes(settings: ServeSettings, listener: socket.socket) -> None:
                 listener,
                 name="gateway",
                 environment=environment,
-                patience=settings.drain_seconds + _ENDING_SECONDS,
+                grace_seconds=settings.drain_seconds + _ENDING_SECONDS,
             )
             for _ in range(settings.processes)
         ]
@@ -92,7 +92,7 @@ async def _supervise(
 
     def hang_up() -> None:
         for gateway in gateways:
-            gateway.hang_up()
+            gateway.send_hangup()
 
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
@@ -101,12 +101,12 @@ async def _supervise(
 
     scoring = asyncio.create_task(scorer.run())
     serving = [asyncio.create_task(gateway.run()) for gateway in gateways]
-    told = asyncio.create_task(stopping.wait())
-    await asyncio.wait((told, scoring, *serving), return_when=asyncio.FIRST_COMPLETED)
+    stopped = asyncio.create_task(stopping.wait())
+    await asyncio.wait((stopped, scoring, *serving), return_when=asyncio.FIRST_COMPLETED)
     # Before the gateways end, so that nobody is let in who will not be answered.
     listener.close()
     failures = await _end(serving) + await _end([scoring])
-    told.cancel()
+    stopped.cancel()
     return next(iter(failures), None)
 
 

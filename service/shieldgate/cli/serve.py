@@ -16,7 +16,7 @@ from shieldgate.access.keys import LiveKeys
 from shieldgate.access.rate_limits import RateLimiter
 from shieldgate.cli.listening import listen, run_app, start_logging, tell_supervisor, url
 from shieldgate.cli.options import chosen_profile
-from shieldgate.cli.processes import Part, run_processes
+from shieldgate.cli.processes import GatewayProcess, run_processes
 from shieldgate.cli.telemetry import build_telemetry
 from shieldgate.errors import ConfigurationError
 from shieldgate.gateway.app import create_app
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 log = structlog.get_logger(__name__)
 
 
-def run(settings: ServeSettings, part: Part | None = None) -> None:
+def run(settings: ServeSettings, part: GatewayProcess | None = None) -> None:
     """Serve until a signal or a failure; raise ConfigurationError, or exit with 0 or 1.
 
     With `part`, it is one of several gateway processes.
@@ -63,7 +63,7 @@ def run(settings: ServeSettings, part: Part | None = None) -> None:
     @asynccontextmanager
     async def opened() -> AsyncIterator[Scorer]:
         async with nearby or open_served(settings, telemetry) as scorer:
-            _introduce(scorer.identity, live.current, settings)
+            _log_scorer(scorer.identity, live.current, settings)
             # What is loaded stays. Looking through it for garbage would stop all requests for a
             # quarter of a second, every second under load.
             gc.collect()
@@ -113,7 +113,7 @@ def run(settings: ServeSettings, part: Part | None = None) -> None:
     with part.listener if part else listen(settings) as listener:
         if not part:
             _check_open(listener, settings)
-            _greet(listener, live, settings)
+            _log_listening(listener, live, settings)
             if settings.processes > 1:
                 run_processes(settings, listener)
                 return
@@ -239,7 +239,7 @@ def _local(listener: socket.socket) -> bool:
     return ip_address(listener.getsockname()[0]).is_loopback
 
 
-def _greet(listener: socket.socket, live: LiveBook, settings: ServeSettings) -> None:
+def _log_listening(listener: socket.socket, live: LiveBook, settings: ServeSettings) -> None:
     """Say what is served, before the scorer is loaded."""
     log.info(
         "listening",
@@ -266,7 +266,7 @@ def _greet(listener: socket.socket, live: LiveBook, settings: ServeSettings) -> 
         )
 
 
-def _introduce(scorer: Identity, book: PolicyBook, settings: ServeSettings) -> None:
+def _log_scorer(scorer: Identity, book: PolicyBook, settings: ServeSettings) -> None:
     """Say what the scorer is, and where nothing was calibrated for it."""
     log.info("ready", scorer=scorer.name, dtype=scorer.dtype, windows=scorer.windows)
     bare = [

@@ -18,7 +18,7 @@ from shieldgate.cli.listening import (
 )
 from shieldgate.errors import needed
 from shieldgate.settings import WorkerSettings
-from shieldgate.worker.app import Worker, create_app
+from shieldgate.worker.app import LoadingGenerator, create_app
 from shieldgate.worker.scheduler import Scheduler
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ def run(settings: WorkerSettings, *, supervised: int | None = None) -> None:
     with listener:
         log.info("generator listening", url=url(listener), generator=settings.generator)
         run_app(
-            lambda stop: create_app(Worker(settings, opened, became_ready, stop)),
+            lambda stop: create_app(LoadingGenerator(settings, opened, became_ready, stop)),
             listener,
             settings,
         )

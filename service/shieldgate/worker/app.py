@@ -23,17 +23,22 @@ from shieldgate.openai.errors import ErrorBody, ErrorEnvelope
 from shieldgate.openai.models import Model, ModelList
 from shieldgate.openai.sse import DONE, Event
 from shieldgate.settings import WorkerSettings
-from shieldgate.worker.order import Finish, Order
+from shieldgate.worker.chat_template import gemma_prompt
+from shieldgate.worker.generation import FinishReason, GenerationRequest
 from shieldgate.worker.scheduler import Job, Scheduler
-from shieldgate.worker.turns import gemma_prompt
-from shieldgate.worker.wire import ChatRequest, StreamOptions, Writer, usage
+from shieldgate.worker.schemas import (
+    ChatCompletionRequest,
+    CompletionStreamOptions,
+    CompletionWriter,
+    usage,
+)
 
 T = TypeVar("T")
 
 log = structlog.get_logger(__name__)
 
 
-class Worker:
+class LoadingGenerator:
     """What the routes work with: a generator that is there once it is loaded.
 
     `open_scheduler` loads it and closes it again; `became_ready` is called in between. `stop`
@@ -47,7 +52,6 @@ class Worker:
         became_ready: Callable[[], None],
         stop: Callable[[Exception], None],
     ) -> None:
-        """Take the way to a generator; `run` walks it."""
         self.settings = settings
         self.scheduler: Scheduler | None = None
         self._open = open_scheduler
@@ -74,7 +78,7 @@ class _RequestError(Exception):
         self.response = response
 
 
-def create_app(worker: Worker) -> FastAPI:
+def create_app(worker: LoadingGenerator) -> FastAPI:
     """Build the app; its lifespan holds the generator, and it answers from the start."""
 
     @asynccontextmanager
@@ -103,17 +107,17 @@ def create_app(worker: Worker) -> FastAPI:
     app.exception_handler(_RequestError)(_refused)
     app.exception_handler(GeneratorBusy)(_busy)
     app.exception_handler(GeneratorFailed)(_failed)
-    app.exception_handler(ClientDisconnect)(_gone)
-    app.add_middleware(_Outermost)
+    app.exception_handler(ClientDisconnect)(_disconnected)
+    app.add_middleware(_RequestMiddleware)
     return app
 
 
-def _worker(request: Request) -> Worker:
-    worker: Worker = request.app.state.worker
+def _worker(request: Request) -> LoadingGenerator:
+    worker: LoadingGenerator = request.app.state.worker
     return worker
 
 
-_Given = Annotated[Worker, Depends(_worker)]
+_Injected = Annotated[LoadingGenerator, Depends(_worker)]
 
 
 async def _health() -> dict[str, str]:
@@ -121,7 +125,7 @@ async def _health() -> dict[str, str]:
     return {"status": "ok"}
 
 
-async def _ready(worker: _Given, response: Response) -> dict[str, str]:
+async def _ready(worker: _Injected, response: Response) -> dict[str, str]:
     """Say whether text can be generated."""
     if worker.scheduler:
         return {"status": "ready"}
@@ -129,12 +133,12 @@ async def _ready(worker: _Given, response: Response) -> dict[str, str]:
     return {"status": "loading"}
 
 
-async def _models(worker: _Given) -> ModelList:
+async def _models(worker: _Injected) -> ModelList:
     """List the one model, once it is loaded."""
     return ModelList(data=[Model(id=worker.scheduler.generator.name)] if worker.scheduler else [])
 
 
-async def _chat(request: Request, worker: _Given) -> Response:
+async def _chat(request: Request, worker: _Injected) -> Response:
     """Answer a conversation, streamed or whole; any `model` is served by the one there is."""
     body = await _read(request, worker.settings.max_body_bytes)
     scheduler = worker.scheduler
@@ -146,50 +150,52 @@ async def _chat(request: Request, worker: _Given) -> Response:
     prompt = gemma_prompt((m.role, m.text) for m in body.messages)
     tokens = await asyncio.to_thread(scheduler.generator.encode, prompt)
     room = scheduler.generator.context - len(tokens)
-    if room < (body.most or 1):
+    if room < (body.token_limit or 1):
         message = (
             f"The model reads and writes at most {scheduler.generator.context} tokens together. "
-            f"The messages have {len(tokens)}, and {body.most or 1} more are asked for."
+            f"The messages have {len(tokens)}, and {body.token_limit or 1} more are asked for."
         )
         raise _RequestError(_error(400, message, param="messages", code="context_length_exceeded"))
     job = scheduler.submit(
-        Order(
+        GenerationRequest(
             prompt=tokens,
-            most=body.most or room,
+            max_tokens=body.token_limit or room,
             sampling=body.sampling,
             choices=body.n,
-            stops=body.stops,
+            stop=body.stop_strings,
             seed=body.seed,
         )
     )
-    writer = Writer(scheduler.generator.name)
+    writer = CompletionWriter(scheduler.generator.name)
     if body.stream:
-        return _Stream(job, _events(job, writer, body.stream_options))
+        return _JobStream(job, _events(job, writer, body.stream_options))
     return JSONResponse(await _while_connected(request, job, _whole(job, writer)))
 
 
-async def _whole(job: Job, writer: Writer) -> dict[str, Any]:
-    texts = [""] * job.order.choices
-    finishes: list[Finish | None] = [None] * job.order.choices
+async def _whole(job: Job, writer: CompletionWriter) -> dict[str, Any]:
+    texts = [""] * job.request.choices
+    finishes: list[FinishReason | None] = [None] * job.request.choices
     written = 0
     async for delta in job:
         texts[delta.choice] += delta.text
         finishes[delta.choice] = delta.finish
         written += delta.tokens
-    return writer.whole(texts, finishes, usage(len(job.order.prompt), written))
+    return writer.whole(texts, finishes, usage(len(job.request.prompt), written))
 
 
-async def _events(job: Job, writer: Writer, options: StreamOptions) -> AsyncIterator[bytes]:
+async def _events(
+    job: Job, writer: CompletionWriter, options: CompletionStreamOptions
+) -> AsyncIterator[bytes]:
     counts = options.include_usage and options.continuous_usage_stats
 
     def event(data: dict[str, Any]) -> bytes:
         if counts:
-            data["usage"] = usage(len(job.order.prompt), written)
+            data["usage"] = usage(len(job.request.prompt), written)
         return Event(orjson.dumps(data).decode()).encode()
 
     written = 0
 
-    for choice in range(job.order.choices):
+    for choice in range(job.request.choices):
         yield event(writer.chunk(choice, {"role": "assistant", "content": ""}))
     try:
         async for delta in job:
@@ -202,12 +208,12 @@ async def _events(job: Job, writer: Writer, options: StreamOptions) -> AsyncIter
         yield Event(bytes(_unavailable(failure).body).decode()).encode()
         return
     if options.include_usage:
-        yield event(writer.last(usage(len(job.order.prompt), written)))
+        yield event(writer.last(usage(len(job.request.prompt), written)))
     yield Event(DONE).encode()
 
 
-class _Stream(StreamingResponse):
-    """A stream that leaves its job when it ends, however it ends."""
+class _JobStream(StreamingResponse):
+    """A stream that cancels its job when it ends, however it ends."""
 
     media_type = "text/event-stream"
 
@@ -219,30 +225,30 @@ class _Stream(StreamingResponse):
         try:
             await super().__call__(scope, receive, send)
         finally:
-            self._job.leave()
+            self._job.cancel()
 
 
 async def _while_connected(request: Request, job: Job, work: Coroutine[Any, Any, T]) -> T:
-    """Do `work`, and leave the job when it ends or the caller hangs up; raise ClientDisconnect."""
+    """Do `work`, and cancel the job when it ends or the caller leaves; raise ClientDisconnect."""
 
-    async def hang_up() -> None:
+    async def disconnected() -> None:
         while (await request.receive())["type"] != "http.disconnect":
             pass
 
-    tasks = working, _ = asyncio.create_task(work), asyncio.create_task(hang_up())
+    tasks = working, _ = asyncio.create_task(work), asyncio.create_task(disconnected())
     try:
         await asyncio.wait(tasks, return_when=asyncio.FIRST_COMPLETED)
         if not working.done():
             raise ClientDisconnect
         return working.result()
     finally:
-        job.leave()
+        job.cancel()
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _read(request: Request, max_bytes: int) -> ChatRequest:
+async def _read(request: Request, max_bytes: int) -> ChatCompletionRequest:
     """Read the body; nothing of it is repeated in a refusal."""
     body = bytearray()
     async for piece in request.stream():
@@ -251,7 +257,7 @@ async def _read(request: Request, max_bytes: int) -> ChatRequest:
             message = f"The body is longer than the {max_bytes} bytes that are allowed."
             raise _RequestError(_error(413, message, code="body_too_large"))
     try:
-        return ChatRequest.model_validate_json(bytes(body))
+        return ChatCompletionRequest.model_validate_json(bytes(body))
     except ValidationError as refused:
         first = refused.errors(include_url=False, include_context=False, include_input=False)[0]
         param = ".".join(_key(part) for part in first["loc"]) or None
@@ -297,11 +303,11 @@ async def _failed(request: Request, failure: GeneratorFailed) -> Response:
     return _unavailable(failure)
 
 
-async def _gone(request: Request, error: ClientDisconnect) -> Response:
+async def _disconnected(request: Request, error: ClientDisconnect) -> Response:
     return Response(status_code=499)  # nobody reads this
 
 
-class _Outermost:
+class _RequestMiddleware:
     """Gives each request an id, and answers unknown exceptions."""
 
     def __init__(self, app: ASGIApp) -> None:

@@ -1,4 +1,4 @@
-"""Requests that are served at the same time share each step of the model."""
+"""Continuous batching: requests that are served at the same time share each step of the model."""
 
 import asyncio
 from collections import deque
@@ -11,30 +11,29 @@ from typing import TYPE_CHECKING, Self
 import structlog
 
 from shieldgate.errors import GeneratorBusy, GeneratorFailed
-from shieldgate.worker.order import Delta, Finish, Order
-from shieldgate.worker.text import TextOut
+from shieldgate.worker.detokenizer import Detokenizer
+from shieldgate.worker.generation import Delta, FinishReason, GenerationRequest
 
 if TYPE_CHECKING:  # it imports torch
-    from shieldgate.worker.generator import GemmaGenerator, Writing
+    from shieldgate.worker.generator import GemmaGenerator, TokenSequence
 
 # A device that is gone fails each step; a request that is too much for it fails one or two.
-_HOPELESS = 3
+_MAX_FAILED_STEPS = 3
 
 log = structlog.get_logger(__name__)
 
 
 class Job:
-    """An order in the queue or under way; iterate over its deltas once."""
+    """A request in the queue or under way; iterate over its deltas once."""
 
-    def __init__(self, order: Order) -> None:
-        """Take what was ordered."""
-        self.order = order
-        self.left = False
+    def __init__(self, request: GenerationRequest) -> None:
+        self.request = request
+        self.cancelled = False
         self._deltas: asyncio.Queue[Delta | GeneratorFailed] = asyncio.Queue()
 
     async def __aiter__(self) -> AsyncIterator[Delta]:
         """Give the deltas as they come, until each choice has ended; raise GeneratorFailed."""
-        unfinished = self.order.choices
+        unfinished = self.request.choices
         while unfinished:
             delta = await self._deltas.get()
             if isinstance(delta, GeneratorFailed):
@@ -46,16 +45,16 @@ class Job:
         """Hand out what comes next."""
         self._deltas.put_nowait(delta)
 
-    def leave(self) -> None:
-        """End the writing before the model's next step; does nothing where it has ended."""
-        self.left = True
+    def cancel(self) -> None:
+        """End it before the model's next step; does nothing where it has ended."""
+        self.cancelled = True
 
 
 @dataclass(frozen=True, slots=True)
-class _Choice:
+class _RunningChoice:
     index: int
-    writing: "Writing"
-    out: TextOut
+    sequence: "TokenSequence"
+    out: Detokenizer
     job: Job
 
 
@@ -63,17 +62,16 @@ class Scheduler:
     """Puts a generator behind a queue; an async context manager.
 
     At most `max_running` texts are written at a time and `max_queued` wait for room, in the
-    order they came. Those that were left are dropped before the next step of the model. A failed
+    order they came. Cancelled ones are dropped before the next step of the model. A failed
     step fails those in it and who waits; after several in a row it gives up.
     """
 
     def __init__(self, generator: "GemmaGenerator", *, max_running: int, max_queued: int) -> None:
-        """Take the generator and the limits; `async with` starts and closes."""
         self.generator = generator
         self._max_running = max_running
         self._max_queued = max_queued
         self._waiting: deque[Job] = deque()
-        self._running: list[_Choice] = []
+        self._running: list[_RunningChoice] = []
         self._arrived = asyncio.Event()
         self._computing = ThreadPoolExecutor(1, "generate")
         self._loop_task: asyncio.Task[None] | None = None
@@ -97,18 +95,18 @@ class Scheduler:
         if self._loop_task is not None:
             await asyncio.shield(self._loop_task)
 
-    def submit(self, order: Order) -> Job:
-        """Queue an order; raise GeneratorBusy or GeneratorFailed.
+    def submit(self, request: GenerationRequest) -> Job:
+        """Queue a request; raise GeneratorBusy or GeneratorFailed.
 
-        Its choices must not be more than `max_running`. Whoever submits must leave the job.
+        Its choices must not be more than `max_running`. Whoever submits must cancel the job.
         """
         if self._loop_task is None or self._loop_task.done():
             raise GeneratorFailed("The generator is closed.")
-        waiting = sum(job.order.choices for job in self._waiting if not job.left)
+        waiting = sum(job.request.choices for job in self._waiting if not job.cancelled)
         room = self._max_running + self._max_queued - len(self._running) - waiting
-        if order.choices > room:
+        if request.choices > room:
             raise GeneratorBusy(retry_after=1)
-        job = Job(order)
+        job = Job(request)
         self._waiting.append(job)
         self._arrived.set()
         return job
@@ -122,64 +120,64 @@ class Scheduler:
                 self._arrived.clear()
                 await self._arrived.wait()
                 continue
-            writings = [choice.writing for choice in self._running]
+            sequences = [choice.sequence for choice in self._running]
             try:
-                new = await loop.run_in_executor(self._computing, self.generator.step, writings)
+                new = await loop.run_in_executor(self._computing, self.generator.step, sequences)
             except Exception:
-                log.exception("generation failed", texts=len(writings))
+                log.exception("generation failed", texts=len(sequences))
                 self._fail()
                 failed += 1
-                if failed == _HOPELESS:
+                if failed == _MAX_FAILED_STEPS:
                     raise
                 continue
             failed = 0
             self._running = [
                 choice
                 for choice, tokens in zip(self._running, new, strict=True)
-                if not tokens or self._hand_out(choice, tokens) is None
+                if not tokens or self._emit(choice, tokens) is None
             ]
 
     def _admit(self) -> None:
-        """Drop what was left, and begin what there is room for."""
-        self._running = [choice for choice in self._running if not choice.job.left]
-        self._waiting = deque(job for job in self._waiting if not job.left)
+        """Drop what was cancelled, and begin what there is room for."""
+        self._running = [choice for choice in self._running if not choice.job.cancelled]
+        self._waiting = deque(job for job in self._waiting if not job.cancelled)
         while self._waiting:
             job = self._waiting[0]
-            if len(self._running) + job.order.choices > self._max_running:
+            if len(self._running) + job.request.choices > self._max_running:
                 break
             self._running += self._begin(job)
             self._waiting.popleft()
 
-    def _begin(self, job: Job) -> list[_Choice]:
-        order = job.order
-        seeds = SystemRandom() if order.seed is None else Random(order.seed)  # noqa: S311
-        writings = self.generator.begin(
-            order.prompt,
-            most=order.most,
-            sampling=order.sampling,
-            seeds=[seeds.getrandbits(63) for _ in range(order.choices)],
+    def _begin(self, job: Job) -> list[_RunningChoice]:
+        request = job.request
+        seeds = SystemRandom() if request.seed is None else Random(request.seed)  # noqa: S311
+        sequences = self.generator.begin(
+            request.prompt,
+            max_tokens=request.max_tokens,
+            sampling=request.sampling,
+            seeds=[seeds.getrandbits(63) for _ in range(request.choices)],
         )
         return [
-            _Choice(index, writing, TextOut(self.generator.decode, order.stops), job)
-            for index, writing in enumerate(writings)
+            _RunningChoice(index, sequence, Detokenizer(self.generator.decode, request.stop), job)
+            for index, sequence in enumerate(sequences)
         ]
 
-    def _hand_out(self, choice: _Choice, tokens: Sequence[int]) -> Finish | None:
+    def _emit(self, choice: _RunningChoice, tokens: Sequence[int]) -> FinishReason | None:
         """Pass new tokens on as text; tells why the choice ends, if it does."""
-        writing, out = choice.writing, choice.out
+        sequence, out = choice.sequence, choice.out
         text = out.push(tokens)
-        finish: Finish | None = None
+        finish: FinishReason | None = None
         if out.stopped or self.generator.ends(tokens[-1]):
             finish = "stop"
-        elif len(writing.tokens) == writing.end:
+        elif len(sequence.tokens) == sequence.max_length:
             finish = "length"
         if finish:
-            text += out.finish()
+            text += out.flush()
             log.debug(
                 "generated",
-                prompt_tokens=writing.prompt,
-                tokens=len(writing.tokens) - writing.prompt,
-                forwards=writing.forwards,
+                prompt_tokens=sequence.prompt,
+                tokens=len(sequence.tokens) - sequence.prompt,
+                forwards=sequence.forwards,
                 finish=finish,
             )
         choice.job.put(Delta(choice.index, text, len(tokens), finish))

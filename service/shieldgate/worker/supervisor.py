@@ -17,8 +17,8 @@ READY = b"ready\n"
 log = structlog.get_logger(__name__)
 
 
-def doubling() -> Iterator[float]:
-    """Give the seconds before each restart: 1, 2, 4, up to 30."""
+def exponential_backoff() -> Iterator[float]:
+    """Yield the seconds before each restart: 1, 2, 4, up to 30."""
     seconds = 1.0
     while True:
         yield seconds
@@ -38,27 +38,27 @@ class Supervisor:
         self,
         command: Sequence[str],
         listener: socket.socket | None,
-        delays: Callable[[], Iterator[float]] = doubling,
+        backoff: Callable[[], Iterator[float]] = exponential_backoff,
         *,
         name: str = "worker",
         environment: Mapping[str, str] | None = None,
-        patience: float = 0.0,
+        grace_seconds: float = 0.0,
     ) -> None:
-        """Take the command, the socket, and the delays before one restart after another.
+        """Take the command, the socket, and the seconds before one restart after another.
 
-        Without a socket, the command is run as it is. In the end the process is killed, or where
-        there is `patience` told to end, and killed that many seconds later.
+        Without a socket, the command is run as it is. In the end the process gets a SIGTERM, and a
+        SIGKILL `grace_seconds` later; at 0 the SIGKILL alone.
         """
         self._command = command
         self._listener = listener
-        self._delays = delays
+        self._backoff = backoff
         self._name = name
         self._environment = environment
-        self._patience = patience
+        self._grace_seconds = grace_seconds
         self._process: asyncio.subprocess.Process | None = None
         self.ready = False
 
-    def hang_up(self) -> None:
+    def send_hangup(self) -> None:
         """Send SIGHUP to the process, if there is one."""
         if self._process is not None and self._process.returncode is None:
             self._process.send_signal(signal.SIGHUP)
@@ -70,7 +70,7 @@ class Supervisor:
         model or is told something wrong, and a restart would mend neither.
         """
         ever_ready = False
-        delays = self._delays()
+        backoff = self._backoff()
         while True:
             was_ready, code = await self._run_once()
             ever_ready |= was_ready
@@ -80,8 +80,8 @@ class Supervisor:
                     "logged above says why."
                 )
             if was_ready:
-                delays = self._delays()
-            seconds = next(delays)
+                backoff = self._backoff()
+            seconds = next(backoff)
             log.error(f"{self._name} ended", exit_code=code, restart_in_seconds=seconds)
             await asyncio.sleep(seconds)
 
@@ -111,10 +111,10 @@ class Supervisor:
             return was_ready, await process.wait()
         finally:
             self.ready = False
-            if process.returncode is None and self._patience:
+            if process.returncode is None and self._grace_seconds:
                 process.terminate()
                 with suppress(TimeoutError):
-                    async with asyncio.timeout(self._patience):
+                    async with asyncio.timeout(self._grace_seconds):
                         await process.wait()
             if process.returncode is None:
                 process.kill()

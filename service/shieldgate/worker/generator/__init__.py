@@ -1,7 +1,7 @@
 """Gemma 2 as a generator in this process; importing this room imports torch."""
 
 from shieldgate.scoring.local import load_checkpoint
-from shieldgate.worker.generator.engine import GemmaGenerator, Writing
+from shieldgate.worker.generator.engine import GemmaGenerator, TokenSequence
 
 
 def load_generator(
@@ -18,4 +18,4 @@ def load_generator(
     return GemmaGenerator(large, small)
 
 
-__all__ = ["GemmaGenerator", "Writing", "load_generator"]
+__all__ = ["GemmaGenerator", "TokenSequence", "load_generator"]

@@ -18,7 +18,7 @@ RAGGED = "shieldgate_ragged"
 _GROWTH = 512  # tokens that a cache makes room for at a time
 
 
-class Cache:
+class KVCache:
     """The keys and values of one text, for every layer; `length` counts its tokens.
 
     Layers with a sliding window keep all of them too: setting `length` back then forgets the
@@ -43,20 +43,20 @@ class Cache:
         held[1, :, self.length : end] = values
         return held[0, :, :end], held[1, :, :end]
 
-    def copy(self, length: int) -> "Cache":
+    def copy(self, length: int) -> "KVCache":
         """Copy the first `length` tokens."""
-        other = Cache(len(self._held))
+        other = KVCache(len(self._held))
         other.length = length
         other._held = [None if h is None else h[:, :, :length].clone() for h in self._held]
         return other
 
 
 @dataclass(frozen=True, slots=True)
-class Piece:
+class SequenceSlice:
     """The new tokens of one text: their rows in the forward pass, and the cache before them."""
 
     rows: slice
-    cache: Cache
+    cache: KVCache
 
 
 def ragged_attention(
@@ -66,7 +66,7 @@ def ragged_attention(
     value: Tensor,
     attention_mask: None,
     *,
-    pieces: Sequence[Piece],
+    pieces: Sequence[SequenceSlice],
     scaling: float,
     softcap: float | None,
     sliding_window: int | None,

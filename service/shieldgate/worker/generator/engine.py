@@ -1,4 +1,7 @@
-"""Writes several texts at once with a Gemma 2 checkpoint, a step at a time."""
+"""Generates several texts at once with a Gemma 2 checkpoint, a step at a time.
+
+Continuous batching with chunked prefill, and speculative decoding where there is an assistant.
+"""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
@@ -11,43 +14,44 @@ from shieldgate.errors import ModelError
 from shieldgate.prompt import Segment
 from shieldgate.scoring.encoding import PromptEncoder
 from shieldgate.scoring.local import Checkpoint
-from shieldgate.worker.generator.attention import RAGGED, Cache, Piece
-from shieldgate.worker.generator.sampling import accept, draw, probabilities
-from shieldgate.worker.order import Sampling
+from shieldgate.worker.generation import SamplingParams
+from shieldgate.worker.generator.attention import RAGGED, KVCache, SequenceSlice
+from shieldgate.worker.generator.sampling import accept, probabilities, sample
 
 _NO_MASK = {"full_attention": None, "sliding_attention": None}
-_CHUNK = 2048  # tokens of prompts in one step: bounds its memory, and how long others wait
-_DRAFTED = 5  # tokens that the assistant writes ahead
+_PREFILL_CHUNK = 2048  # tokens of prompts in one step: bounds memory, and the wait of others
+_DRAFT_TOKENS = 5  # tokens that the assistant writes ahead
 
 
 @dataclass(eq=False, slots=True)
-class Writing:
-    """A text being written: the prompt and what follows it so far.
+class TokenSequence:
+    """A text being generated: the prompt and what follows it so far.
 
-    `end` is the most tokens it may have in all; `forwards` counts the large model's passes over
-    it. A text with an `origin` shares its prompt, and waits until that has been read.
+    `prompt` and `max_length` count tokens, of the prompt and the most in all; `forwards` counts
+    the large model's passes. A text with a `parent` shares its prompt, and waits until that has
+    been read.
     """
 
     tokens: list[int]
     prompt: int
-    end: int
-    sampling: Sampling
-    source: torch.Generator
-    cache: Cache
-    ahead: Cache
-    origin: "Writing | None" = None
+    max_length: int
+    sampling: SamplingParams
+    rng: torch.Generator
+    cache: KVCache
+    draft_cache: KVCache
+    parent: "TokenSequence | None" = None
     forwards: int = 0
 
 
 @dataclass(slots=True)
-class _Guess:
-    """What the assistant thinks comes next, and the probabilities that it drew from."""
+class _Draft:
+    """What the assistant drafts, and the probabilities that it was sampled from."""
 
     tokens: list[int] = field(default_factory=list)
-    likely: list[Tensor] = field(default_factory=list)
+    probs: list[Tensor] = field(default_factory=list)
 
 
-class _Incremental:
+class _IncrementalModel:
     """A model that reads on where each text's cache ends."""
 
     def __init__(self, checkpoint: Checkpoint) -> None:
@@ -56,10 +60,10 @@ class _Incremental:
         self._config: Any = checkpoint.model.config
         self.device = checkpoint.model.device
 
-    def cache(self) -> Cache:
-        return Cache(self._config.num_hidden_layers)
+    def cache(self) -> KVCache:
+        return KVCache(self._config.num_hidden_layers)
 
-    def read(self, texts: Iterable[tuple[Cache, Sequence[int], int]]) -> list[Tensor]:
+    def read(self, texts: Iterable[tuple[KVCache, Sequence[int], int]]) -> list[Tensor]:
         """Read on in each text: (cache, new ids, how many of the last to give logits for).
 
         Returns the logits of each, fp32 [wanted, vocabulary].
@@ -70,7 +74,7 @@ class _Incremental:
         pieces = []
         sizes = []
         for cache, new, logits in texts:
-            pieces.append(Piece(slice(len(ids), len(ids) + len(new)), cache))
+            pieces.append(SequenceSlice(slice(len(ids), len(ids) + len(new)), cache))
             positions += range(cache.length, cache.length + len(new))
             ids += new
             wanted += range(len(ids) - logits, len(ids))
@@ -107,8 +111,8 @@ class GemmaGenerator:
                 f"{assistant.name} can't assist {checkpoint.name}: their tokenizers differ. "
                 "Use a smaller model of the same family."
             )
-        self._model = _Incremental(checkpoint)
-        self._assistant = _Incremental(assistant) if assistant else None
+        self._model = _IncrementalModel(checkpoint)
+        self._assistant = _IncrementalModel(assistant) if assistant else None
         config: Any = checkpoint.model.config
         self.context = int(config.max_position_embeddings)
         self._ends = _end_tokens(checkpoint)
@@ -126,101 +130,108 @@ class GemmaGenerator:
         return token in self._ends
 
     def begin(
-        self, prompt: Sequence[int], *, most: int, sampling: Sampling, seeds: Sequence[int]
-    ) -> list[Writing]:
-        """Begin as many texts of at most `most` new tokens as there are seeds, on one prompt."""
-        texts: list[Writing] = []
+        self,
+        prompt: Sequence[int],
+        *,
+        max_tokens: int,
+        sampling: SamplingParams,
+        seeds: Sequence[int],
+    ) -> list[TokenSequence]:
+        """Begin a text for each seed, of at most `max_tokens` new tokens, on one prompt."""
+        texts: list[TokenSequence] = []
         for seed in seeds:
-            text = Writing(
+            text = TokenSequence(
                 tokens=list(prompt),
                 prompt=len(prompt),
-                end=len(prompt) + most,
+                max_length=len(prompt) + max_tokens,
                 sampling=sampling,
-                source=torch.Generator(self._model.device).manual_seed(seed),
+                rng=torch.Generator(self._model.device).manual_seed(seed),
                 cache=self._model.cache(),
-                ahead=self._assistant.cache() if self._assistant else Cache(0),
-                origin=texts[0] if texts else None,
+                draft_cache=self._assistant.cache() if self._assistant else KVCache(0),
+                parent=texts[0] if texts else None,
             )
             texts.append(text)
         return texts
 
     @torch.inference_mode()
-    def step(self, texts: Sequence[Writing]) -> list[list[int]]:
+    def step(self, texts: Sequence[TokenSequence]) -> list[list[int]]:
         """Run the model once over texts that have room left; returns the new tokens of each.
 
         None are new where a prompt has not been read to its end. Nothing follows an end token.
         """
         for text in texts:
-            _join(text)
-        guesses = self._guess([t for t in texts if len(t.tokens) > t.prompt])
-        budget = _CHUNK
+            _fork(text)
+        drafts = self._draft([t for t in texts if len(t.tokens) > t.prompt])
+        budget = _PREFILL_CHUNK
         reading = []
         for text in texts:
-            if text.origin is not None:
+            if text.parent is not None:
                 continue
             unread = text.tokens[text.cache.length :]
-            guess = guesses.get(text, _Guess())
+            draft = drafts.get(text, _Draft())
             if len(unread) > 1:
                 unread = unread[:budget]
                 budget -= len(unread)
             if unread:
                 done = text.cache.length + len(unread) == len(text.tokens)
-                wanted = 1 + len(guess.tokens) if done else 0
-                reading.append((text, guess, [*unread, *guess.tokens], wanted))
+                wanted = 1 + len(draft.tokens) if done else 0
+                reading.append((text, draft, [*unread, *draft.tokens], wanted))
         found = self._model.read((t.cache, new, wanted) for t, _, new, wanted in reading)
-        written: dict[Writing, list[int]] = {}
-        for (text, guess, _, wanted), logits in zip(reading, found, strict=True):
+        written: dict[TokenSequence, list[int]] = {}
+        for (text, draft, _, wanted), logits in zip(reading, found, strict=True):
             text.forwards += 1
             if wanted:
-                written[text] = self._write(text, guess, logits)
+                written[text] = self._write(text, draft, logits)
         return [written.get(text, []) for text in texts]
 
-    def _write(self, text: Writing, guess: _Guess, logits: Tensor) -> list[int]:
-        likely = probabilities(logits, text.sampling)
-        draft = torch.stack(guess.likely) if guess.likely else likely[:0]
-        new = accept(likely, guess.tokens, draft, text.source)
+    def _write(self, text: TokenSequence, draft: _Draft, logits: Tensor) -> list[int]:
+        probs = probabilities(logits, text.sampling)
+        draft_probs = torch.stack(draft.probs) if draft.probs else probs[:0]
+        new = accept(probs, draft.tokens, draft_probs, text.rng)
         end = next((i for i, token in enumerate(new) if self.ends(token)), len(new) - 1)
         new = new[: end + 1]
         text.tokens += new
-        # What was guessed wrong is forgotten; the newest token is still to be read.
+        # What was drafted in vain is forgotten; the newest token is still to be read.
         text.cache.length = len(text.tokens) - 1
-        text.ahead.length = min(text.ahead.length, len(text.tokens) - 1)
+        text.draft_cache.length = min(text.draft_cache.length, len(text.tokens) - 1)
         return new
 
-    def _guess(self, texts: Sequence[Writing]) -> dict[Writing, _Guess]:
+    def _draft(self, texts: Sequence[TokenSequence]) -> dict[TokenSequence, _Draft]:
         """Let the assistant write ahead in each text, as far as there is room."""
-        guesses = {text: _Guess() for text in texts}
+        drafts = {text: _Draft() for text in texts}
         if self._assistant is None:
-            return guesses
-        for ahead in range(_DRAFTED):
-            writing = [t for t in texts if len(t.tokens) + ahead + 1 < t.end]
-            for text in writing:  # the prompt, before the first guess
-                while len(text.tokens) - text.ahead.length > _CHUNK:
-                    at = text.ahead.length
-                    self._assistant.read([(text.ahead, text.tokens[at : at + _CHUNK], 0)])
-            if not writing:
+            return drafts
+        for ahead in range(_DRAFT_TOKENS):
+            drafting = [t for t in texts if len(t.tokens) + ahead + 1 < t.max_length]
+            for text in drafting:  # the prompt, before the first draft
+                cache = text.draft_cache
+                while len(text.tokens) - cache.length > _PREFILL_CHUNK:
+                    chunk = text.tokens[cache.length : cache.length + _PREFILL_CHUNK]
+                    self._assistant.read([(cache, chunk, 0)])
+            if not drafting:
                 break
             found = self._assistant.read(
-                (t.ahead, [*t.tokens, *guesses[t].tokens][t.ahead.length :], 1) for t in writing
+                (t.draft_cache, [*t.tokens, *drafts[t].tokens][t.draft_cache.length :], 1)
+                for t in drafting
             )
-            for text, logits in zip(writing, found, strict=True):
-                [likely] = probabilities(logits.to(self._model.device), text.sampling)
-                guesses[text].likely.append(likely)
-                guesses[text].tokens.append(draw(likely, text.source))
-        return guesses
+            for text, logits in zip(drafting, found, strict=True):
+                [probs] = probabilities(logits.to(self._model.device), text.sampling)
+                drafts[text].probs.append(probs)
+                drafts[text].tokens.append(sample(probs, text.rng))
+        return drafts
 
 
 def _vocabulary(checkpoint: Checkpoint) -> tuple[int, dict[str, int]]:
     return len(checkpoint.model.lm_head.weight), checkpoint.tokenizer.get_vocab()
 
 
-def _join(text: Writing) -> None:
-    """Take over the origin's reading of the prompt, once it is done."""
-    origin = text.origin
-    if origin is not None and origin.cache.length >= text.prompt:
-        text.cache = origin.cache.copy(text.prompt - 1)
-        text.ahead = origin.ahead.copy(min(origin.ahead.length, text.prompt - 1))
-        text.origin = None
+def _fork(text: TokenSequence) -> None:
+    """Take over the parent's caches of the prompt, once it has been read."""
+    parent = text.parent
+    if parent is not None and parent.cache.length >= text.prompt:
+        text.cache = parent.cache.copy(text.prompt - 1)
+        text.draft_cache = parent.draft_cache.copy(min(parent.draft_cache.length, text.prompt - 1))
+        text.parent = None
 
 
 def _end_tokens(checkpoint: Checkpoint) -> frozenset[int]:

@@ -1,15 +1,15 @@
-"""The words of the worker: what is to be written, and what comes of it."""
+"""What is to be generated, and what comes of it."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-Finish = Literal["stop", "length"]
+FinishReason = Literal["stop", "length"]
 
 
 @dataclass(frozen=True, slots=True)
-class Sampling:
-    """How a token is chosen; temperature 0 takes the likeliest, `top_k` 0 considers all."""
+class SamplingParams:
+    """How a token is sampled; temperature 0 takes the likeliest, `top_k` 0 considers all."""
 
     temperature: float = 1.0
     top_p: float = 1.0
@@ -17,17 +17,17 @@ class Sampling:
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
-    """What is to be written: `choices` texts of at most `most` tokens each, on one prompt.
+class GenerationRequest:
+    """What is to be written: `choices` texts of at most `max_tokens` tokens each, on one prompt.
 
     Equal seeds give equal texts; without one they differ each time.
     """
 
     prompt: Sequence[int]
-    most: int
-    sampling: Sampling = Sampling()
+    max_tokens: int
+    sampling: SamplingParams = SamplingParams()
     choices: int = 1
-    stops: Sequence[str] = ()
+    stop: Sequence[str] = ()
     seed: int | None = None
 
 
@@ -38,4 +38,4 @@ class Delta:
     choice: int
     text: str
     tokens: int
-    finish: Finish | None = None
+    finish: FinishReason | None = None

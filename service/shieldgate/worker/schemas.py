@@ -8,14 +8,14 @@ from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_vali
 from pydantic_core import PydanticCustomError
 
 from shieldgate.openai.text import Text
-from shieldgate.worker.order import Finish, Sampling
+from shieldgate.worker.generation import FinishReason, SamplingParams
 
 Stop = Annotated[Text, StringConstraints(min_length=1)]
 Zero = Annotated[float, Field(ge=0, le=0)]
 NoList = Annotated[list[Any], Field(max_length=0)]
 
 
-class _Wire(BaseModel):
+class _Schema(BaseModel):
     model_config = ConfigDict(extra="forbid", frozen=True)
 
     @model_validator(mode="before")
@@ -27,18 +27,18 @@ class _Wire(BaseModel):
         return given
 
 
-class TextPart(_Wire):
+class TextContentPart(_Schema):
     """A piece of a message; there are no others that Gemma 2 could read."""
 
     type: Literal["text"]
     text: Text
 
 
-class Message(_Wire):
+class ChatMessage(_Schema):
     """One message of the conversation."""
 
     role: Literal["system", "developer", "user", "assistant"]
-    content: Text | list[TextPart] = ""
+    content: Text | list[TextContentPart] = ""
     name: str = ""
     annotations: NoList = []
     tool_calls: NoList = []
@@ -51,7 +51,7 @@ class Message(_Wire):
         return "\n".join(part.text for part in self.content)
 
 
-class StreamOptions(_Wire):
+class CompletionStreamOptions(_Schema):
     """What a stream is to hold besides text; `continuous_usage_stats` counts in every chunk."""
 
     include_usage: bool = False
@@ -59,23 +59,23 @@ class StreamOptions(_Wire):
     include_obfuscation: bool = False
 
 
-class ResponseFormat(_Wire):
+class ResponseFormat(_Schema):
     """The only format there is."""
 
     type: Literal["text"]
 
 
-class ChatRequest(_Wire):
+class ChatCompletionRequest(_Schema):
     """A request for completions.
 
     `model` may be any name, as there is one model. Fields at the end change nothing: they are
     accepted at the value that asks for nothing, or because they only inform.
     """
 
-    messages: Annotated[list[Message], Field(min_length=1)]
+    messages: Annotated[list[ChatMessage], Field(min_length=1)]
     model: str = ""
     stream: bool = False
-    stream_options: StreamOptions = StreamOptions()
+    stream_options: CompletionStreamOptions = CompletionStreamOptions()
     temperature: Annotated[float, Field(ge=0, le=2)] = 1.0
     top_p: Annotated[float, Field(ge=0, le=1)] = 1.0
     top_k: Annotated[int, Field(ge=0)] = 0
@@ -107,30 +107,29 @@ class ChatRequest(_Wire):
         return self
 
     @property
-    def sampling(self) -> Sampling:
+    def sampling(self) -> SamplingParams:
         """Say how tokens are chosen."""
-        return Sampling(self.temperature, self.top_p, self.top_k)
+        return SamplingParams(self.temperature, self.top_p, self.top_k)
 
     @property
-    def most(self) -> int | None:
+    def token_limit(self) -> int | None:
         """Give the most tokens that may be written, if the request says so."""
         return self.max_completion_tokens or self.max_tokens
 
     @property
-    def stops(self) -> list[str]:
+    def stop_strings(self) -> list[str]:
         """List the stop strings."""
         return [self.stop] if isinstance(self.stop, str) else self.stop
 
 
-class Writer:
+class CompletionWriter:
     """Writes one completion out, whole or in chunks."""
 
     def __init__(self, model: str) -> None:
-        """Give the completion its id and time."""
         self._head = {"id": f"chatcmpl-{uuid4().hex}", "created": int(time()), "model": model}
 
     def whole(
-        self, texts: list[str], finishes: list[Finish | None], usage: dict[str, int]
+        self, texts: list[str], finishes: list[FinishReason | None], usage: dict[str, int]
     ) -> dict[str, Any]:
         """Write the reply that is not a stream."""
         choices = [
@@ -145,7 +144,7 @@ class Writer:
         return {**self._head, "object": "chat.completion", "choices": choices, "usage": usage}
 
     def chunk(
-        self, choice: int, delta: dict[str, str], finish: Finish | None = None
+        self, choice: int, delta: dict[str, str], finish: FinishReason | None = None
     ) -> dict[str, Any]:
         """Write a piece of one choice."""
         piece = {"index": choice, "delta": delta, "logprobs": None, "finish_reason": finish}

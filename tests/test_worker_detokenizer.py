@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shieldgate.prompt import render
-from shieldgate.worker.text import TextOut
-from shieldgate.worker.turns import gemma_prompt
+from shieldgate.worker.chat_template import gemma_prompt
+from shieldgate.worker.detokenizer import Detokenizer
 
 
 def decode(tokens: list[int]) -> str:
@@ -16,13 +16,13 @@ def decode(tokens: list[int]) -> str:
 def written(text: str, stops: list[str], sizes: list[int]) -> tuple[list[str], bool]:
     """Push the text's bytes in groups of these sizes."""
     tokens = list(text.encode())
-    out = TextOut(decode, stops)
+    out = Detokenizer(decode, stops)
     pieces = []
     while tokens:
         size = sizes[len(pieces) % len(sizes)]
         pieces.append(out.push(tokens[:size]))
         tokens = tokens[size:]
-    return [*pieces, out.finish()], out.stopped
+    return [*pieces, out.flush()], out.stopped
 
 
 @given(
@@ -43,16 +43,16 @@ def test_what_leaves_is_the_text_up_to_the_first_stop_string(
 
 
 def test_a_piece_that_may_become_a_stop_string_waits() -> None:
-    out = TextOut(decode, ["END"])
+    out = Detokenizer(decode, ["END"])
     assert [out.push(list(c.encode())) for c in "aEbEN"] == ["a", "", "Eb", "", ""]
-    assert out.finish() == "EN"
+    assert out.flush() == "EN"
 
 
 def test_a_character_leaves_once_it_is_whole() -> None:
-    out = TextOut(decode, [])
+    out = Detokenizer(decode, [])
     assert [out.push([b]) for b in "é!".encode()] == ["", "é", "!"]
     out.push([0xE2])
-    assert out.finish() == "\ufffd"
+    assert out.flush() == "\ufffd"
 
 
 USER, MODEL = "<start_of_turn>user\n", "<start_of_turn>model\n"
