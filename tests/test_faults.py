@@ -57,7 +57,7 @@ class Rig:
 
     gateway: Gateway
     engine: Engine
-    batched: Batched[Piece]
+    batched: Batched
 
     def ask(self, text: str) -> asyncio.Task[httpx.Response]:
         body = {"prompt": text}
@@ -79,7 +79,7 @@ class Rig:
 @asynccontextmanager
 async def rig(*, seconds: float = 30, waiting: int = 100) -> AsyncIterator[Rig]:
     engine = Engine()
-    built: list[Batched[Piece]] = []
+    built: list[Batched] = []
 
     @asynccontextmanager
     async def opened() -> AsyncIterator[Scorer]:

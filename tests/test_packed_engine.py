@@ -15,7 +15,8 @@ from shieldgate.errors import ModelError, ScorerUnavailable
 from shieldgate.policy import Policy
 from shieldgate.prompt import TEMPLATES, render
 from shieldgate.scoring.local import PackedEngine, load_engine
-from shieldgate.scoring.local.packing import Layout, Pack, pack
+from shieldgate.scoring.local.packing import Layout
+from shieldgate.scoring.pack import Pack, pack
 from shieldgate.types import Exchange
 
 # Our fp32 may be this much farther from the truth, the plain model in fp64, than the plain model in

@@ -6,16 +6,17 @@ segments before any content is filled in.
 """
 
 import hashlib
+import json
 import re
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, replace
+from functools import cached_property
 
 from shieldgate.errors import ConfigurationError
 from shieldgate.types import Exchange
 
-CONTROL_TOKENS = ("<bos>", "<start_of_turn>", "<end_of_turn>")
-
-_PIECES = re.compile(f"({'|'.join(CONTROL_TOKENS)}|{{(?:prompt|response|guideline)}})")
+GEMMA_CONTROL_TOKENS = ("<bos>", "<start_of_turn>", "<end_of_turn>")
+_GEMMA = (GEMMA_CONTROL_TOKENS, "Yes", "No")
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,24 +28,39 @@ class Control:
 
 Segment = Control | str
 
+_FIELDS = ("{prompt}", "{response}", "{guideline}")
+
 
 @dataclass(frozen=True)
 class Template:
-    """A prompt format with the fields `{prompt}`, `{response}` and `{guideline}`.
+    """What a guard model is asked, with the fields `{prompt}`, `{response}` and `{guideline}`.
 
     `for_response` is None where a format only judges prompts. With `strip`, white space around
-    the content is removed, as some published formats do.
+    the content is removed, as some published formats do. `control_tokens` are the tokens of the
+    format that no text can contain. The model's next token is `positive` where the guideline is
+    violated, and `negative` where it isn't; each is one token, with the space before it if it has
+    one. The defaults are ShieldGemma's.
     """
 
     name: str
     for_prompt: str
     for_response: str | None
     strip: bool = False
+    control_tokens: tuple[str, ...] = GEMMA_CONTROL_TOKENS
+    positive: str = "Yes"
+    negative: str = "No"
 
     @property
     def digest(self) -> str:
-        """Identify the exact wording."""
-        parts = (self.for_prompt, self.for_response or "", str(self.strip))
+        """Identify all but the name, in 12 hexadecimal digits.
+
+        What is Gemma's is left out, because calibrations and caches hang on digests from a time
+        when there was nothing else.
+        """
+        parts = [self.for_prompt, self.for_response or "", str(self.strip)]
+        reading = (self.control_tokens, self.positive, self.negative)
+        if reading != _GEMMA:
+            parts.append(json.dumps(reading))
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:12]
 
     def segments(self, exchange: Exchange, guideline: str) -> tuple[Segment, ...]:
@@ -58,7 +74,7 @@ class Template:
         if source is None:
             raise ConfigurationError(
                 f"The template {self.name!r} only judges prompts, and a response was to be judged. "
-                "Choose the template 'chat', 'paper' or 'notebook'."
+                "Choose 'chat', 'paper' or 'notebook', or a file that has a 'response'."
             )
         fields = {
             "{prompt}": self._content(exchange.prompt),
@@ -67,8 +83,8 @@ class Template:
         }
         segments: list[Segment] = []
         text = ""
-        for piece in _PIECES.split(source):
-            if piece in CONTROL_TOKENS:
+        for piece in self._pieces.split(source):
+            if piece in self.control_tokens:
                 if text:
                     segments.append(text)
                 segments.append(Control(piece))
@@ -79,12 +95,18 @@ class Template:
             segments.append(text)
         return tuple(segments)
 
+    @cached_property
+    def _pieces(self) -> re.Pattern[str]:
+        # The longest first, because one may begin like another.
+        tokens = sorted(self.control_tokens, key=len, reverse=True)
+        return re.compile(f"({'|'.join(map(re.escape, (*tokens, *_FIELDS)))})")
+
     def _content(self, text: str) -> str:
         return text.strip() if self.strip else text
 
 
-def render(segments: tuple[Segment, ...]) -> str:
-    """Write segments out as the one string that the published formats show."""
+def render(segments: Iterable[Segment]) -> str:
+    """Write segments out as the one string that a published format shows."""
     return "".join(s.token if isinstance(s, Control) else s for s in segments)
 
 
@@ -107,7 +129,8 @@ def adopt(rendered: Callable[[Exchange, str], str], ours: Template) -> tuple[Tem
         return text
 
     padded = rendered(Exchange(f"  {prompt}  "), guideline)
-    theirs = Template(
+    theirs = replace(
+        ours,
         name=f"{ours.name} (the tokenizer's own)",
         for_prompt=source(Exchange(prompt)),
         for_response=source(Exchange(prompt, response)),
@@ -290,3 +313,10 @@ TEMPLATES = {
         Template("blog", _BLOG_PROMPT, None, strip=True),
     )
 }
+
+_NAMES = {template.digest: name for name, template in TEMPLATES.items()}
+
+
+def template_name(digest: str) -> str:
+    """Name the published format with this digest; another is called by its digest."""
+    return _NAMES.get(digest, digest)

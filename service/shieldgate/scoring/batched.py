@@ -7,13 +7,14 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from time import perf_counter
-from typing import Generic, Literal, Protocol, Self
+from typing import Literal, Protocol, Self
 
 import structlog
 
 from shieldgate.errors import Overloaded, ScorerUnavailable, ShieldgateError
 from shieldgate.policy import Policy
-from shieldgate.scoring.interfaces import Engine, W
+from shieldgate.scoring.interfaces import Engine
+from shieldgate.scoring.pack import Pack
 from shieldgate.types import Exchange, Score
 
 log = structlog.get_logger(__name__)
@@ -36,14 +37,14 @@ class BatchObserver(Protocol):
 
 
 @dataclass(slots=True)
-class _Waiting(Generic[W]):
-    work: W
+class _Waiting:
+    work: Pack
     done: asyncio.Future[list[float]]
     taken: float = 0.0
     """When its forward pass began."""
 
 
-class Batched(Generic[W]):
+class Batched:
     """Puts a blocking engine behind the scoring seam; an async context manager.
 
     Tokenisation and forward passes run in threads of their own. A forward pass takes pieces in
@@ -54,7 +55,7 @@ class Batched(Generic[W]):
 
     def __init__(
         self,
-        engine: Engine[W],
+        engine: Engine,
         *,
         max_batch_tokens: int,
         max_waiting: int,
@@ -68,7 +69,7 @@ class Batched(Generic[W]):
         self._max_seconds = max_seconds
         self._observer = observer
         self._calls = 0
-        self._queue: deque[_Waiting[W]] = deque()
+        self._queue: deque[_Waiting] = deque()
         self._arrived = asyncio.Event()
         self._seconds_per_token = 0.0
         self._computed = 0  # tokens of the pass under way
@@ -77,7 +78,6 @@ class Batched(Generic[W]):
         self._tokenising = ThreadPoolExecutor(2, "tokenise")
         self._computing = ThreadPoolExecutor(1, "forward")
         self.identity = engine.identity
-        self.template = engine.template
 
     async def __aenter__(self) -> Self:
         """Start the loop that runs the forward passes."""
@@ -132,7 +132,7 @@ class Batched(Generic[W]):
         if ahead and ahead + tokens * self._seconds_per_token > self._max_seconds:
             raise Overloaded(max(1.0, ahead))
 
-    def _enqueue(self, waiting: Sequence[_Waiting[W]]) -> None:
+    def _enqueue(self, waiting: Sequence[_Waiting]) -> None:
         if self._loop_task is None:  # closed while this caller's text was tokenised
             raise ScorerUnavailable("The scorer is closed.")
         self._queue.extend(waiting)
@@ -167,9 +167,9 @@ class Batched(Generic[W]):
             self._measure(perf_counter() - self._started, self._computed, len(work))
             self._computed = 0
 
-    def _take(self) -> list[_Waiting[W]]:
+    def _take(self) -> list[_Waiting]:
         """Take what fits one forward pass, skipping those whose caller has left."""
-        batch: list[_Waiting[W]] = []
+        batch: list[_Waiting] = []
         tokens = 0
         while self._queue:
             waiter = self._queue[0]
@@ -190,7 +190,7 @@ class Batched(Generic[W]):
         if self._observer:
             self._observer.forward(seconds, tokens, pieces)
 
-    def _observe_phases(self, began: float, queued: float, waiting: Sequence[_Waiting[W]]) -> None:
+    def _observe_phases(self, began: float, queued: float, waiting: Sequence[_Waiting]) -> None:
         if self._observer:
             last = max((w.taken for w in waiting), default=queued)
             self._observer.tokenised(sum(w.work.tokens for w in waiting))
@@ -212,7 +212,7 @@ class Batched(Generic[W]):
             seconds += max(0.0, expected - (perf_counter() - self._started))
         return seconds
 
-    def _fail(self, waiter: _Waiting[W]) -> None:
+    def _fail(self, waiter: _Waiting) -> None:
         if not waiter.done.done():
             waiter.done.set_exception(ScorerUnavailable("The scorer failed or was closed."))
 

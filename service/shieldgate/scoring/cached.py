@@ -84,7 +84,6 @@ class Cached:
         self._scores: OrderedDict[bytes, Score] = OrderedDict()
         self._flights: dict[bytes, tuple[_Flight, int]] = {}
         self.identity = scorer.identity
-        self.template = scorer.template
 
     async def score(self, exchange: Exchange, policies: Sequence[Policy]) -> list[Score]:
         """Score one exchange; only policies that are not known reach the scorer.

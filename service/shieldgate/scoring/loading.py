@@ -6,7 +6,6 @@ from contextlib import AbstractAsyncContextManager
 
 from shieldgate.errors import ScorerUnavailable
 from shieldgate.policy import Policy
-from shieldgate.prompt import Template
 from shieldgate.scoring import Identity, Scorer
 from shieldgate.types import Exchange, Score
 
@@ -52,11 +51,6 @@ class LoadingScorer:
     def identity(self) -> Identity:
         """Say what the scores depend on; raise ScorerUnavailable."""
         return self._loaded().identity
-
-    @property
-    def template(self) -> Template:
-        """Give the prompt format; raise ScorerUnavailable."""
-        return self._loaded().template
 
     async def score(self, exchange: Exchange, policies: Sequence[Policy]) -> list[Score]:
         """Score one exchange; raise ScoringError."""

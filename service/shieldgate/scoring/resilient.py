@@ -43,7 +43,6 @@ class Resilient:
         self._observer = observer
         self._breaker = CircuitBreaker(changed=self._changed)
         self.identity = scorer.identity
-        self.template = scorer.template
 
     async def score(self, exchange: Exchange, policies: Sequence[Policy]) -> list[Score]:
         """Score one exchange; raise ScorerUnavailable at the deadline, else what the scorer does.

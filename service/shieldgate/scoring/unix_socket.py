@@ -17,7 +17,6 @@ import structlog
 
 from shieldgate.errors import ConfigurationError, Overloaded, ScorerUnavailable
 from shieldgate.policy import Policy
-from shieldgate.prompt import Template
 from shieldgate.scoring.interfaces import Identity, Scorer
 from shieldgate.types import Exchange, Score
 
@@ -32,11 +31,10 @@ log = structlog.get_logger(__name__)
 class UnixSocketScorer:
     """Asks the scorer that listens at a path; a Scorer, and an async context manager.
 
-    It has an identity and a template once it is entered, and can be entered again after `gone`.
+    It has an identity once it is entered, and can be entered again after `gone`.
     """
 
     identity: Identity
-    template: Template
 
     def __init__(self, path: Path) -> None:
         """Take where the scorer listens, or will."""
@@ -54,7 +52,6 @@ class UnixSocketScorer:
                 await asyncio.sleep(_LOOK_SECONDS)
             else:
                 self.identity = Identity(**said["identity"])
-                self.template = Template(**said["template"])
                 return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -113,10 +110,7 @@ async def listening(scorer: Scorer, path: Path) -> AsyncIterator[None]:
         try:
             question = await _receive(reader)
             if question == _PRESENCE:
-                await _send(
-                    writer,
-                    {"identity": asdict(scorer.identity), "template": asdict(scorer.template)},
-                )
+                await _send(writer, {"identity": asdict(scorer.identity)})
                 await reader.read()
             elif (said := await _while_connected(scorer, question, reader)) is not None:
                 await _send(writer, said)
