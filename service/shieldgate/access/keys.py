@@ -21,7 +21,7 @@ from pydantic_core import ErrorDetails
 
 from shieldgate.access.rate_limits import RateLimit
 from shieldgate.errors import ConfigurationError
-from shieldgate.policy import PolicyBook, follow
+from shieldgate.policy import PolicyBook, changes
 from shieldgate.yaml_document import Document, reason, suggest
 
 log = structlog.get_logger(__name__)
@@ -175,4 +175,5 @@ class LiveKeys:
 
     async def watch(self) -> None:
         """Reload whenever the file changes, until cancelled."""
-        await follow(self.path.parent, lambda name: name == self.path.name, self.reload)
+        async for _ in changes(self.path.parent, lambda name: name == self.path.name):
+            self.reload()

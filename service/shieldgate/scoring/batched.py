@@ -3,7 +3,7 @@
 import asyncio
 import math
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from time import perf_counter
@@ -125,6 +125,11 @@ class Batched:
             raise ScorerUnavailable("The text could not be tokenised.") from failure
         finally:
             self._calls -= 1
+
+    async def check(self, policies: Iterable[Policy]) -> None:
+        """Raise ConfigurationError where a guideline leaves no room for the text to be judged."""
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(self._tokenising, self._engine.check_policies, policies)
 
     def _check_wait(self, tokens: int) -> None:
         """Refuse who comes too late; never when nobody is before, so that estimates are renewed."""

@@ -155,7 +155,7 @@ class PackedEngine:
             logits = self.model(input_ids=inputs, use_cache=False, logits_to_keep=1).logits[0, -1]
         finally:
             self.model.set_attn_implementation(PACKED)
-        positive, negative = logits[self._answers].tolist()
+        positive, negative = logits[list(self._prompts.answers)].tolist()
         return float(positive - negative)
 
 
