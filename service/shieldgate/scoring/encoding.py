@@ -35,11 +35,12 @@ class PromptEncoder:
         self._backend.add_special_tokens(
             [AddedToken(token, normalized=False, special=True) for token in ordinary]
         )
-        # Some put a space before a text's first word only, and no segment stands there.
-        metaspace = self._backend.pre_tokenizer
-        if isinstance(metaspace, Metaspace) and metaspace.prepend_scheme == "first":
-            metaspace.prepend_scheme = "never"
-        self._backend.encode_special_tokens = True
+        pre_tokenizer = self._backend.pre_tokenizer
+        # Some put a space before the first word of a whole text.
+        self._spaced = isinstance(pre_tokenizer, Metaspace) and (
+            pre_tokenizer.prepend_scheme == "first"
+        )
+        self._read_segments(True)
         self.special_tokens = self._special({*special_tokens, *control_tokens})
         self._refuse_forgeable()
 
@@ -92,11 +93,9 @@ class PromptEncoder:
 
         For the time of construction: no other thread may encode meanwhile.
         """
-        self._backend.encode_special_tokens = False
-        try:
-            whole = self._backend.encode(render(prompt), add_special_tokens=False).ids
-        finally:
-            self._backend.encode_special_tokens = True
+        self._read_segments(False)
+        whole = self._backend.encode(render(prompt), add_special_tokens=False).ids
+        self._read_segments(True)
         if whole == self.encode([prompt])[0]:
             return
         texts = [s for s in prompt if isinstance(s, str)]
@@ -110,6 +109,12 @@ class PromptEncoder:
             "The tokenizer reads text after a control token in another way than text alone. Use "
             "a template that begins with a control token, or another tokenizer.json."
         )
+
+    def _read_segments(self, yes: bool) -> None:
+        """Read text as parts of a prompt, free of control tokens, or as the tokenizer itself does."""
+        self._backend.encode_special_tokens = yes
+        if self._spaced:
+            self._backend.pre_tokenizer.prepend_scheme = "never" if yes else "first"
 
     def _id(self, token: str) -> int:
         found = self._backend.token_to_id(token)
