@@ -91,7 +91,7 @@ class Replica:
         for number in range(50):
             if self.shared._breakers[breaker].state == state:
                 return
-            await asyncio.sleep(self.shared._breakers[breaker].wait())
+            await asyncio.sleep(self.shared._breakers[breaker].retry_after())
             await self.ask(f"{state} {number}")
             await self.settled()
         raise AssertionError(f"{breaker} never became {state}: {self.states}")

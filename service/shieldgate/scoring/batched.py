@@ -1,4 +1,4 @@
-"""Callers who wait at the same time share a forward pass."""
+"""Dynamic batching: callers who wait at the same time share a forward pass."""
 
 import asyncio
 import math
@@ -40,14 +40,15 @@ class BatchObserver(Protocol):
 class _Waiting:
     work: Pack
     done: asyncio.Future[list[float]]
-    taken: float = 0.0
-    """When its forward pass began."""
+    began: float = 0.0
+    """When its forward pass began, by perf_counter."""
 
 
 class Batched:
-    """Puts a blocking engine behind the scoring seam; an async context manager.
+    """Makes a blocking engine an OpenScorer; an async context manager.
 
-    Tokenisation and forward passes run in threads of their own. A forward pass takes pieces in
+    Two threads tokenise (`Engine.prepare`), one computes (`Engine.forward`), and all else happens
+    on the event loop. A forward pass takes pieces in
     the order they came, up to `max_batch_tokens` (and always one); those whose caller has left
     are skipped. At most `max_waiting` calls are in here at once, further ones get Overloaded, and
     so does at once who could not be done within `max_seconds`, because of those before.
@@ -62,7 +63,6 @@ class Batched:
         max_seconds: float = math.inf,
         observer: BatchObserver | None = None,
     ) -> None:
-        """Take the engine and the limits; `async with` starts and closes."""
         self._engine = engine
         self._budget = max_batch_tokens
         self._max_waiting = max_waiting
@@ -132,7 +132,7 @@ class Batched:
         await loop.run_in_executor(self._tokenising, self._engine.check_policies, policies)
 
     def _check_wait(self, tokens: int) -> None:
-        """Refuse who comes too late; never when nobody is before, so that estimates are renewed."""
+        """Raise Overloaded for what comes too late; never for the first, to renew the estimate."""
         ahead = self._seconds_ahead()
         if ahead and ahead + tokens * self._seconds_per_token > self._max_seconds:
             raise Overloaded(max(1.0, ahead))
@@ -148,14 +148,14 @@ class Batched:
         loop = asyncio.get_running_loop()
         while True:
             await self._arrived.wait()
-            batch = self._take()
+            batch = self._next_batch()
             self._observe_queue()
             if not batch:
                 continue
             work = [w.work for w in batch]
             self._started, self._computed = perf_counter(), sum(w.tokens for w in work)
             for waiter in batch:
-                waiter.taken = self._started
+                waiter.began = self._started
             try:
                 margins = await loop.run_in_executor(self._computing, self._engine.forward, work)
                 for waiter, found in zip(batch, margins, strict=True):
@@ -172,8 +172,8 @@ class Batched:
             self._measure(perf_counter() - self._started, self._computed, len(work))
             self._computed = 0
 
-    def _take(self) -> list[_Waiting]:
-        """Take what fits one forward pass, skipping those whose caller has left."""
+    def _next_batch(self) -> list[_Waiting]:
+        """Take what fits one forward pass off the queue, skipping those whose caller has left."""
         batch: list[_Waiting] = []
         tokens = 0
         while self._queue:
@@ -197,7 +197,7 @@ class Batched:
 
     def _observe_phases(self, began: float, queued: float, waiting: Sequence[_Waiting]) -> None:
         if self._observer:
-            last = max((w.taken for w in waiting), default=queued)
+            last = max((w.began for w in waiting), default=queued)
             self._observer.tokenised(sum(w.work.tokens for w in waiting))
             self._observer.phase("tokenise", queued - began)
             self._observer.phase("queue", last - queued)

@@ -111,7 +111,7 @@ class PromptEncoder:
         )
 
     def _read_segments(self, yes: bool) -> None:
-        """Read text as parts of a prompt, free of control tokens, or as the tokenizer itself does."""
+        """Read text as parts of a prompt, free of control tokens, or as the tokenizer does."""
         self._backend.encode_special_tokens = yes
         if self._spaced:
             self._backend.pre_tokenizer.prepend_scheme = "never" if yes else "first"

@@ -14,7 +14,7 @@ class LoadingScorer:
     """A scorer that is there once it is loaded and checked; until then ScorerUnavailable.
 
     `open_scorer` gives a context manager that loads a scorer, checks it, and closes it again.
-    When `gone` returns, the scorer is gone, and opened anew; one in this process never is.
+    When `gone` returns, the scorer has ended and is opened anew; one in this process never ends.
     """
 
     def __init__(
@@ -22,7 +22,6 @@ class LoadingScorer:
         open_scorer: Callable[[], AbstractAsyncContextManager[Scorer]],
         gone: Callable[[], Awaitable[object]] | None = None,
     ) -> None:
-        """Take the way to a scorer; `hold` walks it."""
         self._open = open_scorer
         self._gone = gone or asyncio.Event().wait
         self._scorer: Scorer | None = None

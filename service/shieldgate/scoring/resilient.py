@@ -1,4 +1,4 @@
-"""A judgement has a deadline, and a scorer that keeps failing is left alone."""
+"""A judgement has a deadline, and a circuit breaker stands before a scorer that keeps failing."""
 
 import asyncio
 from collections.abc import Sequence
@@ -30,14 +30,14 @@ class ResilienceObserver(Protocol):
 class Resilient:
     """Bounds the time in which a scorer answers, and asks none that keeps failing; a Scorer.
 
-    All policies of an exchange share the one deadline. Time-outs and failures in a row open the
-    breaker; then calls fail at once, and one of them at a time probes whether the scorer is back.
+    `seconds` is the longest that one exchange may take under all its policies, queueing included.
+    Time-outs and failures in a row open the circuit breaker; a wrong configuration doesn't, nor
+    does a full queue.
     """
 
     def __init__(
         self, scorer: Scorer, *, seconds: float, observer: ResilienceObserver | None = None
     ) -> None:
-        """Wrap a scorer; `seconds` is the longest that one exchange may take, queueing included."""
         self._scorer = scorer
         self._seconds = seconds
         self._observer = observer
@@ -49,7 +49,7 @@ class Resilient:
 
         How long to wait is said by `retry_after` of what is raised, where that is known.
         """
-        if seconds := self._breaker.wait():
+        if seconds := self._breaker.retry_after():
             self._failed("breaker")
             raise ScorerUnavailable(
                 "The scorer keeps failing and is left alone for a moment.", retry_after=seconds
