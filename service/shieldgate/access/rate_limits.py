@@ -127,7 +127,7 @@ class RateLimiter:
             raise LimitReached(f"This key may send {rate} {what} a minute.", retry_after=wait)
 
     async def _acquire_in_redis(self, name: str, what: str, *arguments: int | str) -> float | None:
-        """Do so in Redis; gives the seconds to wait, -1 if no lease is free, None where it fails."""
+        """Do so in Redis; gives the seconds to wait, -1 without a free lease, None on failure."""
         if self._redis is None:
             return None
 

@@ -139,11 +139,7 @@ class _Server(uvicorn.Server):
         self.config.timeout_graceful_shutdown = math.ceil(max(0, end - loop.time()))
 
 
-async def _serve(
-    server: _Server,
-    listener: socket.socket,
-    on_hangup: Reload | None,
-) -> None:
+async def _serve(server: _Server, listener: socket.socket, on_hangup: Reload | None) -> None:
     # When uvicorn has shut down in order, it raises the signal again that made it do so.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _exit)

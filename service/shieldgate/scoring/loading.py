@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, suppress
 
 from shieldgate.errors import ScorerUnavailable
 from shieldgate.policy import Policy
@@ -32,14 +32,15 @@ class LoadingScorer:
         `ready` is told whenever texts can be scored, and when they no longer can.
         """
         while True:
-            async with self._open() as scorer:
-                self._scorer = scorer
-                ready(True)
-                try:
-                    await self._gone()
-                finally:
-                    self._scorer = None
-                    ready(False)
+            with suppress(ScorerUnavailable):  # of one that has ended while it was opened
+                async with self._open() as scorer:
+                    self._scorer = scorer
+                    ready(True)
+                    try:
+                        await self._gone()
+                    finally:
+                        self._scorer = None
+                        ready(False)
 
     @property
     def ready(self) -> bool:
