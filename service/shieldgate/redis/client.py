@@ -39,10 +39,10 @@ class _Failed(Exception):
 class RedisClient:
     """Runs commands on Redis; whatever goes wrong is None, never an error. `async with` opens it.
 
-    `url` is as in `redis.urls`; a wrong one raises ConfigurationError. A caller waits for `seconds`
-    at most. The command goes on without it, so that a connection
-    that is slow to come about is there for the next caller, and no answer is left unread for
-    another. Reading and writing have a circuit breaker each: a full Redis can still be read.
+    `url` is as in `redis.urls`; a wrong one raises ConfigurationError. A caller waits for
+    `seconds` at most. The command goes on without it, so that a connection that is slow to come
+    about is there for the next caller, and no answer is left unread for another. Reading and
+    writing have a circuit breaker each: a full Redis can still be read.
     """
 
     def __init__(self, url: str, *, seconds: float, observer: RedisObserver | None = None) -> None:

@@ -30,10 +30,10 @@ log = structlog.get_logger(__name__)
 class PackedEngine:
     """Scores exchanges with a Gemma 2 checkpoint; an Engine.
 
-    The margin is the logit of the template's positive answer less that of its negative one (with
-    ShieldGemma `Yes` and `No`) at a prompt's last token, computed
-    in fp32 from the last hidden state and soft-capped as the model's own are (ShieldGemma,
-    arXiv 2407.21772, eq. 1 with a = 0 and T = 1).
+    The margin is the logit of the template's positive answer less that of its negative one, with
+    ShieldGemma z_yes - z_no, at a prompt's last token, computed in fp32 from the last hidden state
+    and soft-capped as the model's own are (ShieldGemma, arXiv 2407.21772, eq. 1 with a = 0 and
+    T = 1).
     """
 
     def __init__(
