@@ -7,7 +7,8 @@ import torch
 from transformers import Gemma2Config, Gemma2ForCausalLM
 
 from shieldgate.scoring.local.attention import PACKED
-from shieldgate.scoring.local.packing import Layout, Pack
+from shieldgate.scoring.local.packing import Layout
+from shieldgate.scoring.pack import Pack
 from shieldgate.tuning.attention import PADDED, Padded, by_size
 
 NO_MASK = {"full_attention": None, "sliding_attention": None}

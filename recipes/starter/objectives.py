@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import accumulate
 from random import Random
 from typing import Any
@@ -15,7 +16,7 @@ from recipes.starter.sampling import Example, split_words
 from recipes.starter.wording import HARMS, Guidelines
 from shieldgate.prompt import Control, Segment, Template
 from shieldgate.scoring.encoding import PromptEncoder
-from shieldgate.scoring.local.packing import Pack, pack
+from shieldgate.scoring.pack import Pack, pack
 from shieldgate.tuning.attention import Padded, by_size
 from shieldgate.types import Exchange
 
@@ -44,6 +45,12 @@ class Student:
     tokens: int = 3000
     half: bool = False
     cuts: float = 0.0
+
+    @cached_property
+    def answers(self) -> tuple[int, int]:
+        """Give the token ids of the template's positive and negative answer."""
+        template = self.template
+        return self.encoder.token(template.positive), self.encoder.token(template.negative)
 
     @property
     def device(self) -> torch.device:
@@ -80,7 +87,7 @@ class Student:
 
     def margins(self, states: Tensor) -> Tensor:
         """Compute z_yes - z_no of last hidden states, fp32 [branches], as scoring does."""
-        answers = self.model.lm_head.weight[[self.encoder.yes, self.encoder.no]]
+        answers = self.model.lm_head.weight[list(self.answers)]
         logits = states.float() @ answers.float().T
         cap = self.model.config.final_logit_softcapping
         if cap is not None:

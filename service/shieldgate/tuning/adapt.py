@@ -13,7 +13,7 @@ from transformers import Gemma2Config, Gemma2ForCausalLM
 from shieldgate.errors import ConfigurationError, needed
 from shieldgate.policy import Policy
 from shieldgate.scoring.local import PackedEngine
-from shieldgate.scoring.local.packing import Pack
+from shieldgate.scoring.pack import Pack
 from shieldgate.tuning.attention import PADDED, Padded, by_size
 from shieldgate.types import Exchange
 

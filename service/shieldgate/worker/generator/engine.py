@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from shieldgate.errors import ModelError
-from shieldgate.prompt import Segment
-from shieldgate.scoring.encoding import PromptEncoder
+from shieldgate.prompt import GEMMA_CONTROL_TOKENS, Segment
 from shieldgate.scoring.local import Checkpoint
+from shieldgate.scoring.local.tokenizer import prompt_encoder
 from shieldgate.worker.generation import SamplingParams
 from shieldgate.worker.generator.attention import RAGGED, KVCache, SequenceSlice
 from shieldgate.worker.generator.sampling import accept, probabilities, sample
@@ -104,7 +104,7 @@ class GemmaGenerator:
 
     def __init__(self, checkpoint: Checkpoint, assistant: Checkpoint | None = None) -> None:
         self.name = checkpoint.name
-        self._encoder = PromptEncoder(checkpoint.tokenizer)
+        self._encoder = prompt_encoder(checkpoint.tokenizer, GEMMA_CONTROL_TOKENS)
         self._tokenizer = checkpoint.tokenizer
         if assistant and _vocabulary(assistant) != _vocabulary(checkpoint):
             raise ModelError(
