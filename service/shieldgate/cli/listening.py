@@ -16,7 +16,7 @@ from fastapi import FastAPI
 
 from shieldgate.cli.uvicorn_limits import bounded, drop_silent_readers
 from shieldgate.errors import ConfigurationError
-from shieldgate.gateway.drain import Drain
+from shieldgate.gateway.middleware.drain import Drain
 from shieldgate.settings import ListenSettings, flag, variable
 from shieldgate.worker.supervisor import READY
 

@@ -1,5 +1,12 @@
 """What is allowed: YAML files in, an immutable PolicyBook and verdicts out."""
 
+from shieldgate.policy.join import (
+    AddedScreening,
+    ScreeningMode,
+    ScreeningRules,
+    join,
+    screening_rules,
+)
 from shieldgate.policy.load import load_book, policy_files, shipped_policies
 from shieldgate.policy.model import (
     Calibration,
@@ -21,6 +28,7 @@ from shieldgate.policy.model import (
 from shieldgate.policy.watch import LiveBook, follow
 
 __all__ = [
+    "AddedScreening",
     "Calibration",
     "History",
     "Instructions",
@@ -33,12 +41,16 @@ __all__ = [
     "Profile",
     "PromptCheck",
     "Rules",
+    "ScreeningMode",
+    "ScreeningRules",
     "Streaming",
     "Unscreenable",
     "decide",
     "fail",
     "follow",
+    "join",
     "load_book",
     "policy_files",
+    "screening_rules",
     "shipped_policies",
 ]

@@ -19,10 +19,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from shieldgate import __version__
 from shieldgate.errors import GeneratorBusy, GeneratorFailed
+from shieldgate.openai.chat import DONE
 from shieldgate.openai.errors import ErrorBody, ErrorEnvelope
 from shieldgate.openai.models import Model, ModelList
-from shieldgate.openai.sse import DONE, Event
 from shieldgate.settings import WorkerSettings
+from shieldgate.sse import Event
 from shieldgate.worker.order import Finish, Order
 from shieldgate.worker.scheduler import Job, Scheduler
 from shieldgate.worker.turns import gemma_prompt
