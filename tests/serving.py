@@ -16,6 +16,7 @@ from shieldgate.access.keys import LiveKeys
 from shieldgate.access.rate_limits import RateLimiter
 from shieldgate.dialects import DIALECTS, Dialect
 from shieldgate.gateway.app import create_app
+from shieldgate.gateway.middleware.drain import Drain
 from shieldgate.gateway.screening import Screener
 from shieldgate.gateway.services import Policies, Services, Worker
 from shieldgate.redis.client import RedisClient
@@ -90,6 +91,7 @@ async def gateway(
     telemetry: Telemetry | None = None,
     shared: RedisClient | None = None,
     dialects: Sequence[Dialect] = DIALECTS,
+    drain: Drain | None = None,
     **settings: object,
 ) -> AsyncIterator[Gateway]:
     """Serve the gateway around a scorer, with the small policy book.
@@ -114,6 +116,7 @@ async def gateway(
         keys=LiveKeys(given.keys, lambda: policies.current) if given.keys else None,
         limiter=RateLimiter(shared),
         shared=shared,
+        drain=drain or Drain(),
     )
     async with (
         running(create_app(services, dialects)) as url,
