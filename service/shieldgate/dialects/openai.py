@@ -126,7 +126,7 @@ class OpenAI(ABC):
         ]
         # What was judged with the choices leaves with all of them.
         around = split(reply)[0] if any(stopped) else reply
-        return {**around, "choices": choices, **_told(verdicts)}
+        return {**around, "choices": choices, **_moderation_field(verdicts)}
 
     def blocked(self, verdicts: Verdicts) -> dict[str, Any]:
         """Write the body of the 400 that says that a prompt was blocked."""
@@ -160,7 +160,7 @@ class OpenAI(ABC):
             **self.envelope(body, streamed=False),
             "choices": [self.stopped_choice(index, refusal) for index in range(choices)],
             **({"usage": _NOTHING_SPENT} if unasked else {}),
-            **_told(verdicts),
+            **_moderation_field(verdicts),
         }
 
     def stream(
@@ -306,7 +306,7 @@ class OpenAIStream:
         self, verdicts: Verdicts | None, held: Sequence[Piece] = (), *, unasked: bool = False
     ) -> bytes:
         """Write verdicts, what was held, the usage where nothing told it yet, and `[DONE]`."""
-        last = [self._chunk([], **_told(verdicts))] if verdicts else []
+        last = [self._chunk([], **_moderation_field(verdicts))] if verdicts else []
         last += [piece.data for piece in held]
         usage = _NOTHING_SPENT if unasked else self._usage
         if usage and self._tells_usage and not self._usage_told:
@@ -332,7 +332,7 @@ def added_screening(asked: InlineModeration | None) -> AddedScreening | None:
     )
 
 
-def _told(verdicts: Verdicts | None) -> dict[str, Any]:
+def _moderation_field(verdicts: Verdicts | None) -> dict[str, Any]:
     return {"moderation": moderation(verdicts)} if verdicts else {}
 
 

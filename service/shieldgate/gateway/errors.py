@@ -1,7 +1,6 @@
 """The one table from errors to replies; a dialect words them, and no judged text is repeated."""
 
 import math
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -26,7 +25,7 @@ from shieldgate.errors import (
     UpstreamError,
 )
 from shieldgate.gateway.state import state_of
-from shieldgate.openai.errors import ErrorEnvelope
+from shieldgate.openai.errors import ErrorEnvelope, field_path
 
 UPSTREAM_ID = "x-upstream-request-id"
 
@@ -171,7 +170,7 @@ async def _malformed(request: Request, error: RequestValidationError) -> JSONRes
     if first["loc"] == ("body",) and not _is_json(request):
         message = "Send the body as JSON, with the header `content-type: application/json`."
         return _reply(request, Problem(400, "invalid_json", message))
-    param = ".".join(_key(part) for part in first["loc"][1:]) or None
+    param = field_path(first["loc"][1:])
     what = f"{param}: {first['msg']}." if param else f"{first['msg']}."
     return _reply(request, Problem(400, first["type"], what, param))
 
@@ -191,9 +190,3 @@ async def _disconnected(request: Request, error: ClientDisconnect) -> JSONRespon
 def _is_json(request: Request) -> bool:
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     return kind == "application/json" or kind.endswith("+json")
-
-
-def _key(part: int | str) -> str:
-    """Name a place in the body; a key that can't be one of ours may be user text."""
-    text = str(part)
-    return text if re.fullmatch(r"[A-Za-z0-9_]{1,40}", text) else "(a key)"

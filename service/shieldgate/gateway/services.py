@@ -12,7 +12,7 @@ from shieldgate.access.rate_limits import RateLimiter
 from shieldgate.gateway.errors import RequestError
 from shieldgate.gateway.middleware.drain import Drain
 from shieldgate.gateway.screening import Screener
-from shieldgate.policy import PolicyBook, Profile, join
+from shieldgate.policy import PolicyBook, Profile, join_profiles
 from shieldgate.settings import ServeSettings
 from shieldgate.telemetry import Telemetry
 from shieldgate.types import Direction, Exchange
@@ -84,7 +84,7 @@ class Services:
         if named is None or named is base:
             return base
         scorer = self.screener.name
-        both = join(base, named, "block", book=book, direction=direction, scorer=scorer)
+        both = join_profiles(base, named, "block", book=book, direction=direction, scorer=scorer)
         return replace(both, name=f"{base.name}+{named.name}")
 
     async def accept(self, key: Key | None, exchanges: Sequence[Exchange], param: str) -> None:

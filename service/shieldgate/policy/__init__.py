@@ -4,7 +4,7 @@ from shieldgate.policy.join import (
     AddedScreening,
     ScreeningMode,
     ScreeningRules,
-    join,
+    join_profiles,
     screening_rules,
 )
 from shieldgate.policy.load import load_book, policy_files, shipped_policies
@@ -48,7 +48,7 @@ __all__ = [
     "decide",
     "fail",
     "follow",
-    "join",
+    "join_profiles",
     "load_book",
     "policy_files",
     "screening_rules",

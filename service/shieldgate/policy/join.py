@@ -53,7 +53,7 @@ def screening_rules(
     named = book.profiles.get(added.profile, base)
     rules = {
         direction: book.rules(
-            join(base, named, mode, book=book, direction=direction, scorer=scorer)
+            join_profiles(base, named, mode, book=book, direction=direction, scorer=scorer)
         )
         for direction, mode in added.modes.items()
     }
@@ -63,7 +63,7 @@ def screening_rules(
     return ScreeningRules(rules, plans)
 
 
-def join(
+def join_profiles(
     base: Profile,
     named: Profile,
     mode: ScreeningMode | None,
