@@ -15,6 +15,7 @@ from shieldgate.dialects.interface import (
     CallerRequest,
     Credential,
     Endpoint,
+    JsonObject,
     Piece,
     Problem,
     Verdicts,
@@ -37,7 +38,7 @@ class Oops(BaseModel):
 
 
 class ParleyStream:
-    def __init__(self, body: Mapping[str, Any]) -> None:
+    def __init__(self, body: JsonObject) -> None:
         self.body = body
         self._number = 0
         self._released = ""
@@ -86,20 +87,16 @@ class Parley:
     def read(self, request: ParleyRequest) -> CallerRequest:
         return CallerRequest(request.model_dump(), request.live)
 
-    def plan(self, body: Mapping[str, Any], profile: Profile) -> Plan:
+    def plan(self, body: JsonObject, profile: Profile) -> Plan:
         words = body["words"]
         return Plan(distinct([Subject("words", Exchange(words))]), (), contexts=(words,))
 
-    def answers(self, reply: Mapping[str, Any]) -> list[Answer]:
+    def answers(self, reply: JsonObject) -> list[Answer]:
         lines = reply.get("lines")
         return [Answer(0, "\n".join(lines), unscreenable=False)] if lines else []
 
     def screened(
-        self,
-        reply: Mapping[str, Any],
-        stopped: Sequence[bool],
-        refusal: str,
-        verdicts: Verdicts | None,
+        self, reply: JsonObject, stopped: Sequence[bool], refusal: str, verdicts: Verdicts | None
     ) -> dict[str, Any]:
         said = {"lines": [], "declined": refusal} if any(stopped) else dict(reply)
         return said | found(verdicts)
@@ -108,23 +105,12 @@ class Parley:
         return {"oops": {"why": "blocked", "what": "No parley."}, **found(verdicts)}
 
     def refused(
-        self,
-        body: Mapping[str, Any],
-        choices: int,
-        refusal: str,
-        verdicts: Verdicts,
-        *,
-        unasked: bool,
+        self, body: JsonObject, choices: int, refusal: str, verdicts: Verdicts, *, unasked: bool
     ) -> dict[str, Any]:
         return {"lines": [], "declined": refusal, **found(verdicts)}
 
     def stream(
-        self,
-        body: Mapping[str, Any],
-        choices: int,
-        *,
-        enforces: bool = True,
-        counts_usage: bool = False,
+        self, body: JsonObject, choices: int, *, enforces: bool = True, counts_usage: bool = False
     ) -> ParleyStream:
         return ParleyStream(body)
 

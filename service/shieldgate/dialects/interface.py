@@ -17,6 +17,8 @@ from shieldgate.policy import AddedScreening, Profile
 from shieldgate.sse import Event
 from shieldgate.types import Judged, Verdict
 
+JsonObject = Mapping[str, Any]
+
 
 @dataclass(frozen=True, slots=True)
 class Credential:
@@ -120,7 +122,7 @@ class StreamReader(Protocol):
     """One streamed reply, which it reads event by event and writes piece by piece."""
 
     @property
-    def body(self) -> Mapping[str, Any]:
+    def body(self) -> JsonObject:
         """Give what is sent upstream."""
         ...
 
@@ -178,20 +180,16 @@ class Dialect(Protocol):
         """Read a request, an instance of `request_model`."""
         ...
 
-    def plan(self, body: Mapping[str, Any], profile: Profile) -> Plan:
+    def plan(self, body: JsonObject, profile: Profile) -> Plan:
         """Say what is judged of a body that `read` gave."""
         ...
 
-    def answers(self, reply: Mapping[str, Any]) -> list[Answer]:
+    def answers(self, reply: JsonObject) -> list[Answer]:
         """Read the choices of a whole reply; none where it makes no sense."""
         ...
 
     def screened(
-        self,
-        reply: Mapping[str, Any],
-        stopped: Sequence[bool],
-        refusal: str,
-        verdicts: Verdicts | None,
+        self, reply: JsonObject, stopped: Sequence[bool], refusal: str, verdicts: Verdicts | None
     ) -> dict[str, Any]:
         """Write a whole reply without the choices that are `stopped`, in the order of `answers`."""
         ...
@@ -201,24 +199,13 @@ class Dialect(Protocol):
         ...
 
     def refused(
-        self,
-        body: Mapping[str, Any],
-        choices: int,
-        refusal: str,
-        verdicts: Verdicts,
-        *,
-        unasked: bool,
+        self, body: JsonObject, choices: int, refusal: str, verdicts: Verdicts, *, unasked: bool
     ) -> dict[str, Any]:
         """Write the reply that has a refusal in place of each answer; `unasked` as for a stream."""
         ...
 
     def stream(
-        self,
-        body: Mapping[str, Any],
-        choices: int,
-        *,
-        enforces: bool = True,
-        counts_usage: bool = False,
+        self, body: JsonObject, choices: int, *, enforces: bool = True, counts_usage: bool = False
     ) -> StreamReader:
         """Begin a streamed reply of so many choices.
 

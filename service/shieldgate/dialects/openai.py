@@ -13,6 +13,7 @@ from shieldgate.dialects.interface import (
     CallerRequest,
     Credential,
     Endpoint,
+    JsonObject,
     Piece,
     Problem,
     Verdicts,
@@ -87,7 +88,7 @@ class OpenAI(ABC):
     """The kind of a whole reply, and of a chunk."""
 
     @abstractmethod
-    def plan(self, body: Mapping[str, Any], profile: Profile) -> Plan:
+    def plan(self, body: JsonObject, profile: Profile) -> Plan:
         """Say what is judged of a body."""
 
     @abstractmethod
@@ -103,7 +104,7 @@ class OpenAI(ABC):
         body = request.for_upstream()
         return CallerRequest(body, bool(body.get("stream")), added_screening(request.moderation))
 
-    def answers(self, reply: Mapping[str, Any]) -> list[Answer]:
+    def answers(self, reply: JsonObject) -> list[Answer]:
         """Read the choices of a whole reply."""
         choices = reply.get("choices")
         if not isinstance(choices, list) or any(type(choice) is not dict for choice in choices):
@@ -113,11 +114,7 @@ class OpenAI(ABC):
         return [Answer(index, said.text, bool(said.unscreenable)) for index, said in found]
 
     def screened(
-        self,
-        reply: Mapping[str, Any],
-        stopped: Sequence[bool],
-        refusal: str,
-        verdicts: Verdicts | None,
+        self, reply: JsonObject, stopped: Sequence[bool], refusal: str, verdicts: Verdicts | None
     ) -> dict[str, Any]:
         """Write a reply without the choices that are stopped."""
         choices = [
@@ -147,13 +144,7 @@ class OpenAI(ABC):
         }
 
     def refused(
-        self,
-        body: Mapping[str, Any],
-        choices: int,
-        refusal: str,
-        verdicts: Verdicts,
-        *,
-        unasked: bool,
+        self, body: JsonObject, choices: int, refusal: str, verdicts: Verdicts, *, unasked: bool
     ) -> dict[str, Any]:
         """Write a reply of refusals; what a model that was asked has spent, nobody knows."""
         return {
@@ -164,12 +155,7 @@ class OpenAI(ABC):
         }
 
     def stream(
-        self,
-        body: Mapping[str, Any],
-        choices: int,
-        *,
-        enforces: bool = True,
-        counts_usage: bool = False,
+        self, body: JsonObject, choices: int, *, enforces: bool = True, counts_usage: bool = False
     ) -> "OpenAIStream":
         """Begin a streamed reply."""
         return OpenAIStream(self, body, choices, enforces=enforces, counts_usage=counts_usage)
@@ -192,7 +178,7 @@ class OpenAI(ABC):
         """Write an error as an event."""
         return json_event(self.error(problem))
 
-    def envelope(self, body: Mapping[str, Any], *, streamed: bool) -> dict[str, Any]:
+    def envelope(self, body: JsonObject, *, streamed: bool) -> dict[str, Any]:
         """Write what stands around the choices of a reply that no model has given."""
         model = body.get("model")
         return {
@@ -209,7 +195,7 @@ class OpenAIStream:
     def __init__(
         self,
         dialect: OpenAI,
-        body: Mapping[str, Any],
+        body: JsonObject,
         choices: int,
         *,
         enforces: bool,

@@ -1,6 +1,6 @@
 """`POST /v1/chat/completions`."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from itertools import groupby, takewhile
 from typing import Any
@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 from pydantic import BaseModel
 
-from shieldgate.dialects.interface import Endpoint
+from shieldgate.dialects.interface import Endpoint, JsonObject
 from shieldgate.dialects.openai import ACCOUNT, BEARER, FILTERED, OpenAI
 from shieldgate.dialects.openai_request import field_items, material_beside
 from shieldgate.dialects.openai_text import contents
@@ -41,7 +41,7 @@ class OpenAIChat(OpenAI):
     _id = "chatcmpl"
     _objects = ("chat.completion", "chat.completion.chunk")
 
-    def plan(self, body: Mapping[str, Any], profile: Profile) -> Plan:
+    def plan(self, body: JsonObject, profile: Profile) -> Plan:
         """Say what is judged of a chat."""
         return plan_chat(body, profile)
 
@@ -62,7 +62,7 @@ class OpenAIChat(OpenAI):
         ]
 
 
-def plan_chat(body: Mapping[str, Any], profile: Profile) -> Plan:
+def plan_chat(body: JsonObject, profile: Profile) -> Plan:
     """Say what is judged of a body that was read as a ChatRequest.
 
     Always judged are the newest user turn and what follows it; `profile.history` says what is of
@@ -141,7 +141,7 @@ def _conversation(turns: Sequence[_Turn], profile: Profile) -> Iterator[Subject]
             )
 
 
-def _instructions(turns: Sequence[_Turn], body: Mapping[str, Any]) -> Iterator[Subject]:
+def _instructions(turns: Sequence[_Turn], body: JsonObject) -> Iterator[Subject]:
     """Give what tells the model how to behave; definitions as JSON, as a model is shown them."""
     for turn in turns:
         if turn.role in _INSTRUCTING:

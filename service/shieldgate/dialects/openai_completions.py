@@ -1,11 +1,10 @@
 """`POST /v1/completions`."""
 
-from collections.abc import Mapping
 from typing import Any
 
 from pydantic import BaseModel
 
-from shieldgate.dialects.interface import Endpoint
+from shieldgate.dialects.interface import Endpoint, JsonObject
 from shieldgate.dialects.openai import ACCOUNT, BEARER, FILTERED, OpenAI
 from shieldgate.dialects.openai_request import material_beside
 from shieldgate.dialects.plan import Plan, Subject, distinct
@@ -28,7 +27,7 @@ class OpenAICompletions(OpenAI):
     _id = "cmpl"
     _objects = ("text_completion", "text_completion")
 
-    def plan(self, body: Mapping[str, Any], profile: Profile) -> Plan:
+    def plan(self, body: JsonObject, profile: Profile) -> Plan:
         """Say what is judged of a completion; nothing of it depends on the profile."""
         return plan_completion(body)
 
@@ -42,7 +41,7 @@ class OpenAICompletions(OpenAI):
         return [self.stopped_choice(index, "" if begun else refusal)]
 
 
-def plan_completion(body: Mapping[str, Any]) -> Plan:
+def plan_completion(body: JsonObject) -> Plan:
     """Say what is judged of a body that was read as a CompletionRequest.
 
     Each prompt of a list is judged by itself, and has `n` choices. A `suffix` is judged by itself
