@@ -373,6 +373,7 @@ async def test_the_verdict_on_an_answer_is_its_first_violation_or_its_last_word(
     await finish(bench, running)
     assert bench.guard.verdict is not None
     assert bench.guard.verdict.action is kept
+    assert bench.guard.exchange == bench.asked[actions.index(kept)]
     assert bench.released == ("a" if kept.stops else "ab")
 
 

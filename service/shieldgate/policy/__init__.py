@@ -1,27 +1,14 @@
 """What is allowed: YAML files in, an immutable PolicyBook and verdicts out."""
 
-from shieldgate.policy.join import (
-    AddedScreening,
-    ScreeningMode,
-    ScreeningRules,
-    join_profiles,
-    screening_rules,
-)
+from shieldgate.policy.join import AddedScreening, join_profiles, screening_rules
 from shieldgate.policy.load import load_book, policy_files, shipped_policies
 from shieldgate.policy.model import (
     Calibration,
-    History,
-    Instructions,
-    Mode,
-    OnBlock,
-    OnFailure,
     Policy,
     PolicyBook,
     Profile,
-    PromptCheck,
     Rules,
     Streaming,
-    Unscreenable,
     decide,
     fail,
 )
@@ -30,21 +17,12 @@ from shieldgate.policy.watch import LiveBook, follow
 __all__ = [
     "AddedScreening",
     "Calibration",
-    "History",
-    "Instructions",
     "LiveBook",
-    "Mode",
-    "OnBlock",
-    "OnFailure",
     "Policy",
     "PolicyBook",
     "Profile",
-    "PromptCheck",
     "Rules",
-    "ScreeningMode",
-    "ScreeningRules",
     "Streaming",
-    "Unscreenable",
     "decide",
     "fail",
     "follow",
