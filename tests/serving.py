@@ -3,7 +3,7 @@
 import asyncio
 import contextlib
 import socket
-from collections.abc import AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
@@ -14,7 +14,10 @@ from prometheus_client import CollectorRegistry
 
 from shieldgate.access.keys import LiveKeys
 from shieldgate.access.rate_limits import RateLimiter
+from shieldgate.dialects import DIALECTS, Dialect
 from shieldgate.gateway.app import create_app
+from shieldgate.gateway.middleware.drain import Drain
+from shieldgate.gateway.screening import Screener
 from shieldgate.gateway.services import Policies, Services, Worker
 from shieldgate.redis.client import RedisClient
 from shieldgate.scoring.loading import LoadingScorer
@@ -87,6 +90,8 @@ async def gateway(
     audit: Sink | None = None,
     telemetry: Telemetry | None = None,
     shared: RedisClient | None = None,
+    dialects: Sequence[Dialect] = DIALECTS,
+    drain: Drain | None = None,
     **settings: object,
 ) -> AsyncIterator[Gateway]:
     """Serve the gateway around a scorer, with the small policy book.
@@ -101,18 +106,20 @@ async def gateway(
     services = Services(
         settings=given,
         policies=policies,
-        scorer=loading or LoadingScorer(scorer.opened),
+        screener=Screener(
+            loading or LoadingScorer(scorer.opened), telemetry, Audit(AUDIT_SECRET, audit)
+        ),
         telemetry=telemetry,
-        audit=Audit(AUDIT_SECRET, audit),
         stop=stopped_by.append,
         worker=worker,
         upstream=upstream,
         keys=LiveKeys(given.keys, lambda: policies.current) if given.keys else None,
         limiter=RateLimiter(shared),
         shared=shared,
+        drain=drain or Drain(),
     )
     async with (
-        running(create_app(services)) as url,
+        running(create_app(services, dialects)) as url,
         httpx.AsyncClient(base_url=url, timeout=20, verify=False) as client,
     ):
         yield Gateway(url, client, telemetry.registry, scorer, stopped_by)

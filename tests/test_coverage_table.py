@@ -12,8 +12,12 @@ from openai.types import chat
 from openai.types import completion_create_params as completions
 from openai.types.chat import chat_completion_chunk, completion_create_params
 
-from shieldgate.conversation import Plan, plan_chat, plan_completion
-from shieldgate.openai.chat import ChatRequest, CompletionRequest, Contents, answer
+from shieldgate.dialects.openai_chat import plan_chat
+from shieldgate.dialects.openai_completions import plan_completion
+from shieldgate.dialects.openai_text import answer, split
+from shieldgate.dialects.plan import Plan
+from shieldgate.dialects.text import Contents
+from shieldgate.openai.chat import ChatRequest, CompletionRequest
 from shieldgate.policy import Profile
 
 PROFILE = Profile("default", ("acme/spam",))
@@ -68,8 +72,9 @@ def read(row: Row) -> dict[str, Any]:
 
 
 def planned(row: Row) -> Plan:
-    plan = plan_completion if row.table == COMPLETIONS else plan_chat
-    return plan(read(row), PROFILE)
+    if row.table == COMPLETIONS:
+        return plan_completion(read(row))
+    return plan_chat(read(row), PROFILE)
 
 
 def judged(plan: Plan) -> bool:
@@ -114,7 +119,8 @@ def answered(row: Row, place: str) -> Contents:
     elif row.table == CHOICES:
         choice |= row.example
     reply = {"id": "chatcmpl-1", "choices": [choice]}
-    return answer(choice, reply | row.example if row.table == AROUND else reply)
+    _, beside = split(reply | row.example if row.table == AROUND else reply)
+    return answer(choice, beside)
 
 
 @pytest.mark.parametrize("place", ["message", "delta"])

@@ -329,7 +329,7 @@ def jumping_clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
     with monkeypatch.context() as patch:
         patch.setattr(time, "time", now)
-        patch.setattr("shieldgate.gateway.blocks.time", now)
+        patch.setattr("shieldgate.dialects.openai.time", now)
         yield
 
 
@@ -352,7 +352,7 @@ def test_the_clock_on_the_wall_decides_nothing() -> None:
         if looks.search(file.read_text())
     }
     assert found <= {
-        "gateway/blocks.py",  # `created` of a completion
+        "dialects/openai.py",  # `created` of a completion
         "worker/wire.py",  # the same
         "telemetry/otel.py",  # when a span began
     }

@@ -16,7 +16,7 @@ from starlette.types import Message, Receive, Scope, Send
 from test_gateway_errors import check_envelope
 from upstream import Script, serving, whole
 
-from shieldgate.gateway.edge import BodyLimit
+from shieldgate.gateway.middleware.body_limit import BodyLimitMiddleware
 from shieldgate.upstream import Upstream
 
 ROUTES = {
@@ -147,7 +147,7 @@ async def test_a_body_that_drips_gains_no_time_by_it() -> None:
     async def nothing(message: Message) -> None:
         raise AssertionError("nothing is sent")
 
-    limited = BodyLimit(reads_all, max_bytes=10**9, seconds=0.2)
+    limited = BodyLimitMiddleware(reads_all, max_bytes=10**9, seconds=0.2)
     async with asyncio.timeout(20):
         with pytest.raises(HTTPException) as refused:
             await limited({"type": "http", "headers": []}, drip, nothing)

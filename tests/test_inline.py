@@ -10,10 +10,10 @@ from front import Open
 from openai.types.chat import ChatCompletion
 from upstream import streamed, text_of, whole
 
+from shieldgate.dialects.openai import added_screening
 from shieldgate.errors import ScorerUnavailable
-from shieldgate.gateway.inline import demands
 from shieldgate.openai.chat import InlineModeration
-from shieldgate.policy import Profile, Streaming, decide
+from shieldgate.policy import Profile, Streaming, decide, screening_rules
 from shieldgate.types import DIRECTIONS, Score
 
 
@@ -36,7 +36,7 @@ def test_whatever_is_asked_no_text_passes_that_the_profile_would_stop(
     profile = book.profiles[base]
     for modes in product(MODES, MODES):
         inline = InlineModeration.model_validate(asking(asked, *modes))
-        found = demands(profile, inline, book, "fake@0")
+        found = screening_rules(profile, added_screening(inline), book, "fake@0")
         for direction, margin in product(DIRECTIONS, (-6.0, -2.0, -0.3, 0.0, 3.0)):
             joined = found.rules[direction].profile
             assert set(joined.policies) >= set(profile.policies)
@@ -81,7 +81,7 @@ def test_blocking_takes_the_stricter_word_of_those_who_enforce() -> None:
     book = replace(small_book(), profiles={p.name: p for p in bases()})
     for base, named in product(book.profiles.values(), repeat=2):
         asked = InlineModeration.model_validate(asking(named.name, "block", "block"))
-        found = demands(base, asked, book, "fake@0")
+        found = screening_rules(base, added_screening(asked), book, "fake@0")
         for direction in DIRECTIONS:
             joined = found.rules[direction].profile
             assert joined.mode == "enforce"
@@ -104,7 +104,7 @@ def test_scores_change_nothing_that_stops_text(input: str | None) -> None:
     book = replace(small_book(), profiles={p.name: p for p in bases()})
     for base, named in product(book.profiles.values(), repeat=2):
         asked = InlineModeration.model_validate(asking(named.name, input, input))
-        found = demands(base, asked, book, "fake@0")
+        found = screening_rules(base, added_screening(asked), book, "fake@0")
         for joined in (rules.profile for rules in found.rules.values()):
             same = {"policies": base.policies, "thresholds": {}, "monitored": frozenset()}
             assert replace(joined, **same) == base
@@ -145,7 +145,7 @@ def test_scoring_never_blocks_what_the_profile_lets_pass() -> None:
     book = small_book()
     base = book.profiles["default"]
     inline = InlineModeration.model_validate(asking("strict", "score", "score"))
-    joined = demands(base, inline, book, "fake@0").rules["prompt"].profile
+    joined = screening_rules(base, added_screening(inline), book, "fake@0").rules["prompt"].profile
     scores = [(book.policies[id], Score(-1.0)) for id in joined.policies]
     assert not decide(joined, scores, "prompt", "fake@0").violated
     scores = [(book.policies["test/threat"], Score(-6)), (book.policies["test/spam"], Score(3))]
@@ -157,7 +157,7 @@ def test_scoring_never_blocks_what_the_profile_lets_pass() -> None:
 def test_blocking_takes_the_lower_of_two_thresholds() -> None:
     book = small_book()
     inline = InlineModeration.model_validate(asking("strict", "block", None))
-    found = demands(book.profiles["default"], inline, book, "fake@0")
+    found = screening_rules(book.profiles["default"], added_screening(inline), book, "fake@0")
     thresholds = found.rules["prompt"].profile.thresholds
     assert thresholds["test/threat", "prompt"] == 0.1
     assert thresholds["test/spam", "prompt"] == 0.5
@@ -165,7 +165,7 @@ def test_blocking_takes_the_lower_of_two_thresholds() -> None:
     lax = replace(book.profiles["strict"], thresholds={("test/threat", "prompt"): 0.9})
     book = replace(book, profiles={**book.profiles, "lax": lax})
     inline = InlineModeration.model_validate(asking("lax", "block", None))
-    found = demands(book.profiles["default"], inline, book, "fake@0")
+    found = screening_rules(book.profiles["default"], added_screening(inline), book, "fake@0")
     assert found.rules["prompt"].profile.thresholds["test/threat", "prompt"] == 0.5
 
 

@@ -141,13 +141,16 @@ async def test_a_disguised_answer_is_stopped_in_a_stream_and_what_leaves_is_what
 
 
 def test_a_caller_who_asks_for_scores_gets_no_block_by_it() -> None:
-    from shieldgate.gateway.inline import demands
+    from shieldgate.dialects.openai import added_screening
     from shieldgate.openai.chat import InlineModeration
+    from shieldgate.policy import screening_rules
 
     book = small_book(normalise=False)
     base: Profile = book.profiles["default"]
     for mode, expected in (("score", False), ("block", True)):
         asked = {"model": "strict", "policy": {"input": {"mode": mode}}}
-        found = demands(base, InlineModeration.model_validate(asked), book, "fake@0")
+        found = screening_rules(
+            base, added_screening(InlineModeration.model_validate(asked)), book, "fake@0"
+        )
         assert found.rules["prompt"].profile.normalise is expected
         assert found.rules["response"].profile.normalise is False

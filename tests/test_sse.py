@@ -6,7 +6,7 @@ import pytest
 from hypothesis import example, given
 from hypothesis import strategies as st
 
-from shieldgate.openai.sse import PING, Decoder, Event
+from shieldgate.sse import PING, Decoder, Event
 
 DATA = ["data: a", "data:b", "data", "data:", "data:  two", "data: grün 🌱", "data: :colon:"]
 OTHER = [

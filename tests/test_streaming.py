@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from shieldgate.policy import Streaming
-from shieldgate.streaming import READ_AHEAD, Guard, Step
-from shieldgate.types import Action, Exchange, Judgement, Score, Verdict
+from shieldgate.streaming import READ_AHEAD, Step, StreamGuard
+from shieldgate.types import Action, Exchange, Judged, Judgement, Score, Verdict
 
 SECRET = "xyz"
 
@@ -39,9 +39,9 @@ class Bench:
     prompt: str = "a question"
 
     def __post_init__(self) -> None:
-        self.guard = Guard(self.prompt, self.streaming, self.judge, self.emit, hold=self.hold)
+        self.guard = StreamGuard(self.prompt, self.streaming, self.judge, self.emit, hold=self.hold)
 
-    async def judge(self, exchange: Exchange) -> Verdict:
+    async def judge(self, exchange: Exchange) -> Judged:
         self.asked.append(exchange)
         assert not self.waiting, "judgements come one at a time"
         answered = asyncio.get_running_loop().create_future()
@@ -54,7 +54,7 @@ class Bench:
         found = verdict(self.action(exchange.response))
         if not found.action.stops:
             self.passed.append(exchange.response)
-        return found
+        return Judged(found)
 
     def emit(self, step: Step[str]) -> None:
         self.steps.append(step)
@@ -373,6 +373,7 @@ async def test_the_verdict_on_an_answer_is_its_first_violation_or_its_last_word(
     await finish(bench, running)
     assert bench.guard.verdict is not None
     assert bench.guard.verdict.action is kept
+    assert bench.guard.exchange == bench.asked[actions.index(kept)]
     assert bench.released == ("a" if kept.stops else "ab")
 
 
@@ -395,7 +396,7 @@ async def test_an_answer_may_be_stopped_from_outside_even_while_it_is_judged() -
     await bench.guard.feed("a", one("a"))
     await settle()
     assert bench.waiting
-    bench.guard.stop(verdict(Action.FAILED_CLOSED))
+    bench.guard.stop(Judged(verdict(Action.FAILED_CLOSED)))
     await bench.guard.feed("b", one("b"))
     await finish(bench, running)
     assert bench.released == ""

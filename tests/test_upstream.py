@@ -14,12 +14,14 @@ import pytest
 from serving import running
 from starlette.types import Receive, Scope, Send
 
+from shieldgate.dialects.openai import MODELS
+from shieldgate.dialects.openai_chat import OpenAIChat
 from shieldgate.errors import ConfigurationError, UpstreamError
 from shieldgate.upstream import Upstream
 
 Answer = Callable[[Scope, Receive, Send], Awaitable[None]]
 BODY = {"model": "m", "messages": [{"role": "user", "content": "hello"}], "unknown": {"x": 1}}
-CHAT = "/chat/completions"
+CHAT, is_end = OpenAIChat.endpoint, OpenAIChat().is_end
 
 
 @asynccontextmanager
@@ -82,8 +84,8 @@ async def echo(scope: Scope, receive: Receive, send: Send) -> None:
 
 
 async def all_chunks(opened: Upstream, headers: dict[str, str] | None = None) -> list[Any]:
-    async with opened.stream(CHAT, BODY, headers or {}) as stream:
-        return [chunk async for chunk in stream.chunks]
+    async with opened.stream(CHAT, BODY, headers or {}, is_end) as stream:
+        return [chunk async for _, chunk in stream.events]
 
 
 async def refusal(answer: Answer, **how: Any) -> UpstreamError:
@@ -199,10 +201,10 @@ EVENTS = b': ping\n\ndata: {"a": 1}\n\ndata:\n\ndata: {"b": "\xc3\xbc"}\n\n'
 async def test_chunks_end_with_done_or_with_the_stream(end: bytes):
     async with (
         upstream(streams(EVENTS + end)) as opened,
-        opened.stream(CHAT, BODY, {}) as stream,
+        opened.stream(CHAT, BODY, {}, is_end) as stream,
     ):
         assert stream.request_id == "r-1"
-        assert [chunk async for chunk in stream.chunks] == [{"a": 1}, {"b": "ü"}]
+        assert [chunk async for _, chunk in stream.events] == [{"a": 1}, {"b": "ü"}]
 
 
 async def test_a_chunk_is_given_before_the_next_one_is_sent():
@@ -214,23 +216,23 @@ async def test_a_chunk_is_given_before_the_next_one_is_sent():
         await first_read.wait()
         await more(send, b"data: [DONE]\n\n", last=True)
 
-    async with upstream(answer) as opened, opened.stream(CHAT, BODY, {}) as stream:
-        assert await anext(stream.chunks) == {"a": 1}
+    async with upstream(answer) as opened, opened.stream(CHAT, BODY, {}, is_end) as stream:
+        assert await anext(stream.events) == ("", {"a": 1})
         first_read.set()
-        assert [chunk async for chunk in stream.chunks] == []
+        assert [chunk async for _, chunk in stream.events] == []
 
 
 async def test_upstreams_models_are_listed_as_they_are():
     models = [{"id": "gemma", "object": "model", "extra": 1}]
     async with upstream(says({"object": "list", "data": models})) as opened:
-        assert await opened.models({}) == models
+        assert await opened.models(MODELS, {}) == models
 
 
 @pytest.mark.parametrize("body", [{"data": "x"}, {"data": [1]}, {}])
 async def test_a_list_of_models_in_another_form_is_refused(body: Any):
     async with upstream(says(body)) as opened:
         with pytest.raises(UpstreamError, match="unknown form"):
-            await opened.models({})
+            await opened.models(MODELS, {})
 
 
 # What goes wrong
@@ -297,12 +299,12 @@ async def test_a_reply_that_is_no_json_object_is_refused(body: bytes):
 async def test_a_chunk_that_is_no_json_object_ends_the_stream_after_what_came_before(data: bytes):
     async with (
         upstream(streams(EVENTS, b"data: " + data + b"\n\n")) as opened,
-        opened.stream(CHAT, BODY, {}) as stream,
+        opened.stream(CHAT, BODY, {}, is_end) as stream,
     ):
-        assert await anext(stream.chunks) == {"a": 1}
-        assert await anext(stream.chunks) == {"b": "ü"}
+        assert await anext(stream.events) == ("", {"a": 1})
+        assert await anext(stream.events) == ("", {"b": "ü"})
         with pytest.raises(UpstreamError, match="no JSON object") as refused:
-            await anext(stream.chunks)
+            await anext(stream.events)
     assert refused.value.request_id == "r-1"
 
 
@@ -356,11 +358,11 @@ async def test_a_server_that_breaks_off_is_told_from_one_that_ends():
         await more(send, EVENTS)
         raise ConnectionResetError
 
-    async with upstream(answer) as opened, opened.stream(CHAT, BODY, {}) as stream:
-        assert await anext(stream.chunks) == {"a": 1}
-        assert await anext(stream.chunks) == {"b": "ü"}
+    async with upstream(answer) as opened, opened.stream(CHAT, BODY, {}, is_end) as stream:
+        assert await anext(stream.events) == ("", {"a": 1})
+        assert await anext(stream.events) == ("", {"b": "ü"})
         with pytest.raises(UpstreamError) as broken:
-            await anext(stream.chunks)
+            await anext(stream.events)
     assert (broken.value.status, broken.value.code) == (502, "upstream_cut_off")
 
 
@@ -460,7 +462,7 @@ async def test_a_server_that_is_not_there_is_unreachable():
         port = listener.getsockname()[1]
     async with Upstream(f"http://127.0.0.1:{port}") as opened:
         with pytest.raises(UpstreamError, match="can't be reached") as unreachable:
-            await opened.models({})
+            await opened.models(MODELS, {})
     assert unreachable.value.code == "upstream_unreachable"
 
 
@@ -511,8 +513,8 @@ async def test_who_leaves_a_stream_before_its_end_closes_the_connection_at_once(
         left.set()
 
     async with upstream(answer) as opened:
-        async with opened.stream(CHAT, BODY, {}) as stream:
-            assert await anext(stream.chunks) == {"a": 1}
+        async with opened.stream(CHAT, BODY, {}, is_end) as stream:
+            assert await anext(stream.events) == ("", {"a": 1})
         await asyncio.wait_for(left.wait(), 10)
 
 

@@ -9,8 +9,11 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from pydantic import BaseModel, ValidationError
 
-from shieldgate.conversation import plan_chat, plan_completion
-from shieldgate.openai.chat import ChatRequest, CompletionRequest, answer, material
+from shieldgate.dialects.openai_chat import plan_chat
+from shieldgate.dialects.openai_completions import plan_completion
+from shieldgate.dialects.openai_text import answer, split
+from shieldgate.dialects.text import material
+from shieldgate.openai.chat import ChatRequest, CompletionRequest
 from shieldgate.openai.moderations import ModerationRequest
 from shieldgate.policy import Profile
 from shieldgate.schemas import ScreenRequest
@@ -120,11 +123,11 @@ def test_every_string_of_the_newest_turn_is_judged_or_the_request_is_refused(mes
 def test_any_answer_is_read(value: Any, around: dict[str, Any]) -> None:
     material(value)
     for choice in ({"message": value}, {"delta": value}, {"text": value}, {"logprobs": value}):
-        answer(choice, around | {"choices": [choice]})
+        answer(choice, split(around)[1])
 
 
 @settings(max_examples=40)
 @given(SHAPES[CompletionRequest])
 def test_any_completion_has_a_plan(body: Any) -> None:
     if asked := read(CompletionRequest, body):
-        plan_completion(asked.for_upstream(), PROFILE)
+        plan_completion(asked.for_upstream())

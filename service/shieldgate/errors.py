@@ -123,11 +123,15 @@ class GeneratorFailed(ShieldgateError):
 
 
 class ScoringError(ShieldgateError):
-    """No score could be had for an exchange."""
+    """No score could be had for an exchange; `code` says so to a caller whose text passed."""
+
+    code = "moderation_unavailable"
 
 
 class Unscreenable(ScoringError):
     """An answer holds what no scorer here can read, such as audio."""
+
+    code = "unscreenable"
 
 
 class Overloaded(ScoringError):

@@ -1,25 +1,22 @@
 """Wire types of our own routes; also what `shieldgate score --json` prints."""
 
-from typing import Annotated, Self
+from dataclasses import fields
+from typing import Annotated, Any, Self, get_type_hints
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    PlainSerializer,
+    StringConstraints,
+    create_model,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
 from shieldgate.errors import ScoringError
 from shieldgate.openai.text import Text
-from shieldgate.policy import (
-    History,
-    Instructions,
-    Mode,
-    OnBlock,
-    OnFailure,
-    Policy,
-    PolicyBook,
-    Profile,
-    PromptCheck,
-    Streaming,
-    Unscreenable,
-)
+from shieldgate.policy import Policy, PolicyBook, Profile
 from shieldgate.scoring import Identity
 from shieldgate.types import Action, Direction, Exchange, Verdict
 
@@ -137,7 +134,7 @@ class ExchangeResult(_Wire):
                 )
                 for j in verdict.judgements
             },
-            error=Failure(code="moderation_unavailable", message=str(failure)) if failure else None,
+            error=Failure(code=failure.code, message=str(failure)) if failure else None,
             milliseconds=round(seconds * 1000, 3),
         )
 
@@ -199,48 +196,32 @@ class PolicyInfo(_Wire):
         )
 
 
-class ProfileInfo(_Wire):
-    """One profile as it is in force."""
+def _profile_fields() -> dict[str, Any]:
+    """List the fields of a profile with their types, as far as they are for others to see."""
+    types = get_type_hints(Profile)
+    named = {field.name: types[field.name] for field in fields(Profile)}
+    # The work of `join`, which no book has.
+    del named["monitored"]
+    return {name: (type_, ...) for name, type_ in named.items()} | {
+        # JSON has no pairs for keys.
+        "thresholds": (dict[str, dict[Direction, float]], ...),
+    }
 
-    name: str
-    description: str
-    policies: list[str]
-    mode: Mode
-    on_failure: dict[Direction, OnFailure]
-    thresholds: dict[str, dict[Direction, float]]
-    on_block: OnBlock
-    refusal: str
-    prompt_check: PromptCheck
-    history: History
-    window: int
-    instructions: Instructions
-    unscreenable: Unscreenable
-    streaming: Streaming
-    normalise: bool
 
-    @classmethod
-    def of(cls, profile: Profile) -> Self:
-        """Write a profile out."""
-        thresholds: dict[str, dict[Direction, float]] = {}
-        for (policy, direction), threshold in profile.thresholds.items():
-            thresholds.setdefault(policy, {})[direction] = threshold
-        return cls(
-            name=profile.name,
-            description=profile.description,
-            policies=list(profile.policies),
-            mode=profile.mode,
-            on_failure=dict(profile.on_failure),
-            thresholds=thresholds,
-            on_block=profile.on_block,
-            refusal=profile.refusal,
-            prompt_check=profile.prompt_check,
-            history=profile.history,
-            window=profile.window,
-            instructions=profile.instructions,
-            unscreenable=profile.unscreenable,
-            streaming=profile.streaming,
-            normalise=profile.normalise,
-        )
+_ProfileInfo = create_model(
+    "ProfileInfo", __base__=_Wire, __doc__="One profile as it is in force.", **_profile_fields()
+)
+
+
+def _profile(profile: Profile) -> BaseModel:
+    thresholds: dict[str, dict[Direction, float]] = {}
+    for (policy, direction), threshold in profile.thresholds.items():
+        thresholds.setdefault(policy, {})[direction] = threshold
+    values = {name: getattr(profile, name) for name in _ProfileInfo.model_fields}
+    return _ProfileInfo(**values | {"thresholds": thresholds})
+
+
+ProfileInfo = Annotated[Profile, PlainSerializer(_profile, return_type=_ProfileInfo)]
 
 
 class PoliciesReply(_Wire):
@@ -256,7 +237,7 @@ class PoliciesReply(_Wire):
         return cls(
             version=book.version,
             policies=[PolicyInfo.of(policy) for policy in book.policies.values()],
-            profiles=[ProfileInfo.of(profile) for profile in book.profiles.values()],
+            profiles=list(book.profiles.values()),
         )
 
 

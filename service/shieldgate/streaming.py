@@ -13,9 +13,9 @@ from time import perf_counter
 from typing import Generic, TypeVar
 
 from shieldgate.policy import Streaming
-from shieldgate.types import Exchange, Verdict
+from shieldgate.types import Exchange, Judged, Verdict
 
-Judge = Callable[[Exchange], Awaitable[Verdict]]
+Judge = Callable[[Exchange], Awaitable[Judged]]
 P = TypeVar("P")
 
 # How far the reading may be ahead of a judgement under way, in characters and pieces held.
@@ -32,13 +32,18 @@ class Step(Generic[P]):
     """
 
     pieces: tuple[P, ...] = ()
-    verdict: Verdict | None = None
+    judged: Judged | None = None
     start: int = 0
     end: int = 0
     held: float = 0.0
 
+    @property
+    def verdict(self) -> Verdict | None:
+        """Give the verdict, where there is one."""
+        return self.judged.verdict if self.judged else None
 
-class Guard(Generic[P]):
+
+class StreamGuard(Generic[P]):
     """Guards one choice of an answer, from its first piece to its end.
 
     Someone feeds it and someone else runs it, at the same time. A piece is whatever carries text
@@ -53,16 +58,16 @@ class Guard(Generic[P]):
         emit: Callable[[Step[P]], None],
         *,
         hold: bool,
-        begun: str = "",
+        prefill: str = "",
     ) -> None:
-        """Judge answers to `prompt` when `streaming` says so; `begun` is judged before each.
+        """Judge answers to `prompt` when `streaming` says so; `prefill` is judged before each.
 
         `hold` keeps pieces back until a verdict covers them; without it they leave as they come,
         until a verdict stops that, and only what completes the answer waits for its verdict.
         `emit` is called with every step, in order.
         """
         self._prompt = prompt
-        self._begun = begun
+        self._prefill = prefill
         self._streaming = streaming
         self._judge = judge
         self._emit = emit
@@ -77,9 +82,16 @@ class Guard(Generic[P]):
         self._changed = asyncio.Event()
         self._idle = asyncio.Event()
         self._idle.set()
-        self._judged = asyncio.Event()
-        self.verdict: Verdict | None = None
+        self._checked = asyncio.Event()
+        self.judged: Judged | None = None
         """The first verdict with a violation, until one stops the answer; else the last one."""
+        self.exchange: Exchange | None = None
+        """What that verdict is about."""
+
+    @property
+    def verdict(self) -> Verdict | None:
+        """Give the verdict on the answer, as far as there is one."""
+        return self.judged.verdict if self.judged else None
 
     @property
     def stopped(self) -> bool:
@@ -114,17 +126,17 @@ class Guard(Generic[P]):
         if self._held_size + len(self._held) > READ_AHEAD:
             await self._idle.wait()
 
-    def stop(self, verdict: Verdict) -> None:
+    def stop(self, judged: Judged) -> None:
         """Stop the answer by a verdict that was not asked for here; what is held never leaves."""
         if not self.stopped:
-            self._settle(verdict, self._covered, self._read)
+            self._stop(judged, self._exchange(), self._covered, self._read)
             self._changed.set()
 
     async def caught_up(self) -> None:
         """Wait until no judgement is due or under way."""
         while not self.stopped and (self._due() or not self._idle.is_set()):
-            self._judged.clear()
-            await self._judged.wait()
+            self._checked.clear()
+            await self._checked.wait()
 
     def end(self) -> None:
         """Say that the last piece has come."""
@@ -154,37 +166,41 @@ class Guard(Generic[P]):
 
     async def _check(self) -> None:
         start, end, pieces = self._covered, self._read, len(self._held)
-        self._texts = {strand: ["".join(texts)] for strand, texts in self._texts.items()}
-        answer = self._begun + "\n".join(text for [text] in self._texts.values())
-        growing = not (self._complete or self._ended)
+        exchange = self._exchange()
         self._idle.clear()
         try:
-            verdict = await self._judge(Exchange(self._prompt, answer, growing))
+            judged = await self._judge(exchange)
         finally:
             self._idle.set()
-            self._judged.set()
+            self._checked.set()
         if self.stopped:
             return
-        if verdict.action.stops:
-            self._settle(verdict, start, end)
+        if judged.verdict.action.stops:
+            self._stop(judged, exchange, start, end)
             return
         if not (self.verdict and self.verdict.violated):
-            self.verdict = verdict
+            self.judged, self.exchange = judged, exchange
         self._covered = end
-        self._emit(self._release(pieces, verdict, start, end))
+        self._emit(self._release(pieces, judged, start, end))
 
-    def _settle(self, verdict: Verdict, start: int, end: int) -> None:
-        self.verdict = verdict
-        self._judged.set()
+    def _exchange(self) -> Exchange:
+        """Put together what has been read so far."""
+        self._texts = {strand: ["".join(texts)] for strand, texts in self._texts.items()}
+        answer = self._prefill + "\n".join(text for [text] in self._texts.values())
+        return Exchange(self._prompt, answer, growing=not (self._complete or self._ended))
+
+    def _stop(self, judged: Judged, exchange: Exchange, start: int, end: int) -> None:
+        self.judged, self.exchange = judged, exchange
+        self._checked.set()
         self._held.clear()
         self._held_size = 0
-        self._emit(Step((), verdict, start, end))
+        self._emit(Step((), judged, start, end))
 
     def _release(
-        self, count: int, verdict: Verdict | None = None, start: int = 0, end: int = 0
+        self, count: int, judged: Judged | None = None, start: int = 0, end: int = 0
     ) -> Step[P]:
         released = [self._held.popleft() for _ in range(count)]
         self._held_size -= sum(size for _, size, _ in released)
         held = perf_counter() - released[0][2] if released else 0.0
         pieces = tuple(piece for piece, _, _ in released)
-        return Step(pieces, verdict, start, end, held)
+        return Step(pieces, judged, start, end, held)

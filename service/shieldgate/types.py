@@ -5,6 +5,8 @@ from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Literal, get_args
 
+from shieldgate.errors import ScoringError
+
 Direction = Literal["prompt", "response"]
 DIRECTIONS: tuple[Direction, ...] = get_args(Direction)
 
@@ -85,3 +87,12 @@ class Verdict:
     def violated(self) -> tuple[str, ...]:
         """List the ids of the violated policies."""
         return tuple(j.policy for j in self.judgements if j.violated)
+
+
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """A verdict, why the guard failed where it did, and the time that judging took, in seconds."""
+
+    verdict: Verdict
+    failure: ScoringError | None = None
+    seconds: float = 0.0

@@ -1,4 +1,4 @@
-"""The client of the model behind the gateway: any OpenAI-compatible deployment.
+"""The client of the model behind the gateway: any deployment that speaks JSON and streams events.
 
 Nothing is sent twice, except where no connection came about: once a request is on its way, the
 model may be at work, and its answer costs whether it is read or not. Callers' clients retry by
@@ -7,7 +7,7 @@ themselves.
 
 import asyncio
 import re
-from collections.abc import AsyncGenerator, AsyncIterator, Iterator, Mapping
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
 from contextlib import aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any, NoReturn, Self
@@ -17,11 +17,11 @@ import aiohttp
 import orjson
 
 from shieldgate import __version__
+from shieldgate.dialects.interface import Endpoint
 from shieldgate.errors import ConfigurationError, UpstreamError
-from shieldgate.openai.sse import DONE, Decoder, Event
+from shieldgate.sse import Decoder, Event
 
 _TRACING = ("traceparent", "tracestate")
-_ACCOUNT = ("authorization", "openai-organization", "openai-project")
 _VISIBLE = re.compile(r"[\x21-\x7e]+")
 
 # How long to wait, in seconds, before connecting is tried another time.
@@ -39,13 +39,13 @@ class Reply:
 
 @dataclass(frozen=True, slots=True)
 class Stream:
-    """A streamed reply: `chunks` gives its JSON objects in order, and raises UpstreamError.
+    """A streamed reply: the name and JSON object of each event in order; raises UpstreamError.
 
-    They end with `[DONE]` or with the connection, because not every server sends `[DONE]`. So
-    the only sign of an answer that was cut off is a choice without `finish_reason`.
+    It ends with what the dialect takes for the end, or with the connection, because not every
+    server says that it has finished. So an answer that was cut off shows only in what it says.
     """
 
-    chunks: AsyncIterator[dict[str, Any]]
+    events: AsyncIterator[tuple[str, dict[str, Any]]]
     request_id: str | None
 
 
@@ -96,34 +96,41 @@ class Upstream:
         """Close every connection."""
         await self._opened().close()
 
-    async def post(self, path: str, body: dict[str, Any], headers: Mapping[str, str]) -> Reply:
-        """Send `body` to `path` and read the whole reply; raise UpstreamError.
+    async def post(
+        self, endpoint: Endpoint, body: Mapping[str, Any], headers: Mapping[str, str]
+    ) -> Reply:
+        """Send `body` to `endpoint` and read the whole reply; raise UpstreamError.
 
         `headers` are the caller's, their names in lower case; only what upstream needs to know
         goes on.
         """
-        async with self._request("POST", path, headers, orjson.dumps(body)) as response:
+        async with self._request("POST", endpoint, headers, orjson.dumps(body)) as response:
             return await self._whole(response)
 
     @asynccontextmanager
     async def stream(
-        self, path: str, body: dict[str, Any], headers: Mapping[str, str]
+        self,
+        endpoint: Endpoint,
+        body: Mapping[str, Any],
+        headers: Mapping[str, str],
+        is_end: Callable[[Event], bool],
     ) -> AsyncIterator[Stream]:
-        """Send `body` to `path` and give the reply as it comes; raise UpstreamError.
+        """Send `body` to `endpoint` and give the reply as it comes; raise UpstreamError.
 
-        `headers` as for `post`. Whoever leaves the block before the end, or is cancelled, closes
-        the connection at once, so that the model can stop.
+        `headers` as for `post`. An event that `is_end` is the last one, and not given. Whoever
+        leaves the block before the end, or is cancelled, closes the connection at once, so that
+        the model can stop.
         """
-        async with self._request("POST", path, headers, orjson.dumps(body)) as response:
+        async with self._request("POST", endpoint, headers, orjson.dumps(body)) as response:
             kind = response.headers.get("content-type", "")
             if not kind.lower().startswith("text/event-stream"):
                 _refuse(response, "answered without a stream; does it support `stream: true`?")
-            async with aclosing(self._chunks(response)) as chunks:
-                yield Stream(chunks, _request_id(response))
+            async with aclosing(self._events(response, is_end)) as events:
+                yield Stream(events, _request_id(response))
 
-    async def models(self, headers: Mapping[str, str]) -> list[dict[str, Any]]:
+    async def models(self, endpoint: Endpoint, headers: Mapping[str, str]) -> list[dict[str, Any]]:
         """List upstream's models; raise UpstreamError. `headers` as for `post`."""
-        async with self._request("GET", "/models", headers) as response:
+        async with self._request("GET", endpoint, headers) as response:
             models = (await self._whole(response)).body.get("data")
             if not isinstance(models, list) or not all(isinstance(m, dict) for m in models):
                 _refuse(response, "listed its models in an unknown form")
@@ -131,13 +138,19 @@ class Upstream:
 
     @asynccontextmanager
     async def _request(
-        self, method: str, path: str, headers: Mapping[str, str], content: bytes | None = None
+        self,
+        method: str,
+        endpoint: Endpoint,
+        headers: Mapping[str, str],
+        content: bytes | None = None,
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         """Send a request and give the reply's head, unless it is a refusal."""
-        response = await self._sent(method, path, self._headers(headers), content)
+        response = await self._sent(
+            method, endpoint.path, self._headers(endpoint, headers), content
+        )
         try:
             if not 200 <= response.status <= 299:
-                await self._raise_refusal(response)
+                await self._raise_refusal(response, endpoint.path)
             if _encoded(response):
                 _refuse(response, "compressed its reply, which it was asked not to")
             yield response
@@ -156,7 +169,7 @@ class Upstream:
                     method, self.url + path, headers=headers, data=content, allow_redirects=False
                 )
 
-        with _told_apart():
+        with _transport_errors():
             for pause in _PAUSES:
                 try:
                     return await send()
@@ -164,12 +177,13 @@ class Upstream:
                     await asyncio.sleep(pause)
             return await send()
 
-    def _headers(self, caller: Mapping[str, str]) -> dict[str, str]:
-        names = (*_TRACING, *_ACCOUNT) if self._passes_account else _TRACING
+    def _headers(self, endpoint: Endpoint, caller: Mapping[str, str]) -> dict[str, str]:
+        account = endpoint.account if self._passes_account else ()
+        names = (*_TRACING, *endpoint.passes, *account)
         headers = {name: _utf8(name, caller[name]) for name in names if name in caller}
         headers["content-type"] = "application/json"
         if self._key:
-            headers["authorization"] = f"Bearer {self._key}"
+            headers[endpoint.credential.header] = endpoint.credential.value(self._key)
         return headers
 
     async def _whole(self, response: aiohttp.ClientResponse) -> Reply:
@@ -183,21 +197,23 @@ class Upstream:
     async def _read(self, response: aiohttp.ClientResponse) -> bytes:
         return b"".join([piece async for piece in self._pieces(response)])
 
-    async def _chunks(self, response: aiohttp.ClientResponse) -> AsyncGenerator[dict[str, Any]]:
+    async def _events(
+        self, response: aiohttp.ClientResponse, is_end: Callable[[Event], bool]
+    ) -> AsyncGenerator[tuple[str, dict[str, Any]]]:
         decoder = Decoder(self._max_bytes)
         async with aclosing(self._pieces(response)) as pieces:
             async for piece in pieces:
                 for event in decoder.feed(piece):
-                    if event.data == DONE:
+                    if is_end(event):
                         return
                     if event.data:
-                        yield _chunk(event, response)
+                        yield event.name, _payload(event, response)
 
     async def _pieces(self, response: aiohttp.ClientResponse) -> AsyncGenerator[bytes]:
         """Give the body as it comes, up to the limit."""
         size = 0
         while True:
-            with _told_apart():
+            with _transport_errors():
                 piece = await response.content.readany()
             if not piece:
                 return
@@ -206,10 +222,10 @@ class Upstream:
                 _refuse(response, f"answered with more than {self._max_bytes} bytes")
             yield piece
 
-    async def _raise_refusal(self, response: aiohttp.ClientResponse) -> NoReturn:
+    async def _raise_refusal(self, response: aiohttp.ClientResponse, path: str) -> NoReturn:
         status = response.status
         if not 400 <= status <= 599:
-            _refuse(response, f"answered {status}; give the URL that serves /chat/completions")
+            _refuse(response, f"answered {status}; give the URL that serves {path}")
         if status in (401, 403) and not self._passes_account:
             # Not the caller's doing, so neither its status nor its text is for the caller.
             why = "refused the operator's key" if self._key else "wants a key of the operator"
@@ -250,7 +266,7 @@ def _checked_key(key: str) -> str:
 
 
 @contextmanager
-def _told_apart() -> Iterator[None]:
+def _transport_errors() -> Iterator[None]:
     """Say of a failed connection what failed."""
     try:
         yield
@@ -286,14 +302,14 @@ def _refuse(response: aiohttp.ClientResponse, why: str, code: str = "upstream_in
     raise UpstreamError(f"Upstream {why}.", code=code, request_id=_request_id(response))
 
 
-def _chunk(event: Event, response: aiohttp.ClientResponse) -> dict[str, Any]:
+def _payload(event: Event, response: aiohttp.ClientResponse) -> dict[str, Any]:
     """Read one event of a stream; raise UpstreamError, also where it reports an error."""
-    chunk = _json_object(event.data)
-    if event.name == "error" or (chunk and chunk.get("error")):
-        raise _reported(chunk, response)
-    if chunk is None:
+    payload = _json_object(event.data)
+    if event.name == "error" or (payload and payload.get("error")):
+        raise _reported(payload, response)
+    if payload is None:
         _refuse(response, "streamed something that is no JSON object")
-    return chunk
+    return payload
 
 
 def _reported(

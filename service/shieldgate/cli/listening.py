@@ -16,7 +16,7 @@ from fastapi import FastAPI
 
 from shieldgate.cli.uvicorn_limits import limited_protocol, set_user_timeout
 from shieldgate.errors import ConfigurationError
-from shieldgate.gateway.drain import Drain
+from shieldgate.gateway.middleware.drain import Drain
 from shieldgate.settings import ListenSettings, flag, variable
 from shieldgate.telemetry import configure_logging
 from shieldgate.worker.supervisor import READY

@@ -20,7 +20,8 @@ from shieldgate.cli.processes import GatewayProcess, run_processes
 from shieldgate.cli.telemetry import build_telemetry
 from shieldgate.errors import ConfigurationError
 from shieldgate.gateway.app import create_app
-from shieldgate.gateway.drain import Drain
+from shieldgate.gateway.middleware.drain import Drain
+from shieldgate.gateway.screening import Screener
 from shieldgate.gateway.services import Services
 from shieldgate.policy import LiveBook, PolicyBook
 from shieldgate.prompt import find_template
@@ -96,9 +97,8 @@ def run(settings: ServeSettings, part: GatewayProcess | None = None) -> None:
             Services(
                 settings,
                 live,
-                LoadingScorer(opened, nearby.gone if nearby else None),
+                Screener(LoadingScorer(opened, nearby.gone if nearby else None), telemetry, audit),
                 telemetry,
-                audit,
                 stop,
                 worker=worker,
                 upstream=upstream,

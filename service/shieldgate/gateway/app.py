@@ -1,51 +1,56 @@
 """Builds the gateway."""
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager, nullcontext, suppress
 from typing import Any
 
 from fastapi import FastAPI
 
 from shieldgate import __version__
+from shieldgate.dialects import DIALECTS, Dialect
 from shieldgate.gateway import chat, moderations, operations, screen
-from shieldgate.gateway.admission import OPEN, Admission
-from shieldgate.gateway.drain import Draining
-from shieldgate.gateway.edge import Account, BodyLimit
 from shieldgate.gateway.errors import declared, install
+from shieldgate.gateway.middleware.admission import OPEN, AdmissionMiddleware
+from shieldgate.gateway.middleware.body_limit import BodyLimitMiddleware
+from shieldgate.gateway.middleware.drain import DrainMiddleware
+from shieldgate.gateway.middleware.requests import RequestMiddleware
 from shieldgate.gateway.services import Services
 
 _LAST_SPANS_SECONDS = 2.0
-
-_PARTS = (chat, moderations, screen, operations)
 
 
 class _App(FastAPI):
     def openapi(self) -> dict[str, Any]:
         """Describe the routes, with the keys they take; FastAPI's 422 is our 400."""
         described = super().openapi()
+        dialects: Sequence[Dialect] = self.state.dialects
+        of_path = {dialect.route: dialect for dialect in dialects}
+        schemes: dict[str, Any] = {}
         for path, methods in described["paths"].items():
             for operation in methods.values():
                 operation["responses"].pop("422", None)
                 if self.state.services.keys and path not in OPEN:
-                    operation["security"] = [{"key": []}]
-        if self.state.services.keys:
-            bearer = {"key": {"type": "http", "scheme": "bearer"}}
-            described["components"]["securitySchemes"] = bearer
+                    found = [c.openapi() for c in of_path.get(path, dialects[0]).credentials]
+                    schemes |= dict(found)
+                    operation["security"] = [{name: []} for name, _ in found]
+        if schemes:
+            described["components"]["securitySchemes"] = schemes
         for assumed in ("HTTPValidationError", "ValidationError"):
             described["components"]["schemas"].pop(assumed, None)
         return described
 
 
-def create_app(services: Services) -> FastAPI:
+def create_app(services: Services, dialects: Sequence[Dialect] = DIALECTS) -> FastAPI:
     """Build the app around `services`; its lifespan holds the scorer and follows the policies.
 
-    It answers from the start, and scoring routes with 503 until the scorer is there.
+    It answers from the start, and scoring routes with 503 until the scorer is there. What belongs
+    to no route of `dialects` is worded by the first of them.
     """
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        running = asyncio.create_task(services.run(), name="services")
+        running = asyncio.create_task(_run(services), name="services")
         try:
             async with services.upstream or nullcontext(), services.shared or nullcontext():
                 yield
@@ -56,6 +61,7 @@ def create_app(services: Services) -> FastAPI:
                 async with asyncio.timeout(_LAST_SPANS_SECONDS):
                     await asyncio.to_thread(services.telemetry.traces.close)
 
+    everywhere = (500, *((401, 403, 429) if services.keys else ()))
     app = _App(
         title="shieldgate",
         version=__version__,
@@ -63,22 +69,48 @@ def create_app(services: Services) -> FastAPI:
         lifespan=lifespan,
         redirect_slashes=False,
         redoc_url=None,
-        responses=declared(500, *((401, 403, 429) if services.keys else ())),
+        responses=declared(*everywhere),
         # FastAPI's own spans and logs hold paths, queries and the messages of exceptions.
         telemetry={"tracing": False, "metrics": False, "logs": False, "auto_configure": False},
     )
     app.state.services = services
-    for part in _PARTS:
-        app.include_router(part.router)
+    app.state.dialects = dialects
+    routers = (
+        chat.routes(dialects, everywhere),
+        *(part.router for part in (moderations, screen, operations)),
+    )
+    for router in routers:
+        app.include_router(router)
     install(app)
     app.add_middleware(
-        BodyLimit,
+        BodyLimitMiddleware,
         max_bytes=services.settings.max_body_bytes,
         seconds=services.settings.receive_seconds,
     )
-    app.add_middleware(Draining, drain=services.drain)
+    app.add_middleware(DrainMiddleware, drain=services.drain)
     if services.keys:
-        routes = [route for part in _PARTS for route in part.router.routes]
-        app.add_middleware(Admission, keys=services.keys, limiter=services.limiter, routes=routes)
-    app.add_middleware(Account, telemetry=services.telemetry)
+        app.add_middleware(
+            AdmissionMiddleware,
+            keys=services.keys,
+            limiter=services.limiter,
+            routes=[route for router in routers for route in router.routes],
+        )
+    app.add_middleware(RequestMiddleware, telemetry=services.telemetry, dialects=dialects)
     return app
+
+
+async def _run(services: Services) -> None:
+    """Hold what runs beside the routes until cancelled; stop the server on failure."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            group.create_task(services.screener.scorer.hold(services.telemetry.ready))
+            group.create_task(services.policies.watch())
+            group.create_task(services.limiter.run())
+            if services.keys:
+                group.create_task(services.keys.watch())
+            if services.worker:
+                group.create_task(services.worker.run())
+    except ExceptionGroup as failures:
+        services.stop(failures.exceptions[0])
+    finally:
+        services.telemetry.ready(False)

@@ -1,7 +1,6 @@
-"""The one table from errors to replies, in OpenAI's envelope; no judged text is repeated."""
+"""The one table from errors to replies; a dialect words them, and no judged text is repeated."""
 
 import math
-import re
 from collections.abc import Mapping
 from typing import Any
 
@@ -9,9 +8,11 @@ import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse
+from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
+from shieldgate.dialects.interface import Dialect, Problem
 from shieldgate.errors import (
     ConfigurationError,
     LimitReached,
@@ -23,10 +24,8 @@ from shieldgate.errors import (
     UnknownName,
     UpstreamError,
 )
-from shieldgate.openai.errors import ErrorBody, ErrorEnvelope
-
-INVALID = "invalid_request_error"
-UNAVAILABLE = "moderation_unavailable"
+from shieldgate.gateway.state import state_of
+from shieldgate.openai.errors import ErrorEnvelope, field_path
 
 UPSTREAM_ID = "x-upstream-request-id"
 
@@ -35,15 +34,15 @@ log = structlog.get_logger(__name__)
 RETRY_SECONDS = 5  # for failures that don't say themselves when to try again
 
 # What is not listed here is a defect of ours: a 500, by way of the outermost middleware.
-_REPLIES: Mapping[type[ShieldgateError], tuple[int, str, str]] = {
-    UnknownKey: (401, INVALID, "invalid_api_key"),
-    NotAllowed: (403, INVALID, "not_allowed"),
-    LimitReached: (429, "rate_limit_error", "rate_limit_exceeded"),
-    UnknownName: (400, INVALID, "unknown_name"),
+_REPLIES: Mapping[type[ShieldgateError], tuple[int, str]] = {
+    UnknownKey: (401, "invalid_api_key"),
+    NotAllowed: (403, "not_allowed"),
+    LimitReached: (429, "rate_limit_exceeded"),
+    UnknownName: (400, "unknown_name"),
     # The template has no words for judging a response, or the guideline leaves no room for it.
-    ConfigurationError: (400, INVALID, "unsupported"),
-    Overloaded: (429, "rate_limit_error", "overloaded"),
-    ScorerUnavailable: (503, "server_error", UNAVAILABLE),
+    ConfigurationError: (400, "unsupported"),
+    Overloaded: (429, "overloaded"),
+    ScorerUnavailable: (503, ScorerUnavailable.code),
 }
 
 _HTTP_CODES = {
@@ -73,9 +72,11 @@ _MEANINGS = {
 WITH_A_BODY = (400, 408, 413, 415, 503)
 
 
-def declared(*statuses: int) -> dict[int | str, dict[str, Any]]:
+def declared(
+    *statuses: int, model: type[BaseModel] = ErrorEnvelope
+) -> dict[int | str, dict[str, Any]]:
     """Describe errors for OpenAPI."""
-    return {s: {"model": ErrorEnvelope, "description": _MEANINGS[s]} for s in statuses}
+    return {s: {"model": model, "description": _MEANINGS[s]} for s in statuses}
 
 
 class RequestError(Exception):
@@ -96,117 +97,96 @@ def install(app: FastAPI) -> None:
     app.exception_handler(RequestError)(_invalid)
     app.exception_handler(RequestValidationError)(_malformed)
     app.exception_handler(HTTPException)(_http)
-    app.exception_handler(ClientDisconnect)(_gone)
+    app.exception_handler(ClientDisconnect)(_disconnected)
 
 
-def reply(
-    status: int,
-    message: str,
-    type_: str,
-    *,
-    param: str | None = None,
-    code: str | None = None,
-    headers: Mapping[str, str] | None = None,
-) -> JSONResponse:
-    """Write an error in OpenAI's envelope."""
-    body = ErrorBody(message=message, type=type_, param=param, code=code)
-    return JSONResponse(ErrorEnvelope(error=body).model_dump(), status, headers)
+def respond(problem: Problem, dialect: Dialect) -> JSONResponse:
+    """Write the reply to a problem."""
+    return JSONResponse(dialect.error(problem), problem.status, problem.headers)
 
 
-def body(error: ShieldgateError) -> ErrorBody:
-    """Write an error as the object `error` of a reply or of an event."""
+def problem_of(error: ShieldgateError) -> Problem:
+    """Look an error up in the table."""
     if isinstance(error, UpstreamError):
         return _of_upstream(error)
-    _, type_, code = _entry(error)
-    return ErrorBody(message=str(error), type=type_, code=code)
-
-
-def note(failure: UpstreamError) -> None:
-    """Log that the model behind the gateway failed, in our words: its own may quote the caller."""
-    write = log.warning if failure.status >= 500 else log.info
-    write("upstream failed", why=str(failure), status=failure.status)
-
-
-def _entry(error: ShieldgateError) -> tuple[int, str, str]:
-    return next(_REPLIES[k] for k in type(error).__mro__ if k in _REPLIES)
-
-
-def _of_upstream(error: UpstreamError) -> ErrorBody:
-    """Write what upstream said, as far as it has the form of OpenAI's errors."""
-    said = {key: value for key, value in (error.body or {}).items() if isinstance(value, str)}
-    return ErrorBody(
-        message=said.get("message") or str(error),
-        type=said.get("type") or "upstream_error",
-        param=said.get("param"),
-        code=error.code,
-    )
-
-
-async def _upstream(request: Request, error: UpstreamError) -> JSONResponse:
-    request.state.outcome = "upstream_failed"
-    note(error)
-    headers = {}
-    if error.request_id is not None:
-        headers[UPSTREAM_ID] = error.request_id
-    if error.retry_after is not None:
-        headers["retry-after"] = str(math.ceil(error.retry_after))
-    return JSONResponse(ErrorEnvelope(error=body(error)).model_dump(), error.status, headers)
-
-
-def answer(error: ShieldgateError) -> JSONResponse:
-    """Write the reply to an error that is in the table."""
-    status, type_, code = _entry(error)
+    status, code = next(_REPLIES[k] for k in type(error).__mro__ if k in _REPLIES)
     headers = {}
     if status in (429, 503):
         waits = error if isinstance(error, LimitReached | Overloaded | ScorerUnavailable) else None
         seconds = (waits and waits.retry_after) or RETRY_SECONDS
         headers["retry-after"] = str(max(1, math.ceil(seconds)))
-    elif status == 401:
-        headers["www-authenticate"] = "Bearer"
-    return reply(status, str(error), type_, code=code, headers=headers)
+    return Problem(status, code, str(error), headers=headers)
+
+
+def log_failure(failure: UpstreamError) -> None:
+    """Log that the model behind the gateway failed, in our words: its own may quote the caller."""
+    write = log.warning if failure.status >= 500 else log.info
+    write("upstream failed", why=str(failure), status=failure.status)
+
+
+def _of_upstream(error: UpstreamError) -> Problem:
+    """Tell what upstream said, as far as it has the form that most servers use."""
+    said = {key: value for key, value in (error.body or {}).items() if isinstance(value, str)}
+    headers = {}
+    if error.request_id is not None:
+        headers[UPSTREAM_ID] = error.request_id
+    if error.retry_after is not None:
+        headers["retry-after"] = str(math.ceil(error.retry_after))
+    return Problem(
+        error.status,
+        error.code,
+        said.get("message") or str(error),
+        param=said.get("param"),
+        type=said.get("type") or "upstream_error",
+        headers=headers,
+    )
+
+
+def _reply(request: Request, problem: Problem) -> JSONResponse:
+    return respond(problem, state_of(request.scope).dialect)
+
+
+async def _upstream(request: Request, error: UpstreamError) -> JSONResponse:
+    state_of(request.scope).outcome = "upstream_failed"
+    log_failure(error)
+    return _reply(request, problem_of(error))
 
 
 async def _known(request: Request, error: ShieldgateError) -> JSONResponse:
     if isinstance(error, ScorerUnavailable):
-        request.state.outcome = "unjudged"
-    return answer(error)
+        state_of(request.scope).outcome = "unjudged"
+    return _reply(request, problem_of(error))
 
 
 async def _invalid(request: Request, error: RequestError) -> JSONResponse:
     code = "text_too_long" if error.status == 413 else "invalid_value"
-    return reply(error.status, str(error), INVALID, param=error.param, code=code)
+    return _reply(request, Problem(error.status, code, str(error), error.param))
 
 
 async def _malformed(request: Request, error: RequestValidationError) -> JSONResponse:
     first = error.errors()[0]
     if first["type"] == "json_invalid":
-        return reply(400, "The body is not valid JSON.", INVALID, code="invalid_json")
+        return _reply(request, Problem(400, "invalid_json", "The body is not valid JSON."))
     if first["loc"] == ("body",) and not _is_json(request):
         message = "Send the body as JSON, with the header `content-type: application/json`."
-        return reply(400, message, INVALID, code="invalid_json")
-    param = ".".join(_key(part) for part in first["loc"][1:]) or None
+        return _reply(request, Problem(400, "invalid_json", message))
+    param = field_path(first["loc"][1:])
     what = f"{param}: {first['msg']}." if param else f"{first['msg']}."
-    return reply(400, what, INVALID, param=param, code=first["type"])
+    return _reply(request, Problem(400, first["type"], what, param))
 
 
 async def _http(request: Request, error: HTTPException) -> JSONResponse:
     status = error.status_code
     message = _HTTP_MESSAGES.get(status, str(error.detail))
-    code = _HTTP_CODES.get(status)
-    return reply(status, message, INVALID, code=code, headers=error.headers)
+    headers = error.headers or {}
+    return _reply(request, Problem(status, _HTTP_CODES.get(status), message, headers=headers))
 
 
-async def _gone(request: Request, error: ClientDisconnect) -> JSONResponse:
+async def _disconnected(request: Request, error: ClientDisconnect) -> JSONResponse:
     # Nobody reads this; the status is for the metrics, as nginx has it.
-    return reply(499, "The caller hung up.", INVALID)
+    return _reply(request, Problem(499, None, "The caller hung up."))
 
 
 def _is_json(request: Request) -> bool:
     kind = request.headers.get("content-type", "").partition(";")[0].strip().lower()
     return kind == "application/json" or kind.endswith("+json")
-
-
-def _key(part: int | str) -> str:
-    """Name a place in the body; a key that can't be one of ours may be user text."""
-    text = str(part)
-    return text if re.fullmatch(r"[A-Za-z0-9_]{1,40}", text) else "(a key)"

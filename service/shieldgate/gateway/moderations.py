@@ -4,8 +4,10 @@ from uuid import uuid4
 
 from fastapi import APIRouter, Request
 
+from shieldgate.gateway.concurrency import while_connected
 from shieldgate.gateway.errors import WITH_A_BODY, RequestError, declared
-from shieldgate.gateway.services import Given, while_connected
+from shieldgate.gateway.services import ServicesDep
+from shieldgate.gateway.state import state_of
 from shieldgate.openai.categories import CATEGORIES
 from shieldgate.openai.moderations import Moderation, ModerationReply, ModerationRequest
 from shieldgate.policy import PolicyBook
@@ -15,7 +17,9 @@ router = APIRouter()
 
 
 @router.post("/v1/moderations", responses=declared(*WITH_A_BODY, 429))
-async def moderate(body: ModerationRequest, request: Request, services: Given) -> ModerationReply:
+async def moderate(
+    body: ModerationRequest, request: Request, services: ServicesDep
+) -> ModerationReply:
     """Judge texts as prompts.
 
     `model` selects a profile where it names one (`GET /v1/models` lists them); any other name is
@@ -26,18 +30,18 @@ async def moderate(body: ModerationRequest, request: Request, services: Given) -
         raise RequestError(
             f"A request holds at most {services.settings.max_inputs} inputs.", "input"
         )
-    book = services.policies.current
-    profile = services.profile(request, book, "prompt", book.profiles.get(body.model or ""))
+    book, key = services.policies.current, state_of(request.scope).key
+    profile = services.profile(key, book, "prompt", book.profiles.get(body.model or ""))
     rules = book.rules(profile)
     exchanges = [Exchange(text) for text in body.input]
-    await services.accept(request, exchanges, "input")
+    await services.accept(key, exchanges, "input")
     # `flagged: false` can't say that a text was not judged, so this surface never fails open.
     judged = await while_connected(
-        request, (services.judge(e, rules, may_open=False) for e in exchanges)
+        request, (services.screener.screen(e, rules, may_open=False) for e in exchanges)
     )
     return ModerationReply(
         id=f"modr-{uuid4().hex}",
-        model=services.scorer.identity.name,
+        model=services.screener.scorer.identity.name,
         results=[_result(j.verdict, book) for j in judged],
     )
 

@@ -4,8 +4,10 @@ from time import perf_counter
 
 from fastapi import APIRouter, Request
 
+from shieldgate.gateway.concurrency import while_connected
 from shieldgate.gateway.errors import WITH_A_BODY, RequestError, declared
-from shieldgate.gateway.services import Given, while_connected
+from shieldgate.gateway.services import ServicesDep
+from shieldgate.gateway.state import state_of
 from shieldgate.schemas import ExchangeResult, ScorerInfo, ScreenReply, ScreenRequest
 from shieldgate.types import DIRECTIONS
 
@@ -13,7 +15,7 @@ router = APIRouter()
 
 
 @router.post("/v1/screen", responses=declared(*WITH_A_BODY, 429))
-async def screen(body: ScreenRequest, request: Request, services: Given) -> ScreenReply:
+async def screen(body: ScreenRequest, request: Request, services: ServicesDep) -> ScreenReply:
     """Judge one exchange or several.
 
     What is asked for in `policies` is judged beside what the profile demands, never instead.
@@ -26,18 +28,19 @@ async def screen(body: ScreenRequest, request: Request, services: Given) -> Scre
         raise RequestError(
             f"A request holds at most {services.settings.max_inputs} exchanges.", "exchanges"
         )
-    book = services.policies.current
+    book, key = services.policies.current, state_of(request.scope).key
     named = book.profile(body.profile) if body.profile else None
     rules = {
-        direction: book.rules(services.profile(request, book, direction, named), body.policies)
+        direction: book.rules(services.profile(key, book, direction, named), body.policies)
         for direction in DIRECTIONS
     }
-    await services.accept(request, exchanges, "exchanges" if body.exchanges else "prompt")
+    await services.accept(key, exchanges, "exchanges" if body.exchanges else "prompt")
     judged = await while_connected(
-        request, (services.judge(e, rules[e.direction], may_open=True) for e in exchanges)
+        request, (services.screener.screen(e, rules[e.direction]) for e in exchanges)
     )
+    scorer = services.screener.scorer
     return ScreenReply(
-        scorer=ScorerInfo.of(services.scorer.identity) if services.scorer.ready else None,
+        scorer=ScorerInfo.of(scorer.identity) if scorer.ready else None,
         policy_book=book.version,
         profile=rules["prompt"].profile.name,
         results=[ExchangeResult.of(j.verdict, j.seconds, j.failure) for j in judged],

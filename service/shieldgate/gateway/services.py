@@ -1,30 +1,22 @@
 """What the routes work with; built and wired by the command line, never global."""
 
-import asyncio
-from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field, replace
-from time import perf_counter
-from typing import Annotated, Protocol, TypeVar
+from typing import Annotated, Protocol
 
 from fastapi import Depends, Request
-from starlette.requests import ClientDisconnect
 
 from shieldgate.access.keys import Key, LiveKeys
 from shieldgate.access.rate_limits import RateLimiter
-from shieldgate.errors import ScoringError
-from shieldgate.gateway.drain import Drain
 from shieldgate.gateway.errors import RequestError
-from shieldgate.gateway.inline import join
-from shieldgate.moderation import judge
-from shieldgate.policy import PolicyBook, Profile, Rules, fail
-from shieldgate.scoring.loading import LoadingScorer
+from shieldgate.gateway.middleware.drain import Drain
+from shieldgate.gateway.screening import Screener
+from shieldgate.policy import PolicyBook, Profile, join_profiles
 from shieldgate.settings import ServeSettings
-from shieldgate.telemetry import Audit, Decision, Telemetry
-from shieldgate.types import Action, Direction, Exchange, Verdict
+from shieldgate.telemetry import Telemetry
+from shieldgate.types import Direction, Exchange
 from shieldgate.upstream import Upstream
-
-T = TypeVar("T")
 
 
 class Policies(Protocol):
@@ -54,15 +46,6 @@ class Worker(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
-class Judged:
-    """A verdict, why the guard failed where it did, and the time that judging took."""
-
-    verdict: Verdict
-    failure: ScoringError | None
-    seconds: float
-
-
-@dataclass(frozen=True, slots=True)
 class Services:
     """All that a running gateway consists of.
 
@@ -73,9 +56,8 @@ class Services:
 
     settings: ServeSettings
     policies: Policies
-    scorer: LoadingScorer
+    screener: Screener
     telemetry: Telemetry
-    audit: Audit
     stop: Callable[[Exception], None]
     worker: Worker | None = None
     upstream: Upstream | None = None
@@ -84,142 +66,34 @@ class Services:
     limiter: RateLimiter = field(default_factory=RateLimiter)
     shared: AbstractAsyncContextManager[object] | None = None
 
-    async def run(self) -> None:
-        """Hold what runs beside the routes until cancelled; stop the server on failure."""
-        try:
-            async with asyncio.TaskGroup() as group:
-                group.create_task(self.scorer.hold(self.telemetry.ready))
-                group.create_task(self.policies.watch())
-                group.create_task(self.limiter.run())
-                if self.keys:
-                    group.create_task(self.keys.watch())
-                if self.worker:
-                    group.create_task(self.worker.run())
-        except ExceptionGroup as failures:
-            self.stop(failures.exceptions[0])
-        finally:
-            self.telemetry.ready(False)
-
     def profile(
         self,
-        request: Request,
+        key: Key | None,
         book: PolicyBook,
         direction: Direction,
         named: Profile | None = None,
     ) -> Profile:
-        """Find the profile for a request, whose caller may have `named` one.
+        """Find the profile for a caller, who may have `named` one.
 
         Where there are keys, what is named adds to the profile of the caller's key and takes
         nothing away; where there are none, it is taken at its word.
         """
-        key = _key(request)
         if key is None:
             return named or book.profile(self.settings.profile)
         base = book.profile(key.profile)
         if named is None or named is base:
             return base
-        both = join(base, named, "block", book=book, direction=direction, scorer=self.scorer_name)
+        scorer = self.screener.name
+        both = join_profiles(base, named, "block", book=book, direction=direction, scorer=scorer)
         return replace(both, name=f"{base.name}+{named.name}")
 
-    async def accept(self, request: Request, exchanges: Sequence[Exchange], param: str) -> None:
+    async def accept(self, key: Key | None, exchanges: Sequence[Exchange], param: str) -> None:
         """Take exchanges to be judged for a caller; raise RequestError and LimitReached."""
         most = self.settings.max_text_chars
         if any(len(text) > most for e in exchanges for text in (e.prompt, e.response or "")):
             raise RequestError(f"{param}: A text holds at most {most} characters.", param, 413)
-        if key := _key(request):
+        if key:
             await self.limiter.charge(key.allowed, len(exchanges))
-
-    async def judge(
-        self,
-        exchange: Exchange,
-        rules: Rules,
-        *,
-        may_open: bool,
-    ) -> Judged:
-        """Judge one exchange, count the verdict and put it on record.
-
-        Raises ScoringError where the guard fails and the profile wants that closed. `may_open`
-        says whether the surface can express that a text passed unjudged.
-        """
-        judged = await self.look(exchange, rules)
-        if judged.failure is not None and not may_open:
-            judged = replace(judged, verdict=replace(judged.verdict, action=Action.FAILED_CLOSED))
-        self.decided(exchange, judged, rules)
-        if judged.failure is not None and judged.verdict.action.stops:
-            raise judged.failure
-        return judged
-
-    async def look(self, exchange: Exchange, rules: Rules) -> Judged:
-        """Judge one exchange without counting the verdict, of which there may be a later one."""
-        started = perf_counter()
-        with self.telemetry.traces.judging(exchange.direction) as judged:
-            failure = None
-            try:
-                verdict = await judge(self.scorer, exchange, rules)
-            except ScoringError as failed:
-                verdict, failure = fail(rules.profile, exchange.direction), failed
-            judged(verdict.action.value)
-        return Judged(verdict, failure, perf_counter() - started)
-
-    def decided(self, exchange: Exchange | None, judged: Judged, rules: Rules) -> None:
-        """Count a final verdict and put it on record."""
-        policies = [policy.id for policy in rules.policies]
-        self.telemetry.verdict(judged.verdict, policies)
-        self.audit.record(
-            Decision(
-                exchange,
-                judged.verdict,
-                policies,
-                profile=rules.profile.name,
-                book=rules.book,
-                scorer=self.scorer_name,
-                failure=type(judged.failure).__name__ if judged.failure else None,
-            )
-        )
-
-    @property
-    def scorer_name(self) -> str:
-        """Name the scorer; empty while none is loaded."""
-        return self.scorer.identity.name if self.scorer.ready else ""
-
-
-async def while_connected(request: Request, work: Iterable[Coroutine[None, None, T]]) -> list[T]:
-    """Do `work` concurrently and collect the results in order.
-
-    When one fails the others are cancelled and its exception is raised. When the caller hangs up
-    all are cancelled, so that nobody's text takes a place in the queue, and ClientDisconnect is
-    raised. The request's body must have been read.
-    """
-
-    async def hang_up() -> None:
-        while (await request.receive())["type"] != "http.disconnect":
-            pass
-        # A connection counts as closed, too, when all has been sent.
-        if not all(task.done() for task in tasks):
-            raise ClientDisconnect
-
-    async with together() as group:
-        connection = group.create_task(hang_up())
-        tasks = [group.create_task(w) for w in work]
-        results = [await task for task in tasks]
-        connection.cancel()
-    return results
-
-
-@asynccontextmanager
-async def together() -> AsyncIterator[asyncio.TaskGroup]:
-    """Open a TaskGroup that raises its first failure as it is, not in a group."""
-    try:
-        async with asyncio.TaskGroup() as group:
-            yield group
-    except ExceptionGroup as failures:
-        raise failures.exceptions[0] from None
-
-
-def _key(request: Request) -> Key | None:
-    """Give the key that a request was admitted with; None where none is asked for."""
-    key: Key | None = getattr(request.state, "key", None)
-    return key
 
 
 async def _services(request: Request) -> Services:
@@ -227,4 +101,4 @@ async def _services(request: Request) -> Services:
     return services
 
 
-Given = Annotated[Services, Depends(_services)]
+ServicesDep = Annotated[Services, Depends(_services)]

@@ -1,44 +1,34 @@
 """What is allowed: YAML files in, an immutable PolicyBook and verdicts out."""
 
+from shieldgate.policy.join import AddedScreening, join_profiles, screening_rules
 from shieldgate.policy.load import load_book, policy_files, shipped_policies
 from shieldgate.policy.model import (
     Calibration,
-    History,
-    Instructions,
-    Mode,
-    OnBlock,
-    OnFailure,
     Policy,
     PolicyBook,
     Profile,
-    PromptCheck,
     Rules,
     Streaming,
-    Unscreenable,
     decide,
     fail,
 )
 from shieldgate.policy.watch import LiveBook, changes
 
 __all__ = [
+    "AddedScreening",
     "Calibration",
-    "History",
-    "Instructions",
     "LiveBook",
-    "Mode",
-    "OnBlock",
-    "OnFailure",
     "Policy",
     "PolicyBook",
     "Profile",
-    "PromptCheck",
     "Rules",
     "Streaming",
-    "Unscreenable",
     "changes",
     "decide",
     "fail",
+    "join_profiles",
     "load_book",
     "policy_files",
+    "screening_rules",
     "shipped_policies",
 ]

@@ -1,7 +1,6 @@
 """OpenAI's chat completions over a generator."""
 
 import asyncio
-import re
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Annotated, Any, TypeVar
@@ -19,10 +18,11 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from shieldgate import __version__
 from shieldgate.errors import GeneratorBusy, GeneratorFailed
-from shieldgate.openai.errors import ErrorBody, ErrorEnvelope
+from shieldgate.openai.chat import DONE
+from shieldgate.openai.errors import ErrorBody, ErrorEnvelope, field_path
 from shieldgate.openai.models import Model, ModelList
-from shieldgate.openai.sse import DONE, Event
 from shieldgate.settings import WorkerSettings
+from shieldgate.sse import Event
 from shieldgate.worker.chat_template import gemma_prompt
 from shieldgate.worker.generation import FinishReason, GenerationRequest
 from shieldgate.worker.scheduler import Job, Scheduler
@@ -260,15 +260,9 @@ async def _read(request: Request, max_bytes: int) -> ChatCompletionRequest:
         return ChatCompletionRequest.model_validate_json(bytes(body))
     except ValidationError as refused:
         first = refused.errors(include_url=False, include_context=False, include_input=False)[0]
-        param = ".".join(_key(part) for part in first["loc"]) or None
+        param = field_path(first["loc"])
         message = f"{param}: {first['msg']}." if param else f"{first['msg']}."
         raise _RequestError(_error(400, message, param=param, code=first["type"])) from None
-
-
-def _key(part: int | str) -> str:
-    """Name a place in the body; a key that can't be one of ours may be user text."""
-    text = str(part)
-    return text if re.fullmatch(r"[A-Za-z0-9_]{1,40}", text) else "(a key)"
 
 
 def _error(

@@ -7,8 +7,9 @@ serve to resume a stream, which no completion can, and are left out.
 import re
 from dataclasses import dataclass
 
+import orjson
+
 PING = b": ping\n\n"
-DONE = "[DONE]"
 
 _BOM = b"\xef\xbb\xbf"
 _LINE_END = re.compile(rb"\r\n|\n|\r")
@@ -31,6 +32,11 @@ class Event:
         lines = [f"event: {self.name}"] if self.name else []
         lines += [f"data: {line}" for line in re.split("\r\n|\n|\r", self.data)]
         return ("\n".join(lines) + "\n\n").encode()
+
+
+def json_event(data: object, name: str = "") -> bytes:
+    """Write a JSON value as an event; its text has no line ends, so it is one line of data."""
+    return (b"event: %s\n" % name.encode() if name else b"") + b"data: %s\n\n" % orjson.dumps(data)
 
 
 class Decoder:

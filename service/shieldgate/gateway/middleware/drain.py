@@ -5,20 +5,22 @@ import asyncio
 from starlette.datastructures import MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from shieldgate.gateway.errors import reply
-from shieldgate.openai.errors import ErrorBody, ErrorEnvelope
-from shieldgate.openai.sse import DONE, Event
+from shieldgate.dialects.interface import Problem
+from shieldgate.gateway.errors import respond
+from shieldgate.gateway.state import state_of
 
-_MESSAGE = "The server is stopping, and this could not be finished in time. Try again."
-_TYPE, _CODE = "server_error", "server_stopping"
-_LAST = Event(DONE).encode()
+_STOPPING = Problem(
+    503,
+    "server_stopping",
+    "The server is stopping, and this could not be finished in time. Try again.",
+    headers={"retry-after": "1"},
+)
 
 
 class Drain:
     """Knows the requests in progress, and bounds them once the server stops."""
 
     def __init__(self) -> None:
-        """Start with a server that runs."""
         self._running: set[asyncio.Timeout] = set()
         self._awaited: set[asyncio.Timeout] = set()
         self._deadline: float | None = None
@@ -55,23 +57,23 @@ class Drain:
         self._awaited.discard(limit)
 
 
-class Draining:
+class DrainMiddleware:
     """Counts requests in and out, and ends in a well-formed way those that meet the deadline."""
 
     def __init__(self, app: ASGIApp, drain: Drain) -> None:
-        """Wrap an app."""
         self._app = app
         self._drain = drain
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one connection."""
+        """Count a request in and out."""
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        begun = streams = complete = False
+        state = state_of(scope)
+        begun = streams = False
 
         async def watched(message: Message) -> None:
-            nonlocal begun, streams, complete
+            nonlocal begun, streams
             if message["type"] == "http.response.start":
                 begun = True
                 headers = MutableHeaders(scope=message)
@@ -79,7 +81,7 @@ class Draining:
                 if self._drain.stopping:
                     headers["connection"] = "close"
             else:
-                complete = not message.get("more_body") or message["body"].endswith(_LAST)
+                state.complete |= not message.get("more_body")
             await send(message)
 
         limit = self._drain.enter()
@@ -89,13 +91,11 @@ class Draining:
         except TimeoutError:
             if not limit.expired():
                 raise
-            scope.setdefault("state", {})["outcome"] = "cut_off"
+            state.outcome = "cut_off"
             if not begun:
-                answer = reply(503, _MESSAGE, _TYPE, code=_CODE, headers={"retry-after": "1"})
-                await answer(scope, receive, watched)
-            elif streams and not complete:
-                error = ErrorEnvelope(error=ErrorBody(message=_MESSAGE, type=_TYPE, code=_CODE))
-                last = Event(error.model_dump_json()).encode()
+                await respond(_STOPPING, state.dialect)(scope, receive, watched)
+            elif streams and not state.complete:
+                last = state.dialect.error_event(_STOPPING)
                 await send({"type": "http.response.body", "body": last, "more_body": False})
         finally:
             self._drain.leave(limit)

@@ -7,15 +7,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
-from shieldgate.conversation import Plan, plan_chat, plan_completion
-from shieldgate.openai.chat import (
-    ChatRequest,
-    CompletionRequest,
-    Contents,
-    Strand,
-    answer,
-    contents,
-)
+from shieldgate.dialects.openai_chat import plan_chat
+from shieldgate.dialects.openai_completions import plan_completion
+from shieldgate.dialects.openai_text import answer, contents
+from shieldgate.dialects.plan import Plan
+from shieldgate.dialects.text import Contents, Strand
+from shieldgate.openai.chat import ChatRequest, CompletionRequest
 from shieldgate.policy import Profile
 from shieldgate.types import Exchange
 
@@ -36,7 +33,7 @@ def chat(*messages: Any, profile: Profile = LATEST, **fields: Any) -> Plan:
 
 
 def completion(**fields: Any) -> Plan:
-    return plan_completion(CompletionRequest.model_validate(fields).for_upstream(), LATEST)
+    return plan_completion(CompletionRequest.model_validate(fields).for_upstream())
 
 
 def judged(plan: Plan) -> list[tuple[str, str] | str]:
@@ -73,9 +70,9 @@ def test_all_judges_every_message_by_itself_and_the_window():
 
 
 def test_what_the_assistant_has_begun_is_the_beginning_of_the_answer():
-    assert chat(*TALK).begun == ""
+    assert chat(*TALK).prefill == ""
     plan = chat(*TALK, "assistant: six", "assistant: and")
-    assert plan.begun == "six\nand"
+    assert plan.prefill == "six\nand"
     assert plan.context(0) == "five"
     assert judged(plan) == ["five", ("five", "six"), ("five", "and")]
 
@@ -223,7 +220,7 @@ def test_marks_for_the_cache_are_left_out_only_on_messages_and_parts():
     part = {"type": "text", "text": "a", **mark}
     assert contents({"content": [part], **mark}).text == "a"
     assert "ephemeral" in contents({"tool_calls": [mark]}).text
-    assert "ephemeral" in answer({"index": 0, "message": {"content": "a", **mark}}).text
+    assert "ephemeral" in answer({"index": 0, "message": {"content": "a", **mark}}, {}).text
 
 
 # Completions

@@ -1,4 +1,4 @@
-"""Inline moderation: what one request asks for beyond what its profile demands.
+"""What one request asks to be judged beyond what its profile demands: arithmetic of profiles.
 
 To be shown scores under other policies changes nothing else. To be blocked by another profile is
 to get, in that direction, the stricter of the two in everything that stops text: policies,
@@ -10,67 +10,63 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from shieldgate.openai.chat import InlineModeration
-from shieldgate.policy import PolicyBook, Profile, Rules, Streaming
+from shieldgate.policy.model import PolicyBook, Profile, Rules, Streaming
 from shieldgate.types import DIRECTIONS, Direction
+
+ScreeningMode = Literal["score", "block"]
 
 _HELD = ("async", "hold", "full")  # the stricter mode of a stream stands later
 
 
 @dataclass(frozen=True, slots=True)
-class Demands:
+class AddedScreening:
+    """What a caller asks for: a profile, and what becomes of what it finds in each direction.
+
+    A name that is no profile's stands for the operator's own; a mode of None leaves a direction
+    out.
+    """
+
+    profile: str
+    modes: Mapping[Direction, ScreeningMode | None]
+
+
+@dataclass(frozen=True, slots=True)
+class ScreeningRules:
     """By what each direction of one request is judged.
 
-    What is judged of the request is what any of `plans` says. `reports` says that the caller
-    wants to see the verdicts, whatever they are.
+    What is judged of the request is what any of `plans` says.
     """
 
     rules: Mapping[Direction, Rules]
     plans: Sequence[Profile]
-    reports: bool
 
 
-def demands(
-    base: Profile, asked: InlineModeration | None, book: PolicyBook, scorer: str
-) -> Demands:
+def screening_rules(
+    base: Profile, added: AddedScreening | None, book: PolicyBook, scorer: str
+) -> ScreeningRules:
     """Join what the operator's profile demands and what the caller asks; raise UnknownName.
 
-    `scorer` is the name under which calibrations are filed. A field `moderation` without a policy
-    asks for scores in both directions.
+    `scorer` is the name under which calibrations are filed.
     """
-    named = book.profiles.get(asked.model, base) if asked else base
+    if added is None:
+        return ScreeningRules({d: book.rules(base) for d in DIRECTIONS}, [base])
+    named = book.profiles.get(added.profile, base)
     rules = {
         direction: book.rules(
-            join(
-                base,
-                named,
-                _mode(asked, direction),
-                book=book,
-                direction=direction,
-                scorer=scorer,
-            )
+            join_profiles(base, named, mode, book=book, direction=direction, scorer=scorer)
         )
-        for direction in DIRECTIONS
+        for direction, mode in added.modes.items()
     }
     plans = [base]
-    if asked is not None and _mode(asked, "prompt") == "block" and asked.model in book.profiles:
+    if added.modes["prompt"] == "block" and added.profile in book.profiles:
         plans.append(named)
-    return Demands(rules, plans, reports=asked is not None)
+    return ScreeningRules(rules, plans)
 
 
-def _mode(asked: InlineModeration | None, direction: Direction) -> Literal["score", "block"] | None:
-    if asked is None:
-        return None
-    if asked.policy is None:
-        return "score"
-    screening = asked.policy.input if direction == "prompt" else asked.policy.output
-    return screening.mode if screening else None
-
-
-def join(
+def join_profiles(
     base: Profile,
     named: Profile,
-    mode: Literal["score", "block"] | None,
+    mode: ScreeningMode | None,
     *,
     book: PolicyBook,
     direction: Direction,

@@ -4,54 +4,71 @@ from collections.abc import Iterable
 
 import structlog
 from starlette.datastructures import Headers
+from starlette.responses import Response
 from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from shieldgate.access.keys import Key, LiveKeys
 from shieldgate.access.rate_limits import RateLimiter
-from shieldgate.errors import LimitReached, NotAllowed, UnknownKey
-from shieldgate.gateway.errors import answer
+from shieldgate.dialects.interface import Dialect
+from shieldgate.errors import LimitReached, NotAllowed, ShieldgateError, UnknownKey
+from shieldgate.gateway.errors import problem_of, respond
+from shieldgate.gateway.state import state_of
 
 # What probes and newcomers read: nothing of anybody's.
 OPEN = frozenset({"/healthz", "/readyz", "/docs", "/openapi.json"})
 ADMIN = frozenset({"/metrics"})
 
 
-class Admission:
-    """Admits requests that bear a key, before their body is read."""
+class AdmissionMiddleware:
+    """Admits requests that bear a key, before their body is read.
+
+    By `routes` the refused ones are counted.
+    """
 
     def __init__(
         self, app: ASGIApp, keys: LiveKeys, limiter: RateLimiter, routes: Iterable[BaseRoute]
     ) -> None:
-        """Wrap an app; by its `routes` refusals are counted."""
         self._app = app
         self._keys = keys
         self._limiter = limiter
         self._routes = {getattr(route, "path", ""): route for route in routes}
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Serve one connection."""
+        """Admit a request, or answer that it is not admitted."""
         if scope["type"] != "http" or scope["path"] in OPEN:
             await self._app(scope, receive, send)
             return
+        state = state_of(scope)
         try:
-            key = self._key(scope)
-            scope.setdefault("state", {})["key"] = key
+            state.key = key = self._key(scope, state.dialect)
             async with self._limiter.admit(key.allowed):
                 with structlog.contextvars.bound_contextvars(caller=key.name):
                     await self._app(scope, receive, send)
         except (UnknownKey, NotAllowed, LimitReached) as refused:
             scope["route"] = self._routes.get(scope["path"])
-            await answer(refused)(scope, receive, send)
+            await _refusal(refused, state.dialect)(scope, receive, send)
 
-    def _key(self, scope: Scope) -> Key:
+    def _key(self, scope: Scope, dialect: Dialect) -> Key:
         """Find the key of a request; raise UnknownKey and NotAllowed."""
-        scheme, _, secret = Headers(scope=scope).get("authorization", "").partition(" ")
-        if scheme.lower() != "bearer":
-            raise UnknownKey("Give an API key of this server: `authorization: Bearer sg-...`.")
-        key = self._keys.current.find(secret.strip())
+        headers = Headers(scope=scope)
+        shown = (credential.secret(headers) for credential in dialect.credentials)
+        secret = next((secret for secret in shown if secret is not None), None)
+        if secret is None:
+            wanted = dialect.credentials[0]
+            raise UnknownKey(
+                f"Give an API key of this server: `{wanted.header}: {wanted.value('sg-...')}`."
+            )
+        key = self._keys.current.find(secret)
         if key is None:
             raise UnknownKey("The API key is not one of this server's.")
         if scope["path"] in ADMIN and not key.admin:
             raise NotAllowed("This takes a key with `admin: true`.")
         return key
+
+
+def _refusal(error: ShieldgateError, dialect: Dialect) -> Response:
+    response = respond(problem_of(error), dialect)
+    if isinstance(error, UnknownKey) and (scheme := dialect.credentials[0].scheme):
+        response.headers["www-authenticate"] = scheme
+    return response

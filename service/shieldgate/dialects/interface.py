@@ -1,0 +1,227 @@
+"""What an API that chats speak is to the gateway.
+
+A dialect says what of a request is judged, what a reply or an event of a stream carries, and how a
+block, an ending and an error look. The gateway asks, judges, holds and releases; it knows texts,
+choices and pieces, and no field of any API. A new API is one file with a `Dialect` and one entry
+in `DIALECTS`.
+"""
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from pydantic import BaseModel
+
+from shieldgate.dialects.plan import Plan
+from shieldgate.policy import AddedScreening, Profile
+from shieldgate.sse import Event
+from shieldgate.types import Judged, Verdict
+
+JsonObject = Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Credential:
+    """A header in which a key is shown, and the scheme before it where there is one."""
+
+    header: str
+    scheme: str = ""
+
+    def secret(self, headers: Mapping[str, str]) -> str | None:
+        """Find the key that headers bear; None where they bear none in this way."""
+        given = headers.get(self.header)
+        if given is None or not self.scheme:
+            return given and given.strip()
+        scheme, _, secret = given.partition(" ")
+        return secret.strip() if scheme.lower() == self.scheme.lower() else None
+
+    def value(self, secret: str) -> str:
+        """Write the header's value."""
+        return f"{self.scheme} {secret}".lstrip()
+
+    def openapi(self) -> tuple[str, dict[str, str]]:
+        """Name and describe it as a security scheme of OpenAPI."""
+        if self.scheme:
+            return "key", {"type": "http", "scheme": self.scheme.lower()}
+        return self.header, {"type": "apiKey", "in": "header", "name": self.header}
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """Where an upstream serves an API, and which headers belong to it, in lower case.
+
+    `account` are those that say who the caller is; they are not sent where the operator's key is.
+    `passes` are sent always. The operator's key is shown as `credential` says.
+    """
+
+    path: str
+    credential: Credential
+    account: tuple[str, ...]
+    passes: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class CallerRequest:
+    """A caller's request as it was read: what goes upstream, and what is for us."""
+
+    body: dict[str, Any]
+    streamed: bool
+    screening: AddedScreening | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Answer:
+    """The text of one choice of a whole reply; `unscreenable` if it holds anything but text."""
+
+    choice: int
+    text: str
+    unscreenable: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Piece:
+    """What is sent or held back as one: an event of a stream, or one choice's part of it.
+
+    `choice` is None where it belongs to none, and then it holds nothing that is to be judged.
+    Each of `texts` comes with the name of the strand that it continues. `ends` says that no more
+    text of this choice is expected.
+    """
+
+    choice: int | None
+    data: bytes
+    texts: tuple[tuple[str, str], ...] = ()
+    unscreenable: bool = False
+    ends: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Verdicts:
+    """What was found in both directions of one request, for its caller to see."""
+
+    inputs: Sequence[Judged]
+    outputs: Sequence[Judged]
+    scorer: str
+
+
+@dataclass(frozen=True, slots=True)
+class Problem:
+    """An error that is told to a caller, before a dialect words it.
+
+    `type` is the kind of error in upstream's words; ours follow from the status.
+    """
+
+    status: int
+    code: str | None
+    message: str
+    param: str | None = None
+    type: str | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+
+
+class StreamReader(Protocol):
+    """One streamed reply, which it reads event by event and writes piece by piece."""
+
+    @property
+    def body(self) -> JsonObject:
+        """Give what is sent upstream."""
+        ...
+
+    def read(self, name: str, data: dict[str, Any]) -> Iterable[Piece]:
+        """Part an event into pieces; raise UpstreamError where it makes no sense."""
+        ...
+
+    def release(self, piece: Piece) -> bytes:
+        """Write a piece that leaves now; the pieces of a choice leave in their order."""
+        ...
+
+    def ending(self, choice: int, refusal: str) -> bytes:
+        """Write the end of a choice that was stopped, after what was released of it."""
+        ...
+
+    def prompt_annotation(self, inputs: Sequence[Judged]) -> bytes:
+        """Write what is told of the prompts first, where answers are judged after they left."""
+        ...
+
+    def annotation(self, choice: int, verdict: Verdict, start: int, end: int) -> bytes:
+        """Write what is told of the characters from `start` to `end`, which have left."""
+        ...
+
+    def closing(
+        self, verdicts: Verdicts | None, held: Sequence[Piece] = (), *, unasked: bool = False
+    ) -> bytes:
+        """Write what follows the choices: verdicts to be told, `held` pieces, usage, the end.
+
+        `unasked` says that no model was asked, so that the usage is zero.
+        """
+        ...
+
+
+class Dialect(Protocol):
+    """An API that chats speak.
+
+    Callers ask at `route`, with a body that `request_model` declares and a key shown in one of
+    `credentials`; the model answers at `endpoint`. `prompt_param` and `choices_param` name the
+    fields with the prompts and the number of choices. `error_model` and `responses` declare what
+    comes back.
+    """
+
+    name: str
+    description: str
+    route: str
+    request_model: type[BaseModel]
+    error_model: type[BaseModel]
+    responses: Mapping[int | str, dict[str, Any]]
+    credentials: tuple[Credential, ...]
+    endpoint: Endpoint
+    prompt_param: str
+    choices_param: str
+
+    def read(self, request: Any) -> CallerRequest:
+        """Read a request, an instance of `request_model`."""
+        ...
+
+    def plan(self, body: JsonObject, profile: Profile) -> Plan:
+        """Say what is judged of a body that `read` gave."""
+        ...
+
+    def answers(self, reply: JsonObject) -> list[Answer]:
+        """Read the choices of a whole reply; none where it makes no sense."""
+        ...
+
+    def screened(
+        self, reply: JsonObject, stopped: Sequence[bool], refusal: str, verdicts: Verdicts | None
+    ) -> dict[str, Any]:
+        """Write a whole reply without the choices that are `stopped`, in the order of `answers`."""
+        ...
+
+    def blocked(self, verdicts: Verdicts) -> dict[str, Any]:
+        """Write the body of the 400 that says that a prompt was blocked."""
+        ...
+
+    def refused(
+        self, body: JsonObject, choices: int, refusal: str, verdicts: Verdicts, *, unasked: bool
+    ) -> dict[str, Any]:
+        """Write the reply that has a refusal in place of each answer; `unasked` as for a stream."""
+        ...
+
+    def stream(
+        self, body: JsonObject, choices: int, *, enforces: bool = True, counts_usage: bool = False
+    ) -> StreamReader:
+        """Begin a streamed reply of so many choices.
+
+        Where nothing is `enforced`, all passes as it comes. `counts_usage` says that upstream can
+        count the usage with each event.
+        """
+        ...
+
+    def is_end(self, event: Event) -> bool:
+        """Tell whether an event of upstream says only that the stream is over."""
+        ...
+
+    def error(self, problem: Problem) -> dict[str, Any]:
+        """Write the body of an error."""
+        ...
+
+    def error_event(self, problem: Problem) -> bytes:
+        """Write the error that ends a stream."""
+        ...

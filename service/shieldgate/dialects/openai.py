@@ -1,0 +1,333 @@
+"""What OpenAI's chat completions and plain completions share as dialects."""
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from time import time
+from typing import Any, ClassVar
+from uuid import uuid4
+
+from pydantic import BaseModel
+
+from shieldgate.dialects.interface import (
+    Answer,
+    CallerRequest,
+    Credential,
+    Endpoint,
+    JsonObject,
+    Piece,
+    Problem,
+    Verdicts,
+)
+from shieldgate.dialects.openai_moderation import filter_results, moderation
+from shieldgate.dialects.openai_text import answer, split
+from shieldgate.dialects.plan import Plan
+from shieldgate.errors import UpstreamError
+from shieldgate.openai.chat import (
+    DONE,
+    AnyCompletionRequest,
+    InlineModeration,
+    Screening,
+    ScreeningPolicy,
+)
+from shieldgate.openai.errors import ErrorBody, ErrorEnvelope
+from shieldgate.policy import AddedScreening, Profile
+from shieldgate.sse import Event, json_event
+from shieldgate.types import Judged, Verdict
+
+BEARER = Credential("authorization", "Bearer")
+ACCOUNT = ("authorization", "openai-organization", "openai-project")
+# Upstream's list of models, which belongs to no chat.
+MODELS = Endpoint("/models", BEARER, ACCOUNT)
+
+FILTERED = "content_filter"
+_NOTHING_SPENT = {"prompt_tokens": 0, "completion_tokens": 0, "total_tokens": 0}
+_END = Event(DONE).encode()
+
+# What chunks of ours repeat of the model's.
+_ENVELOPE = ("id", "object", "created", "model", "system_fingerprint", "service_tier")
+
+_COMPLETIONS = {"type": "object", "required": ["choices"]}
+_EVENT = {"type": "object", "properties": {"data": {"type": "string"}}, "required": ["data"]}
+_ERROR = {"$ref": f"#/components/schemas/{ErrorEnvelope.__name__}"}
+_BLOCKED = {"type": "object", "required": ["error", "moderation"]}
+_OF_UPSTREAM = {"model": ErrorEnvelope, "description": "Upstream's own status and error."}
+
+
+class OpenAI(ABC):
+    """One of OpenAI's completions."""
+
+    name: str
+    description: str
+    route: str
+    request_model: type[BaseModel]
+    endpoint: Endpoint
+    prompt_param: str
+    error_model: type[BaseModel] = ErrorEnvelope
+    credentials: tuple[Credential, ...] = (BEARER,)
+    choices_param = "n"
+    responses: Mapping[int | str, dict[str, Any]] = {
+        200: {
+            "description": "The answer, in the form and with the fields that upstream gave it; "
+            "`moderation` beside the choices where that was asked for or something happened.",
+            "content": {
+                "application/json": {"schema": _COMPLETIONS},
+                "text/event-stream": {"itemSchema": _EVENT},
+            },
+        },
+        400: {
+            "description": "The request is wrong, and `param` names the field; or its prompt was "
+            "blocked, and `code` is `content_filter`.",
+            "content": {"application/json": {"schema": {"anyOf": [_ERROR, _BLOCKED]}}},
+        },
+        "4XX": _OF_UPSTREAM,
+        "5XX": _OF_UPSTREAM,
+    }
+
+    _id: ClassVar[str]
+    _objects: ClassVar[tuple[str, str]]
+    """The kind of a whole reply, and of a chunk."""
+
+    @abstractmethod
+    def plan(self, body: JsonObject, profile: Profile) -> Plan:
+        """Say what is judged of a body."""
+
+    @abstractmethod
+    def stopped_choice(self, index: int, refusal: str) -> dict[str, Any]:
+        """Write a choice of a whole reply that was stopped."""
+
+    @abstractmethod
+    def last_choices(self, index: int, refusal: str, *, begun: bool) -> list[dict[str, Any]]:
+        """Write a stopped choice of the last chunks; `begun` says that some of it has left."""
+
+    def read(self, request: AnyCompletionRequest) -> CallerRequest:
+        """Read a request; a field `moderation` without a policy asks for scores both ways."""
+        body = request.for_upstream()
+        return CallerRequest(body, bool(body.get("stream")), added_screening(request.moderation))
+
+    def answers(self, reply: JsonObject) -> list[Answer]:
+        """Read the choices of a whole reply."""
+        choices = reply.get("choices")
+        if not isinstance(choices, list) or any(type(choice) is not dict for choice in choices):
+            return []
+        beside = split(reply)[1]
+        found = [(_index(choice), answer(choice, beside)) for choice in choices]
+        return [Answer(index, said.text, bool(said.unscreenable)) for index, said in found]
+
+    def screened(
+        self, reply: JsonObject, stopped: Sequence[bool], refusal: str, verdicts: Verdicts | None
+    ) -> dict[str, Any]:
+        """Write a reply without the choices that are stopped."""
+        choices = [
+            self.stopped_choice(_index(choice), refusal) if stops else choice
+            for choice, stops in zip(reply["choices"], stopped, strict=True)
+        ]
+        # What was judged with the choices leaves with all of them.
+        around = split(reply)[0] if any(stopped) else reply
+        return {**around, "choices": choices, **_moderation_field(verdicts)}
+
+    def blocked(self, verdicts: Verdicts) -> dict[str, Any]:
+        """Write the body of the 400 that says that a prompt was blocked."""
+        blocking = next(j.verdict for j in verdicts.inputs if j.verdict.action.stops)
+        return {
+            "error": {
+                "message": f"The prompt was blocked. It violates: {', '.join(blocking.violated)}.",
+                "type": _error_type(400),
+                "param": self.prompt_param,
+                "code": FILTERED,
+                "status": 400,
+                "innererror": {
+                    "code": "ResponsibleAIPolicyViolation",
+                    "content_filter_result": filter_results(blocking),
+                },
+            },
+            "moderation": moderation(verdicts),
+        }
+
+    def refused(
+        self, body: JsonObject, choices: int, refusal: str, verdicts: Verdicts, *, unasked: bool
+    ) -> dict[str, Any]:
+        """Write a reply of refusals; what a model that was asked has spent, nobody knows."""
+        return {
+            **self.envelope(body, streamed=False),
+            "choices": [self.stopped_choice(index, refusal) for index in range(choices)],
+            **({"usage": _NOTHING_SPENT} if unasked else {}),
+            **_moderation_field(verdicts),
+        }
+
+    def stream(
+        self, body: JsonObject, choices: int, *, enforces: bool = True, counts_usage: bool = False
+    ) -> "OpenAIStream":
+        """Begin a streamed reply."""
+        return OpenAIStream(self, body, choices, enforces=enforces, counts_usage=counts_usage)
+
+    def is_end(self, event: Event) -> bool:
+        """Recognise `[DONE]`, which not every server sends."""
+        return event.data == DONE
+
+    def error(self, problem: Problem) -> dict[str, Any]:
+        """Write an error in OpenAI's envelope."""
+        body = ErrorBody(
+            message=problem.message,
+            type=problem.type or _error_type(problem.status),
+            param=problem.param,
+            code=problem.code,
+        )
+        return ErrorEnvelope(error=body).model_dump()
+
+    def error_event(self, problem: Problem) -> bytes:
+        """Write an error as an event."""
+        return json_event(self.error(problem))
+
+    def envelope(self, body: JsonObject, *, streamed: bool) -> dict[str, Any]:
+        """Write what stands around the choices of a reply that no model has given."""
+        model = body.get("model")
+        return {
+            "id": f"{self._id}-{uuid4().hex}",
+            "object": self._objects[streamed],
+            "created": int(time()),
+            "model": model if isinstance(model, str) else "",
+        }
+
+
+class OpenAIStream:
+    """A streamed reply; its chunks are taken apart by choices."""
+
+    def __init__(
+        self,
+        dialect: OpenAI,
+        body: JsonObject,
+        choices: int,
+        *,
+        enforces: bool,
+        counts_usage: bool,
+    ) -> None:
+        options = body.get("stream_options") or {}
+        self._dialect = dialect
+        self._choices = choices
+        self._enforces = enforces
+        self._tells_usage = bool(options.get("include_usage"))
+        # So that the count is there when the model is left early.
+        self._counts = counts_usage and self._tells_usage
+        self.body = body
+        if self._counts:
+            counting = {**options, "continuous_usage_stats": True}
+            self.body = {**body, "stream_options": counting}
+        self._own = dialect.envelope(body, streamed=True)
+        self._envelope = self._own
+        self._around: dict[str, Any] | None = None
+        self._passed: dict[str, Any] = {}
+        self._beside: dict[str, Any] = {}
+        self._usage: Any = None
+        self._usage_told = False
+        self._begun: set[int | None] = set()
+
+    def read(self, name: str, data: dict[str, Any]) -> Iterator[Piece]:
+        """Take a chunk apart; raise UpstreamError for a choice that was not asked for."""
+        choices: Any = data.get("choices")
+        self._read_around({key: item for key, item in data.items() if key != "choices"})
+        if not choices:
+            # Usage, mostly. No text of an answer has its place here.
+            passed = {**self._passed, "choices": []} if self._enforces else data
+            self._usage_told |= bool(passed.get("usage"))
+            yield Piece(None, json_event(passed))
+            return
+        if self._counts:
+            data.pop("usage", None)
+            self._beside.pop("usage", None)
+        for choice in choices if isinstance(choices, list) else [choices]:
+            index = choice.get("index") if isinstance(choice, dict) else None
+            if type(index) is not int or not 0 <= index < self._choices:
+                raise UpstreamError(
+                    "Upstream streamed a choice that was not asked for.", code="upstream_invalid"
+                )
+            found = answer(choice, self._beside)
+            yield Piece(
+                index,
+                json_event({**data, "choices": [choice]}),
+                tuple((strand.field, strand.text) for strand in found.strands),
+                bool(found.unscreenable),
+                ends=choice.get("finish_reason") is not None,
+            )
+
+    def _read_around(self, around: dict[str, Any]) -> None:
+        # Mostly the same in every chunk.
+        if around != self._around:
+            self._around = around
+            self._passed, self._beside = split(around)
+            self._envelope = {key: self._passed[key] for key in _ENVELOPE if key in self._passed}
+            self._usage = self._passed.get("usage") or self._usage
+
+    def release(self, piece: Piece) -> bytes:
+        """Write a piece as it was read."""
+        self._begun.add(piece.choice)
+        return piece.data
+
+    def ending(self, choice: int, refusal: str) -> bytes:
+        """Write the last chunks of a choice that was stopped."""
+        begun = choice in self._begun
+        last = self._dialect.last_choices(choice, refusal, begun=begun)
+        return b"".join(self._chunk([each]) for each in last)
+
+    def prompt_annotation(self, inputs: Sequence[Judged]) -> bytes:
+        """Write what Azure's asynchronous filter says of prompts."""
+        results = [
+            {"prompt_index": place, "content_filter_results": filter_results(j.verdict)}
+            for place, j in enumerate(inputs)
+        ]
+        return json_event({**self._own, "prompt_filter_results": results, "choices": []})
+
+    def annotation(self, choice: int, verdict: Verdict, start: int, end: int) -> bytes:
+        """Write what Azure's asynchronous filter says of a span of an answer."""
+        offsets = {"check_offset": end, "start_offset": start, "end_offset": end}
+        annotated = {
+            "index": choice,
+            "delta": {},
+            "finish_reason": None,
+            "content_filter_results": filter_results(verdict),
+            "content_filter_offsets": offsets,
+        }
+        return self._chunk([annotated])
+
+    def closing(
+        self, verdicts: Verdicts | None, held: Sequence[Piece] = (), *, unasked: bool = False
+    ) -> bytes:
+        """Write verdicts, what was held, the usage where nothing told it yet, and `[DONE]`."""
+        last = [self._chunk([], **_moderation_field(verdicts))] if verdicts else []
+        last += [piece.data for piece in held]
+        usage = _NOTHING_SPENT if unasked else self._usage
+        if usage and self._tells_usage and not self._usage_told:
+            last.append(self._chunk([], usage=usage))
+        return b"".join(last) + _END
+
+    def _chunk(self, choices: list[dict[str, Any]], **more: Any) -> bytes:
+        return json_event({**self._envelope, "choices": choices, **more})
+
+
+def added_screening(asked: InlineModeration | None) -> AddedScreening | None:
+    """Read the field `moderation`; without a policy it asks for scores in both directions."""
+    if asked is None:
+        return None
+    score = Screening(mode="score")
+    policy = asked.policy or ScreeningPolicy(input=score, output=score)
+    return AddedScreening(
+        asked.model,
+        {
+            "prompt": policy.input.mode if policy.input else None,
+            "response": policy.output.mode if policy.output else None,
+        },
+    )
+
+
+def _moderation_field(verdicts: Verdicts | None) -> dict[str, Any]:
+    return {"moderation": moderation(verdicts)} if verdicts else {}
+
+
+def _index(choice: Mapping[str, Any]) -> int:
+    index = choice.get("index")
+    return index if type(index) is int and index >= 0 else 0
+
+
+def _error_type(status: int) -> str:
+    if status == 429:
+        return "rate_limit_error"
+    return "server_error" if status >= 500 else "invalid_request_error"

@@ -1,0 +1,55 @@
+"""The shapes in which OpenAI's completions tell verdicts: OpenAI's own, and Azure's.
+
+OpenAI's are those of the field `moderation` of its chat completions. Azure's are its content
+filter's: https://learn.microsoft.com/azure/ai-foundry/openai/concepts/content-filter-streaming.
+"""
+
+from collections.abc import Sequence
+from typing import Any
+
+from shieldgate.dialects.interface import Verdicts
+from shieldgate.types import Action, Judged, Verdict
+
+
+def moderation(verdicts: Verdicts) -> dict[str, Any]:
+    """Write the object `moderation`; a direction in which nothing was judged has no results."""
+    scorer = verdicts.scorer
+    return {"input": _side(verdicts.inputs, scorer), "output": _side(verdicts.outputs, scorer)}
+
+
+def filter_results(verdict: Verdict) -> dict[str, Any]:
+    """Write a verdict as Azure's results, keyed by policy.
+
+    The severity is safe below the threshold; what is above is cut in three.
+    """
+    results = {}
+    for judgement in verdict.judgements:
+        severity = "safe"
+        if judgement.violated:
+            span = (1 - judgement.threshold) or 1
+            above = (judgement.probability - judgement.threshold) / span
+            severity = ("low", "medium", "high")[min(int(above * 3), 2)]
+        filtered = judgement.violated and verdict.action.stops
+        results[judgement.policy] = {"filtered": filtered, "severity": severity}
+    return results
+
+
+def _side(judged: Sequence[Judged], scorer: str) -> dict[str, Any]:
+    failure = next((j.failure for j in judged if j.failure is not None), None)
+    # A block stays to be told from a failure beside it; who was not judged has no categories.
+    if failure is not None and not any(j.verdict.action is Action.BLOCKED for j in judged):
+        return {"type": "error", "code": failure.code, "message": str(failure)}
+    results = [_result(j.verdict, scorer) for j in judged]
+    return {"type": "moderation_results", "model": scorer, "results": results}
+
+
+def _result(verdict: Verdict, scorer: str) -> dict[str, Any]:
+    found = verdict.judgements
+    return {
+        "type": "moderation_result",
+        "model": scorer,
+        "flagged": bool(verdict.violated),
+        "categories": {j.policy: j.violated for j in found},
+        "category_scores": {j.policy: j.probability for j in found},
+        "category_applied_input_types": {j.policy: ["text"] for j in found},
+    }

@@ -1,0 +1,55 @@
+"""What is judged of one request; pure."""
+
+from collections.abc import Iterable
+from dataclasses import dataclass, replace
+
+from shieldgate.types import Exchange
+
+
+@dataclass(frozen=True, slots=True)
+class Subject:
+    """Something to judge, and the field of the request that it stands in."""
+
+    field: str
+    exchange: Exchange
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is judged of one request before its answers leave, and beside them.
+
+    `prompts` are all judged, and one violation blocks the request; no two are the same.
+    `unscreenable` lists the fields that hold what no scorer here can read. `contexts` has the
+    prompts that the choices answer, `choices_each` choices to each of them. `prefill` is the
+    beginning of an answer that the model may be asked to go on with: judged with what it adds.
+    """
+
+    prompts: tuple[Subject, ...]
+    unscreenable: tuple[str, ...]
+    contexts: tuple[str, ...]
+    choices_each: int = 1
+    prefill: str = ""
+
+    @property
+    def choices(self) -> int:
+        """Count the choices that are asked for."""
+        return self.choices_each * len(self.contexts)
+
+    def context(self, choice: int) -> str:
+        """Give the prompt with which the choice of this index is judged."""
+        return self.contexts[min(choice // self.choices_each, len(self.contexts) - 1)]
+
+    def joined(self, other: "Plan") -> "Plan":
+        """Judge what another plan for the same request judges, too."""
+        return replace(self, prompts=distinct((*self.prompts, *other.prompts)))
+
+
+def distinct(subjects: Iterable[Subject]) -> tuple[Subject, ...]:
+    """Leave out what is blank, and what an earlier subject judges already."""
+    first: dict[Exchange, Subject] = {}
+    for subject in subjects:
+        exchange = subject.exchange
+        judged = exchange.prompt if exchange.response is None else exchange.response
+        if judged.strip():
+            first.setdefault(exchange, subject)
+    return tuple(first.values())

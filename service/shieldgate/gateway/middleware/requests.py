@@ -1,0 +1,99 @@
+"""The outermost layer around the routes: request ids, the request's state, metrics and logs."""
+
+from collections.abc import MutableMapping, Sequence
+from time import perf_counter
+from typing import Any
+from uuid import uuid4
+
+import structlog
+from starlette.datastructures import Headers, MutableHeaders
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
+
+from shieldgate.dialects.interface import Dialect, Problem
+from shieldgate.gateway.errors import respond
+from shieldgate.gateway.state import RequestState
+from shieldgate.telemetry import Outcome, Telemetry
+
+log = structlog.get_logger(__name__)
+
+_PROBES = {"/healthz", "/readyz", "/metrics"}
+_REFUSALS: dict[int, Outcome] = {429: "limited", 499: "left"}
+
+
+class RequestMiddleware:
+    """Gives each request an id and a state, answers unknown exceptions, and counts every reply.
+
+    The first of `dialects` is that of the routes that belong to none.
+    """
+
+    def __init__(self, app: ASGIApp, telemetry: Telemetry, dialects: Sequence[Dialect]) -> None:
+        self._app = app
+        self._telemetry = telemetry
+        self._dialects = {dialect.route: dialect for dialect in dialects}
+        self._default = dialects[0]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Answer a request, and count how it ended."""
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        state = RequestState(self._dialects.get(scope["path"], self._default))
+        state.attach(scope)
+        request_id = f"req_{uuid4().hex}"
+        started = perf_counter()
+        status: int | None = None
+
+        async def send_with_id(message: Message) -> None:
+            nonlocal status
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                headers = MutableHeaders(scope=message)
+                headers["x-request-id"] = request_id
+                if headers.get("content-type", "").startswith("text/event-stream"):
+                    self._telemetry.first_byte(_route(scope), perf_counter() - started)
+            await send(message)
+
+        self._telemetry.began()
+        outcome: Outcome = "cut_off"  # for a server that stops meanwhile
+        traces = self._telemetry.traces
+        with (
+            traces.request(Headers(scope=scope).get("traceparent")) as answered,
+            structlog.contextvars.bound_contextvars(request_id=request_id, **traces.ids()),
+        ):
+            try:
+                await self._app(scope, receive, send_with_id)
+                outcome = state.outcome or _outcome(status)
+            except Exception:
+                log.exception("unexpected error", route=_route(scope))
+                outcome = "failed"
+                if status is None:
+                    message = f"Something went wrong on our side. Request id: {request_id}."
+                    reply = respond(Problem(500, "internal_error", message), state.dialect)
+                    await reply(scope, receive, send_with_id)
+            finally:
+                route, seconds = _route(scope), perf_counter() - started
+                self._telemetry.ended(route, status or 500, outcome, seconds)
+                answered(route, status or 500, outcome)
+                write = log.debug if route in _PROBES else log.info
+                write(
+                    "request",
+                    route=route,
+                    status=status,
+                    outcome=outcome,
+                    seconds=round(seconds, 4),
+                    **({"caller": state.key.name} if state.key else {}),
+                )
+
+
+def _route(scope: MutableMapping[str, Any]) -> str:
+    """Name the route by its pattern: the path itself is what the caller wrote."""
+    return str(getattr(scope.get("route"), "path", "unknown"))
+
+
+def _outcome(status: int | None) -> Outcome:
+    """Give the outcome that the status says."""
+    if status is None or status >= 500:
+        return "failed"
+    if status < 400:
+        return "answered"
+    return _REFUSALS.get(status, "refused")

@@ -1,0 +1,67 @@
+"""Judges exchanges by the rules of a request, and puts the verdicts on record."""
+
+from dataclasses import dataclass, replace
+from time import perf_counter
+
+from shieldgate.errors import ScoringError
+from shieldgate.moderation import judge
+from shieldgate.policy import Rules, fail
+from shieldgate.scoring.loading import LoadingScorer
+from shieldgate.telemetry import Audit, Decision, Telemetry
+from shieldgate.types import Action, Exchange, Judged
+
+
+@dataclass(frozen=True, slots=True)
+class Screener:
+    """Judges by a scorer; counts and records what is final."""
+
+    scorer: LoadingScorer
+    telemetry: Telemetry
+    audit: Audit
+
+    @property
+    def name(self) -> str:
+        """Name the scorer; empty while none is loaded."""
+        return self.scorer.identity.name if self.scorer.ready else ""
+
+    async def judge(self, exchange: Exchange, rules: Rules) -> Judged:
+        """Judge one exchange, by `on_failure` where the guard fails; nothing is recorded yet."""
+        started = perf_counter()
+        with self.telemetry.traces.judging(exchange.direction) as judged:
+            failure = None
+            try:
+                verdict = await judge(self.scorer, exchange, rules)
+            except ScoringError as failed:
+                verdict, failure = fail(rules.profile, exchange.direction), failed
+            judged(verdict.action.value)
+        return Judged(verdict, failure, perf_counter() - started)
+
+    def record(self, exchange: Exchange | None, judged: Judged, rules: Rules) -> None:
+        """Count a final verdict and put it on record."""
+        policies = [policy.id for policy in rules.policies]
+        self.telemetry.verdict(judged.verdict, policies)
+        self.audit.record(
+            Decision(
+                exchange,
+                judged.verdict,
+                policies,
+                profile=rules.profile.name,
+                book=rules.book,
+                scorer=self.name,
+                failure=type(judged.failure).__name__ if judged.failure else None,
+            )
+        )
+
+    async def screen(self, exchange: Exchange, rules: Rules, *, may_open: bool = True) -> Judged:
+        """Judge one exchange and record the verdict.
+
+        Raises ScoringError where the guard fails and the profile wants that closed. `may_open`
+        says whether the reply can express that a text passed unjudged.
+        """
+        judged = await self.judge(exchange, rules)
+        if judged.failure is not None and not may_open:
+            judged = replace(judged, verdict=replace(judged.verdict, action=Action.FAILED_CLOSED))
+        self.record(exchange, judged, rules)
+        if judged.failure is not None and judged.verdict.action.stops:
+            raise judged.failure
+        return judged
