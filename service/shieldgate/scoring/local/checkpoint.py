@@ -1,6 +1,7 @@
 """Find a checkpoint, refuse what can't be a scorer, and load it as the hardware allows."""
 
 import hashlib
+import logging
 import sys
 from dataclasses import dataclass
 from importlib.resources import files
@@ -16,19 +17,22 @@ from huggingface_hub.errors import (
     LocalEntryNotFoundError,
     RepositoryNotFoundError,
     RevisionNotFoundError,
+    StrictDataclassError,
 )
 from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
+    AutoModelForCausalLM,
     AutoTokenizer,
-    Gemma2Config,
-    Gemma2ForCausalLM,
+    PretrainedConfig,
+    PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 from transformers.utils.logging import disable_progress_bar
 
 from shieldgate.errors import ModelError
 from shieldgate.scoring.local.attention import PACKED
+from shieldgate.scoring.local.families import ModelFamily, find_family
 from shieldgate.scoring.local.feedforward import use_blocks
 
 _WANTED = ("*.json", "*.safetensors", "*.jinja")
@@ -42,7 +46,7 @@ class Checkpoint:
 
     name: str
     weights: str
-    model: Gemma2ForCausalLM
+    model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
 
 
@@ -56,15 +60,17 @@ def load_checkpoint(
     mend it.
     """
     folder, weights = _locate(model, revision)
-    config = _config(folder, model)
+    family, config = _config(folder, model)
     place = _device(device)
     kind = _dtype(dtype, place)
     if not sys.stderr.isatty():
         disable_progress_bar()  # it would stand between the lines of a log
+    if family.tensors:  # else each tensor of the parts that are left out is reported
+        logging.getLogger("transformers.modeling_utils").setLevel(logging.ERROR)
     spread = place.type == "cuda" and torch.cuda.device_count() > 1
     try:
         # Typed by its first overload only; with the loading info it returns a pair.
-        pair: Any = Gemma2ForCausalLM.from_pretrained(
+        pair: Any = AutoModelForCausalLM.from_pretrained(
             folder,
             config=config,
             dtype=kind,
@@ -73,6 +79,7 @@ def load_checkpoint(
             local_files_only=True,
             use_safetensors=True,
             output_loading_info=True,
+            key_mapping=dict(family.tensors) or None,
         )
         loaded, report = pair
     except (OSError, SafetensorError) as missing:
@@ -155,7 +162,7 @@ def _digest(folder: Path) -> str:
     return whole.hexdigest()
 
 
-def _config(folder: Path, model: str) -> Gemma2Config:
+def _config(folder: Path, model: str) -> tuple[ModelFamily, PretrainedConfig]:
     if not (folder / "config.json").is_file():
         raise ModelError(
             f"{model}: the folder {folder} holds no config.json, so it is no checkpoint. "
@@ -166,16 +173,14 @@ def _config(folder: Path, model: str) -> Gemma2Config:
             raise ModelError(f"{model}: the folder {folder} lacks {name}. Fetch it again.")
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError, KeyError) as broken:
+    except (OSError, ValueError, KeyError, StrictDataclassError) as broken:
         raise ModelError(
             f"{model}: its config.json can't be read: {_first_line(broken)}"
         ) from broken
-    if not isinstance(config, Gemma2Config):
-        raise ModelError(
-            f"{model} is a {config.model_type} model, and the scorer is Gemma 2. Use a ShieldGemma "
-            "2B, 9B or 27B checkpoint, or one tuned from it."
-        )
-    return config
+    try:
+        return find_family(config)
+    except ValueError as refused:
+        raise ModelError(f"{model} {refused}") from refused
 
 
 def _device(wanted: str) -> torch.device:
@@ -196,7 +201,7 @@ def _device(wanted: str) -> torch.device:
 
 
 def _dtype(wanted: str, device: torch.device) -> torch.dtype:
-    """Choose bfloat16 where the hardware has it, else float32; float16 overflows in Gemma 2."""
+    """Choose bfloat16 where the hardware has it, else float32; float16 overflows in Gemma."""
     if wanted == "auto":
         native = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
         return torch.bfloat16 if native else torch.float32
