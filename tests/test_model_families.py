@@ -3,6 +3,7 @@
 Gemma 2 is measured at more length in test_packed_engine.py and test_prefix_cache.py.
 """
 
+import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import cache
@@ -11,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from checkpoints import SHAPES, save_hot_checkpoint
+from safetensors.torch import load_file, save_file
 from test_packed_engine import (
     EXCHANGES,
     POLICIES,
@@ -31,6 +33,7 @@ from shieldgate.errors import ModelError
 from shieldgate.scoring.local import PackedEngine, load_checkpoint, load_engine
 from shieldgate.scoring.local.families import FAMILIES
 from shieldgate.scoring.local.packing import Layout
+from shieldgate.tuning.adapt import Method, Pupil
 from shieldgate.types import Exchange
 from shieldgate.worker.generator import load_generator
 
@@ -195,3 +198,38 @@ def test_the_command_line_scores_with_another_family(opened: Opening) -> None:
 def test_the_generator_refuses_another_family(opened: Opening) -> None:
     with pytest.raises(ModelError, match="is a llama model, and the generator is Gemma 2"):
         load_generator(str(opened("llama").folder), device="cpu")
+
+
+def test_the_text_part_is_found_under_both_names(opened: Opening, tmp_path: Path) -> None:
+    """As `language_model.model`, as on the hub, and as `model.language_model`, as in memory."""
+    subject = opened("gemma3")
+    folder = Path(shutil.copytree(subject.folder, tmp_path / "renamed"))
+    weights = load_file(folder / "model.safetensors")
+    old, new = "language_model.model.", "model.language_model."
+    assert any(name.startswith(old) for name in weights)
+    renamed = {name.replace(old, new): tensor for name, tensor in weights.items()}
+    save_file(renamed, folder / "model.safetensors", {"format": "pt"})
+    work = subject.engine.prepare(SHORT, POLICIES[:1]).work
+    assert load_engine(str(folder), device="cpu").forward(work) == subject.engine.forward(work)
+
+
+@pytest.mark.parametrize("method", ["full", "lora"])
+@pytest.mark.parametrize("family", ["gemma3", "llama"])
+def test_a_model_in_training_asks_as_it_scores_and_is_saved_as_a_checkpoint(
+    opened: Opening, tmp_path: Path, family: str, method: Method
+) -> None:
+    subject = opened(family)
+    pupil = Pupil.of(load_engine(str(subject.folder), device="cpu"), method, tokens=2000, seed=0)
+    asked = [(LONG, POLICIES[:2])]
+    [[_, margins]] = pupil.passes(asked)
+    margins.sum().backward()
+    with torch.no_grad():
+        for parameter in pupil.scorer.model.parameters():
+            if parameter.grad is not None:
+                parameter.sub_(parameter.grad, alpha=1e-5)
+    trained = pupil.ask(asked)[0]
+    pupil.save(tmp_path)
+    engine = load_engine(str(tmp_path), device="cpu")
+    work = engine.prepare(*asked[0]).work
+    assert engine.forward(work)[0] == pytest.approx(trained, abs=1e-3)
+    assert subject.engine.forward(work)[0] != pytest.approx(trained, abs=1e-2)

@@ -65,8 +65,8 @@ def load_checkpoint(
     kind = _dtype(dtype, place)
     if not sys.stderr.isatty():
         disable_progress_bar()  # it would stand between the lines of a log
-    if family.tensors:  # else each tensor of the parts that are left out is reported
-        logging.getLogger("transformers.modeling_utils").setLevel(logging.ERROR)
+    if family.tensors:  # it lists each tensor of the parts that are left out
+        logging.getLogger("transformers.modeling_utils").addFilter(_is_no_load_report)
     spread = place.type == "cuda" and torch.cuda.device_count() > 1
     try:
         # Typed by its first overload only; with the loading info it returns a pair.
@@ -104,6 +104,10 @@ def load_checkpoint(
     name = f"{_short(model)}@{weights[:12]}"
     log.info("model loaded", scorer=name, dtype=str(kind).removeprefix("torch."), device=str(place))
     return Checkpoint(name, weights, loaded, tokenizer)
+
+
+def _is_no_load_report(record: logging.LogRecord) -> bool:
+    return "LOAD REPORT" not in record.getMessage()
 
 
 def _locate(model: str, revision: str | None) -> tuple[Path, str]:
