@@ -12,7 +12,8 @@ import torch
 from torch import nn
 from transformers import Gemma2ForCausalLM
 
-from shieldgate.scoring.local.packing import Layout, Pack
+from shieldgate.scoring.local.packing import Layout
+from shieldgate.scoring.pack import Pack
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,6 @@ from dataclasses import dataclass, field
 
 from shieldgate.errors import ScorerUnavailable
 from shieldgate.policy import Policy, PolicyBook, Profile
-from shieldgate.prompt import TEMPLATES
 from shieldgate.scoring import Identity, Prepared, Scorer
 from shieldgate.types import Exchange, Score
 
@@ -29,7 +28,6 @@ class FakeScorer:
     left: asyncio.Event = field(default_factory=asyncio.Event)
     calls: list[tuple[Exchange, tuple[str, ...]]] = field(default_factory=list)
     identity = Identity("fake@0", "0", "float32", "chat", "none")
-    template = TEMPLATES["chat"]
 
     def __post_init__(self) -> None:
         self.released.set()
@@ -115,13 +113,12 @@ class BlockingEngine:
     """An engine whose forward pass blocks its thread until it is released."""
 
     identity = FakeScorer.identity
-    template = FakeScorer.template
 
     def __init__(self) -> None:
         self.entered = threading.Event()
         self.released = threading.Event()
 
-    def prepare(self, exchange: Exchange, policies: Sequence[Policy]) -> Prepared[Piece]:
+    def prepare(self, exchange: Exchange, policies: Sequence[Policy]) -> Prepared:
         return Prepared((Piece(),))
 
     def forward(self, work: Sequence[Piece]) -> list[list[float]]:

@@ -11,7 +11,6 @@ import pytest
 
 from shieldgate.errors import Overloaded, ScorerUnavailable
 from shieldgate.policy import Policy
-from shieldgate.prompt import TEMPLATES
 from shieldgate.scoring import Batched, Identity, Prepared
 from shieldgate.types import Exchange, Score
 
@@ -37,7 +36,6 @@ class LengthEngine:
     batches: list[list[str]] = field(default_factory=list)
     running: threading.Event = field(default_factory=threading.Event)
     released: threading.Event = field(default_factory=threading.Event)
-    template = TEMPLATES["chat"]
 
     def __post_init__(self) -> None:
         self.released.set()
@@ -54,7 +52,7 @@ class LengthEngine:
     async def wait_until_running(self) -> None:
         assert await asyncio.to_thread(self.running.wait, TIMEOUT)
 
-    def prepare(self, exchange: Exchange, policies: Sequence[Policy]) -> Prepared[Piece]:
+    def prepare(self, exchange: Exchange, policies: Sequence[Policy]) -> Prepared:
         if exchange.prompt == "untokenisable":
             raise ValueError
         return Prepared(tuple(Piece(w, len(policies)) for w in exchange.prompt.split()))
@@ -75,11 +73,11 @@ def engine() -> LengthEngine:
     return LengthEngine()
 
 
-def batched(engine: LengthEngine, tokens: int = 100, waiting: int = 100) -> Batched[Piece]:
+def batched(engine: LengthEngine, tokens: int = 100, waiting: int = 100) -> Batched:
     return Batched(engine, max_batch_tokens=tokens, max_waiting=waiting)
 
 
-async def start(scorer: Batched[Piece], text: str) -> asyncio.Task[list[Score]]:
+async def start(scorer: Batched, text: str) -> asyncio.Task[list[Score]]:
     """Start a call, and return once its work is queued or done."""
     before = len(scorer._queue)
     task = asyncio.create_task(scorer.score(Exchange(text), [POLICY]))
@@ -122,7 +120,7 @@ async def test_callers_who_wait_share_a_forward_pass_within_the_token_budget(
 
 
 async def start_running(
-    engine: LengthEngine, scorer: Batched[Piece], text: str
+    engine: LengthEngine, scorer: Batched, text: str
 ) -> asyncio.Task[list[Score]]:
     task = asyncio.create_task(scorer.score(Exchange(text), [POLICY]))
     await engine.wait_until_running()

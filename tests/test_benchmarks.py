@@ -8,7 +8,7 @@ import pytest
 import torch
 from transformers import Gemma2Config, Gemma2ForCausalLM
 
-from shieldgate.scoring.local.packing import Pack
+from shieldgate.scoring.pack import Pack
 
 ROOT = Path(__file__).parents[1]
 

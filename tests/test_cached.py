@@ -9,7 +9,7 @@ import pytest
 
 from shieldgate.errors import ScorerUnavailable
 from shieldgate.policy import Calibration, Policy
-from shieldgate.prompt import TEMPLATES, Template, render
+from shieldgate.prompt import TEMPLATES, render
 from shieldgate.scoring import Cached, Identity
 from shieldgate.types import Exchange, Score
 
@@ -32,7 +32,6 @@ class CountingScorer:
     """Numbers its answers; can be held, and can fail."""
 
     identity: Identity = IDENTITY
-    template: Template = TEMPLATES["chat"]
     calls: list[tuple[str, list[str]]] = field(default_factory=list)
     called: asyncio.Event = field(default_factory=asyncio.Event)
     released: asyncio.Event = field(default_factory=asyncio.Event)

@@ -80,13 +80,12 @@ class Engine:
     """Scores texts with `crude` in them high, and quotes others in what it raises."""
 
     identity = FakeScorer.identity
-    template = FakeScorer.template
 
     def __init__(self) -> None:
         self.breaks: str | None = None
         self.seen = ""
 
-    def prepare(self, exchange: Exchange, policies: Sequence[Policy]) -> Prepared[Piece]:
+    def prepare(self, exchange: Exchange, policies: Sequence[Policy]) -> Prepared:
         self.seen = exchange.response or exchange.prompt
         if self.breaks == "prepare":
             raise ValueError(f"can't tokenise {self.seen!r}")
@@ -106,7 +105,7 @@ class Breaking:
 
     def __init__(self, scorer: Cached, engine: Engine) -> None:
         self._scorer, self._engine = scorer, engine
-        self.identity, self.template = scorer.identity, scorer.template
+        self.identity = scorer.identity
 
     async def score(self, exchange: Exchange, policies: Sequence[Policy]) -> list[Score]:
         if self._engine.breaks == "scorer":

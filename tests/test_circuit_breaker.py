@@ -27,12 +27,12 @@ def states() -> list[State]:
 @pytest.fixture
 def breaker(clock: Clock, states: list[State]) -> CircuitBreaker:
     return CircuitBreaker(
-        most_failures=3, pause=1, longest_pause=5, changed=states.append, clock=clock
+        failure_threshold=3, pause=1, longest_pause=5, changed=states.append, clock=clock
     )
 
 
 def call(breaker: CircuitBreaker, error: BaseException | None = None) -> None:
-    assert breaker.wait() == 0
+    assert breaker.retry_after() == 0
     with suppress(type(error)) if error else nullcontext(), breaker.watch(OSError):
         if error:
             raise error
@@ -50,7 +50,7 @@ def test_only_failures_in_a_row_open_it(breaker: CircuitBreaker, states: list[St
         call(breaker, OSError())
         call(breaker)
     assert states == []
-    assert broken(breaker).wait() == 1
+    assert broken(breaker).retry_after() == 1
     assert states == ["open"]
 
 
@@ -66,10 +66,10 @@ def test_one_call_probes_and_its_success_closes_it(
 ) -> None:
     broken(breaker)
     clock.now += 1
-    assert breaker.wait() == 0
+    assert breaker.retry_after() == 0
     with breaker.watch(OSError):
-        assert breaker.wait() > 0, "while one probes, nobody else calls"
-    assert breaker.wait() == 0
+        assert breaker.retry_after() > 0, "while one probes, nobody else calls"
+    assert breaker.retry_after() == 0
     assert states == ["open", "half_open", "closed"]
     call(breaker, OSError())
     assert breaker.state == "closed", "it counts from nothing again"
@@ -78,12 +78,12 @@ def test_one_call_probes_and_its_success_closes_it(
 def test_probes_that_fail_come_less_and_less_often(breaker: CircuitBreaker, clock: Clock) -> None:
     broken(breaker)
     for pause in (1, 2, 4, 5, 5):
-        assert breaker.wait() == pause
+        assert breaker.retry_after() == pause
         clock.now += pause
         call(breaker, OSError())
     clock.now += 5
     call(breaker)
-    assert broken(breaker).wait() == 1, "after a success, the pauses start anew"
+    assert broken(breaker).retry_after() == 1, "after a success, the pauses start anew"
 
 
 def test_a_probe_that_tells_nothing_lets_the_next_one_probe(
@@ -105,5 +105,5 @@ def test_calls_from_before_may_close_it_but_not_prolong_its_pause(
             broken(breaker)
             clock.now += 0.5
             raise OSError
-        assert breaker.wait() == 0.5
+        assert breaker.retry_after() == 0.5
     assert breaker.state == "closed"

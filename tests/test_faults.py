@@ -57,7 +57,7 @@ class Rig:
 
     gateway: Gateway
     engine: Engine
-    batched: Batched[Piece]
+    batched: Batched
 
     def ask(self, text: str) -> asyncio.Task[httpx.Response]:
         body = {"prompt": text}
@@ -79,7 +79,7 @@ class Rig:
 @asynccontextmanager
 async def rig(*, seconds: float = 30, waiting: int = 100) -> AsyncIterator[Rig]:
     engine = Engine()
-    built: list[Batched[Piece]] = []
+    built: list[Batched] = []
 
     @asynccontextmanager
     async def opened() -> AsyncIterator[Scorer]:
@@ -301,13 +301,13 @@ async def test_bad_policies_at_a_reload_under_load(tmp_path: Path) -> None:
             good = profiles.read_text()
             for bad in ("profiles: [", good.replace("  default:", "  renamed:"), "\x00"):
                 profiles.write_text(bad)
-                live.reload()
+                await live.reload()
                 assert live.last_error
                 before = len(scorer.calls)
                 while len(scorer.calls) < before + 4:
                     await asyncio.sleep(0)
             profiles.write_text(good.replace("mode: enforce", "mode: monitor", 1))
-            live.reload()
+            await live.reload()
             new = live.current.version
             before = len(scorer.calls)
             while len(scorer.calls) < before + 8:

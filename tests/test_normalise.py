@@ -81,9 +81,9 @@ def test_every_twin_is_a_letter_of_another_script_and_becomes_a_latin_one() -> N
 
 
 def test_no_control_token_comes_of_it_that_the_text_could_not_spell_itself() -> None:
-    from shieldgate.prompt import CONTROL_TOKENS, TEMPLATES, Control
+    from shieldgate.prompt import GEMMA_CONTROL_TOKENS, TEMPLATES, Control
 
-    token = CONTROL_TOKENS[1]
+    token = GEMMA_CONTROL_TOKENS[1]
     wide = "".join(chr(ord(c) + 0xFEE0) for c in token)
     forged = normalised(f"{wide} {token[:4]}\u200b{token[4:]}")
     segments = TEMPLATES["chat"].segments(Exchange(forged), "No threats.")

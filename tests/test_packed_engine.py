@@ -11,11 +11,12 @@ import torch
 from checkpoints import WORDS, save_hot_checkpoint
 from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
-from shieldgate.errors import ModelError, ScorerUnavailable
+from shieldgate.errors import ConfigurationError, ModelError
 from shieldgate.policy import Policy
 from shieldgate.prompt import TEMPLATES, render
 from shieldgate.scoring.local import PackedEngine, load_engine
-from shieldgate.scoring.local.packing import Layout, Pack, pack
+from shieldgate.scoring.local.packing import Layout
+from shieldgate.scoring.pack import Pack, pack
 from shieldgate.types import Exchange
 
 # Our fp32 may be this much farther from the truth, the plain model in fp64, than the plain model in
@@ -255,7 +256,7 @@ def test_a_guideline_that_leaves_no_room_is_refused_with_the_mend(tmp_path: Path
     engine = load_engine(
         str(save_hot_checkpoint(tmp_path, max_position_embeddings=128)), device="cpu"
     )
-    with pytest.raises(ScorerUnavailable, match="Shorten the guideline"):
+    with pytest.raises(ConfigurationError, match="shorten it"):
         engine.prepare(Exchange(words(100, seed=1)), POLICIES)
 
 

@@ -557,7 +557,7 @@ REFUSED: Mapping[tuple[str, str], str] = {
         "a.yaml:7: a list or a mapping can't be a key; write 'word: value'"
     ),
     ("title: Spam", "title: " + "[" * 2000): (
-        "a.yaml:1: is nested too deeply; a policy file needs only a few levels"
+        "a.yaml:1: is nested too deeply; a few levels are enough"
     ),
     ("policies:\n  spam:", "policies: []\nother:\n  spam:"): f"a.yaml:3: policies: {MAPPING}",
     (BOOK, ""): "a.yaml:1: a policy file holds 'family' and 'policies', or 'profiles'; add them",

@@ -22,8 +22,8 @@ class ToldBook(LiveBook):
         super().__init__(path, load_book(path))
         self.reloaded = asyncio.Event()
 
-    def reload(self) -> None:
-        super().reload()
+    async def reload(self) -> None:
+        await super().reload()
         self.reloaded.set()
 
     async def until(self, holds: Callable[[], bool]) -> None:
@@ -137,7 +137,7 @@ async def test_a_book_of_one_file_is_followed_through_its_replacement(tmp_path: 
 
 async def test_sighup_reloads_whether_or_not_the_file_is_good(live: ToldBook, directory: Path):
     loop = asyncio.get_running_loop()
-    loop.add_signal_handler(signal.SIGHUP, live.reload)
+    loop.add_signal_handler(signal.SIGHUP, lambda: asyncio.ensure_future(live.reload()))
     try:
         edit(directory / "profiles.yaml", "shieldgemma/hate: 0.3", "shieldgemma/hat: 0.2")
         os.kill(os.getpid(), signal.SIGHUP)
@@ -156,11 +156,11 @@ async def test_a_reload_is_logged_with_the_reason_or_with_both_versions(
 ):
     old = live.current.version
     with capture_logs() as logs:
-        live.reload()
+        await live.reload()
         edit(directory / "profiles.yaml", "shieldgemma/hate: 0.3", "shieldgemma/hate: 3")
-        live.reload()
+        await live.reload()
         edit(directory / "profiles.yaml", "shieldgemma/hate: 3", "shieldgemma/hate: 0.2")
-        live.reload()
+        await live.reload()
     refused, replaced = logs  # the first one changed nothing, so it isn't worth a line
     assert (refused["event"], refused["log_level"]) == ("policies_refused", "error")
     assert (refused["kept"], "profiles.yaml:58: " in refused["why"]) == (old, True)
@@ -185,5 +185,5 @@ async def test_where_nothing_can_be_watched_that_is_said_and_reload_still_works(
     assert [log["event"] for log in logs] == ["files_not_watched"]
     shutil.copytree(shipped_policies(), directory)
     edit(directory / "profiles.yaml", "shieldgemma/hate: 0.3", "shieldgemma/hate: 0.2")
-    live.reload()
+    await live.reload()
     assert strict(live) == 0.2

@@ -95,8 +95,8 @@ async def replicas(server: RedisServer, count: int = 2) -> AsyncIterator[list[Ra
 
 
 async def settled(limiter: RateLimiter) -> None:
-    assert limiter._shared
-    while running := set(limiter._shared._running):
+    assert limiter._redis
+    while running := set(limiter._redis._running):
         await asyncio.wait(running)
 
 
@@ -158,8 +158,8 @@ async def test_without_redis_each_counts_by_itself_and_with_it_again_together(
             assert [await admitted(limiter, allowed) for _ in range(5)] == [True] * 4 + [False]
         server.start()
         for limiter in limiters:
-            assert limiter._shared
-            while wait := limiter._shared._breakers["redis_write"].wait():
+            assert limiter._redis
+            while wait := limiter._redis._breakers["redis_write"].retry_after():
                 await asyncio.sleep(wait)
         calls = [admitted(limiter, allowed) for limiter in limiters for _ in range(4)]
         assert sum([await call for call in calls]) == 4

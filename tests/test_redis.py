@@ -21,7 +21,6 @@ from shieldgate.access import rate_limits
 from shieldgate.access.rate_limits import RateLimit, RateLimiter
 from shieldgate.errors import ConfigurationError
 from shieldgate.policy import Policy
-from shieldgate.prompt import TEMPLATES
 from shieldgate.redis.client import RedisClient
 from shieldgate.redis.score_cache import RedisScoreCache
 from shieldgate.redis.urls import Client
@@ -50,7 +49,6 @@ class Scorer:
     """Counts how many scores it was asked for."""
 
     identity = Identity("counting", "0", "f32", "t", "w")
-    template = TEMPLATES["chat"]
 
     def __init__(self) -> None:
         self.asked = 0
@@ -93,7 +91,7 @@ class Replica:
         for number in range(50):
             if self.shared._breakers[breaker].state == state:
                 return
-            await asyncio.sleep(self.shared._breakers[breaker].wait())
+            await asyncio.sleep(self.shared._breakers[breaker].retry_after())
             await self.ask(f"{state} {number}")
             await self.settled()
         raise AssertionError(f"{breaker} never became {state}: {self.states}")

@@ -21,7 +21,6 @@ from shieldgate.evaluation.remote import RemoteGateway, score_rows_remotely
 from shieldgate.evaluation.run import CHUNK, Task, sampled, score_rows
 from shieldgate.evaluation.scores import Header, ScoredRow, ScoreFile, read_scores
 from shieldgate.policy import Policy
-from shieldgate.prompt import TEMPLATES
 from shieldgate.scoring import Engine, Identity, Prepared
 from shieldgate.types import Exchange
 
@@ -58,12 +57,11 @@ class Lengths:
     """
 
     identity = Identity("fake@0", "0", "float32", "chat", "none")
-    template = TEMPLATES["chat"]
 
     def __init__(self, before_forward: Callable[[], None] = lambda: None) -> None:
         self._before_forward = before_forward
 
-    def prepare(self, exchange: Exchange, policies: Sequence[Policy]) -> Prepared[Text]:
+    def prepare(self, exchange: Exchange, policies: Sequence[Policy]) -> Prepared:
         text = exchange.prompt
         return Prepared(tuple(Text(text[i : i + 50]) for i in range(0, len(text), 50)))
 
@@ -84,7 +82,7 @@ def rows(count: int) -> Iterator[Row]:
 
 def score(
     path: Path,
-    engine: Engine[Text] | None = None,
+    engine: Engine | None = None,
     *,
     count: int = 2 * CHUNK + 7,
     header: Header = HEADER,

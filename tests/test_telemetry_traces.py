@@ -88,9 +88,8 @@ class Piece:
 
 class Engine:
     identity = FakeScorer.identity
-    template = FakeScorer.template
 
-    def prepare(self, exchange: Exchange, policies: Sequence[Policy]) -> Prepared[Piece]:
+    def prepare(self, exchange: Exchange, policies: Sequence[Policy]) -> Prepared:
         return Prepared((Piece(),))
 
     def forward(self, work: Sequence[Piece]) -> list[list[float]]:

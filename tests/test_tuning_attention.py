@@ -9,7 +9,8 @@ from transformers import PreTrainedModel
 
 from shieldgate.scoring.local.attention import PACKED
 from shieldgate.scoring.local.decoder import hidden_states, sliding_window
-from shieldgate.scoring.local.packing import Layout, Pack
+from shieldgate.scoring.local.packing import Layout
+from shieldgate.scoring.pack import Pack
 from shieldgate.tuning.attention import PADDED, Padded, by_size
 
 WINDOW = 16

@@ -45,7 +45,7 @@ async def test_what_is_asked_and_answered_is_what_arrives(path: Path) -> None:
         Exchange("half a \ud83d pair, a \x00, an é and a 🥖" * 50_000, ""),
     ]
     async with near(scorer, path) as nearby:
-        assert (nearby.identity, nearby.template) == (scorer.identity, scorer.template)
+        assert nearby.identity == scorer.identity
         for exchange in exchanges:
             assert await nearby.score(exchange, POLICIES) == [exact, Score(-1e-300)]
     asked = [tuple(p.guidelines[e.direction] for p in POLICIES) for e in exchanges]

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shieldgate.errors import ScorerUnavailable
+from shieldgate.errors import ConfigurationError
 from shieldgate.scoring.windows import WindowRule
 from shieldgate.types import Exchange
 
@@ -66,6 +66,6 @@ def test_a_short_response_leaves_the_room_to_its_prompt() -> None:
     assert (len(windows), omitted) == (1, 0)
 
 
-def test_a_guideline_that_fills_the_context_is_refused() -> None:
-    with pytest.raises(ScorerUnavailable, match="takes 190 of the model's 200 tokens"):
+def test_a_guideline_that_fills_the_context_is_a_fault_of_configuration() -> None:
+    with pytest.raises(ConfigurationError, match="takes 190 of the model's 200 tokens"):
         RULE.split(Exchange("x"), 190, spans)

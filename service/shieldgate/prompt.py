@@ -1,4 +1,4 @@
-"""Policy and exchange in, the scorer's prompt out, as segments; pure.
+"""Exchange and guideline in, the scorer's prompt out, as segments.
 
 A prompt alternates between control tokens and plain text. Only the template can place a control
 token: what users type stays text, whatever it looks like, because templates are cut into
@@ -6,16 +6,23 @@ segments before any content is filled in.
 """
 
 import hashlib
+import json
 import re
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import BaseModel, ConfigDict, StringConstraints, ValidationError
+from pydantic_core import ErrorDetails
 
 from shieldgate.errors import ConfigurationError
 from shieldgate.types import Exchange
+from shieldgate.yaml_document import Document, reason, suggest
 
-CONTROL_TOKENS = ("<bos>", "<start_of_turn>", "<end_of_turn>")
-
-_PIECES = re.compile(f"({'|'.join(CONTROL_TOKENS)}|{{(?:prompt|response|guideline)}})")
+GEMMA_CONTROL_TOKENS = ("<bos>", "<start_of_turn>", "<end_of_turn>")
+_GEMMA = (GEMMA_CONTROL_TOKENS, "Yes", "No")
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,24 +34,39 @@ class Control:
 
 Segment = Control | str
 
+_FIELDS = ("{prompt}", "{response}", "{guideline}")
+
 
 @dataclass(frozen=True)
 class Template:
-    """A prompt format with the fields `{prompt}`, `{response}` and `{guideline}`.
+    """What a guard model is asked, with the fields `{prompt}`, `{response}` and `{guideline}`.
 
     `for_response` is None where a format only judges prompts. With `strip`, white space around
-    the content is removed, as some published formats do.
+    the content is removed, as some published formats do. `control_tokens` are the tokens of the
+    format that no text can contain. The model's next token is `positive` where the guideline is
+    violated, and `negative` where it isn't; each is one token, with the space before it if it has
+    one. The defaults are ShieldGemma's.
     """
 
     name: str
     for_prompt: str
     for_response: str | None
     strip: bool = False
+    control_tokens: tuple[str, ...] = GEMMA_CONTROL_TOKENS
+    positive: str = "Yes"
+    negative: str = "No"
 
     @property
     def digest(self) -> str:
-        """Identify the exact wording."""
-        parts = (self.for_prompt, self.for_response or "", str(self.strip))
+        """Identify all but the name, in 12 hexadecimal digits.
+
+        What is Gemma's is left out, because calibrations and caches hang on digests from a time
+        when there was nothing else.
+        """
+        parts = [self.for_prompt, self.for_response or "", str(self.strip)]
+        reading = (self.control_tokens, self.positive, self.negative)
+        if reading != _GEMMA:
+            parts.append(json.dumps(reading))
         return hashlib.sha256("\0".join(parts).encode()).hexdigest()[:12]
 
     def segments(self, exchange: Exchange, guideline: str) -> tuple[Segment, ...]:
@@ -58,7 +80,7 @@ class Template:
         if source is None:
             raise ConfigurationError(
                 f"The template {self.name!r} only judges prompts, and a response was to be judged. "
-                "Choose the template 'chat', 'paper' or 'notebook'."
+                "Choose 'chat', 'paper' or 'notebook', or a file that has a 'response'."
             )
         fields = {
             "{prompt}": self._content(exchange.prompt),
@@ -67,8 +89,8 @@ class Template:
         }
         segments: list[Segment] = []
         text = ""
-        for piece in _PIECES.split(source):
-            if piece in CONTROL_TOKENS:
+        for piece in self._pieces.split(source):
+            if piece in self.control_tokens:
                 if text:
                     segments.append(text)
                 segments.append(Control(piece))
@@ -79,13 +101,107 @@ class Template:
             segments.append(text)
         return tuple(segments)
 
+    @cached_property
+    def _pieces(self) -> re.Pattern[str]:
+        # The longest first, because one may begin like another.
+        tokens = sorted(self.control_tokens, key=len, reverse=True)
+        return re.compile(f"({'|'.join(map(re.escape, (*tokens, *_FIELDS)))})")
+
     def _content(self, text: str) -> str:
         return text.strip() if self.strip else text
 
 
-def render(segments: tuple[Segment, ...]) -> str:
-    """Write segments out as the one string that the published formats show."""
+def render(segments: Iterable[Segment]) -> str:
+    """Write segments out as the one string that a published format shows."""
     return "".join(s.token if isinstance(s, Control) else s for s in segments)
+
+
+def find_template(given: str) -> Template:
+    """Find a published format by its name, or read the YAML file at this path.
+
+    Raises ConfigurationError; for a file with one line for each problem: `file:line: key: value:
+    why; mend`. docs/templates.md says what a file holds.
+    """
+    if given in TEMPLATES:
+        return TEMPLATES[given]
+    path = Path(given).expanduser()
+    if path.suffix not in (".yaml", ".yml"):
+        raise ConfigurationError(
+            f"There is no template {given!r}; {suggest(given, TEMPLATES)}. "
+            "One of your own is a YAML file, such as my-guard.yaml."
+        )
+    document = Document(path)
+    document.read()
+    entry = _validated(document) if document.readable else None
+    if entry is None or document.report():
+        raise ConfigurationError("\n".join(document.report()))
+    return Template(
+        name=path.name,
+        for_prompt=entry.prompt,
+        for_response=entry.response,
+        strip=entry.strip,
+        control_tokens=tuple(entry.control_tokens),
+        positive=entry.positive,
+        negative=entry.negative,
+    )
+
+
+_Text = Annotated[str, StringConstraints(min_length=1)]
+
+
+class _Entry(BaseModel):
+    model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
+
+    prompt: _Text
+    response: _Text | None = None
+    control_tokens: list[_Text] = []
+    positive: _Text
+    negative: _Text
+    strip: bool = False
+
+
+def _validated(document: Document) -> _Entry | None:
+    try:
+        entry = _Entry.model_validate(document.content)
+    except ValidationError as refused:
+        for error in refused.errors(include_url=False, include_input=False):
+            document.refuse(error["loc"], _why(error))
+        return None
+    for key, text, needed in (
+        ("prompt", entry.prompt, ("{prompt}",)),
+        ("response", entry.response, ("{prompt}", "{response}")),
+    ):
+        for why in _faults(text, needed) if text else ():
+            document.refuse((key,), why)
+    for place, token in enumerate(entry.control_tokens):
+        if token not in entry.prompt + (entry.response or ""):
+            why = "stands neither in prompt nor in response; write it there, or leave it out"
+            document.refuse(("control_tokens", place), why)
+    if entry.positive == entry.negative:
+        document.refuse(("negative",), "is the positive answer, too; write the other one")
+    return entry
+
+
+def _why(error: ErrorDetails) -> str:
+    match error["type"]:
+        case "string_type" | "string_too_short":
+            return "must be text, and not empty; write it out, in quotes if it is one word"
+        case "bool_type":
+            return "must be true or false, without quotes"
+        case _:
+            return reason(error, _Entry.model_fields)
+
+
+def _faults(text: str, needed: Collection[str]) -> Iterator[str]:
+    fields = dict.fromkeys(re.findall(r"\{\w+\}", text))
+    for field in needed:
+        if field not in fields:
+            yield f"has no {field}, where the text to be judged goes; add it"
+    for field in fields:
+        if field not in (*needed, "{guideline}"):
+            yield f"nothing fills {field} in here; {suggest(field, (*needed, '{guideline}'))}"
+    if text.endswith((" ", "\t")):
+        yield "ends in a space, which tokenizers join to the answer; put it before both answers"
 
 
 def adopt(rendered: Callable[[Exchange, str], str], ours: Template) -> tuple[Template, str | None]:
@@ -107,7 +223,8 @@ def adopt(rendered: Callable[[Exchange, str], str], ours: Template) -> tuple[Tem
         return text
 
     padded = rendered(Exchange(f"  {prompt}  "), guideline)
-    theirs = Template(
+    theirs = replace(
+        ours,
         name=f"{ours.name} (the tokenizer's own)",
         for_prompt=source(Exchange(prompt)),
         for_response=source(Exchange(prompt, response)),
@@ -290,3 +407,10 @@ TEMPLATES = {
         Template("blog", _BLOG_PROMPT, None, strip=True),
     )
 }
+
+_NAMES = {template.digest: name for name, template in TEMPLATES.items()}
+
+
+def template_name(digest: str) -> str:
+    """Name the published format with this digest; another is called by its digest."""
+    return _NAMES.get(digest, digest)

@@ -87,8 +87,11 @@ class ScoringSettings(ComputeSettings):
         description="The scorer: 'starter' (small, shipped, for development and light use), "
         "google/shieldgemma-2b, -9b or -27b, or the path of a checkpoint.",
     )
-    template: Literal["chat", "paper", "notebook", "blog"] = Field(
-        "chat", description="The published prompt format. 'blog' judges prompts only."
+    template: str = Field(
+        "chat",
+        min_length=1,
+        description="The prompt format: chat, paper, notebook or blog (prompts only), which were "
+        "published for ShieldGemma, or a YAML file for another guard model.",
     )
     policies: Path | None = Field(
         None, description="Policy file, or directory of them. Default: those that are shipped."

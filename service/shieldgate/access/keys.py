@@ -17,12 +17,12 @@ from pydantic import (
     TypeAdapter,
     ValidationError,
 )
+from pydantic_core import ErrorDetails
 
 from shieldgate.access.rate_limits import RateLimit
 from shieldgate.errors import ConfigurationError
-from shieldgate.policy import PolicyBook, follow
-from shieldgate.policy.document import Document
-from shieldgate.policy.schema import suggest
+from shieldgate.policy import PolicyBook, changes
+from shieldgate.yaml_document import Document, reason, suggest
 
 log = structlog.get_logger(__name__)
 
@@ -107,7 +107,7 @@ def load_keys(path: Path, book: PolicyBook) -> Keys:
             entries = _ENTRIES.validate_python(document.content)
         except ValidationError as refused:
             for error in refused.errors(include_url=False, include_input=False):
-                document.refuse(error["loc"], _why(error["type"], error["loc"]), quote=False)
+                document.refuse(error["loc"], _why(error), quote=False)
     keys: dict[str, Key] = {}
     for name, entry in entries.items():
         if entry.profile not in book.profiles:
@@ -135,12 +135,10 @@ _MUST = {
 }
 
 
-def _why(kind: str, at: tuple[str | int, ...]) -> str:
-    field = str(at[-1]) if at else ""
-    if kind == "extra_forbidden":
-        return f"unknown key; {suggest(field, KeyEntry.model_fields)}"
-    if kind == "missing":
-        return f"{field!r} is missing; add it"
+def _why(error: ErrorDetails) -> str:
+    if error["type"] in ("extra_forbidden", "missing"):
+        return reason(error, KeyEntry.model_fields)
+    field = str(error["loc"][-1]) if error["loc"] else ""
     return _MUST.get(field, "must hold lines as 'shieldgate keys new' writes them")
 
 
@@ -177,4 +175,5 @@ class LiveKeys:
 
     async def watch(self) -> None:
         """Reload whenever the file changes, until cancelled."""
-        await follow(self.path.parent, lambda name: name == self.path.name, self.reload)
+        async for _ in changes(self.path.parent, lambda name: name == self.path.name):
+            self.reload()

@@ -1,4 +1,4 @@
-"""What callers use of their limits: counted in Redis by all replicas, else in each process."""
+"""Rate limits (GCRA) and concurrency limits (leases), in Redis for all replicas, else here."""
 
 import asyncio
 from collections import Counter
@@ -19,11 +19,12 @@ _MINUTE = 60.0
 _LEASE_SECONDS = 60
 _RENEW_SECONDS = 20
 
-# A bucket that holds a minute's worth and fills evenly: it is the time at which it will be full
-# again (GCRA). A set of leases, each until when it holds unless it is renewed, so that a process
-# that died gives its places back. Redis' clock counts, and if it jumps back, nobody waits longer
+# A token bucket that holds a minute's worth and fills evenly, stored as the time at which it will
+# be full again (GCRA, the generic cell rate algorithm of ATM). And a semaphore: a sorted set of
+# leases, each with the time until which it holds unless it is renewed, so that those of a process
+# that died expire. Redis' clock counts, and if it jumps back, nobody waits longer
 # than a minute.
-_ENTER = """
+_ACQUIRE = """
 local time = redis.call('TIME')
 local now, minute = time[1] * 1000000 + time[2], 60000000
 local rate, cost, most = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
@@ -49,7 +50,7 @@ local till = string.format('%.0f', time[1] * 1000000 + time[2] + ARGV[1] * 10000
 for place = 2, #ARGV do redis.call('ZADD', KEYS[1], 'XX', till, ARGV[place]) end
 redis.call('EXPIRE', KEYS[1], ARGV[1])
 """
-_LEAVE = "redis.call('ZREM', KEYS[1], ARGV[1])"
+_RELEASE = "redis.call('ZREM', KEYS[1], ARGV[1])"
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,14 +67,14 @@ class RateLimiter:
     """Counts requests, texts and what runs at the same time, for each caller.
 
     A caller may use a minute's worth at once; it comes back evenly. Where Redis fails, or there
-    is none, each process counts what it serves itself.
+    is none, each process counts what it serves itself. `redis` is where replicas count together,
+    `clock` gives seconds.
     """
 
     def __init__(
-        self, shared: "RedisClient | None" = None, *, clock: Callable[[], float] = monotonic
+        self, redis: "RedisClient | None" = None, *, clock: Callable[[], float] = monotonic
     ) -> None:
-        """Take the Redis in which replicas count together."""
-        self._shared = shared
+        self._redis = redis
         self._clock = clock
         self._full: dict[str, float] = {}
         self._running: Counter[str] = Counter()
@@ -84,23 +85,23 @@ class RateLimiter:
         """Hold a caller's place while a request is served; raise LimitReached."""
         name, most = allowed.name, allowed.concurrent or 0
         if most and self._running[name] >= most:
-            raise _no_place(most)
+            raise _too_many(most)
         self._running[name] += 1
         lease = uuid4().hex
         try:
-            await self._take(
+            await self._acquire(
                 name, "requests", allowed.requests_per_minute or 0, 1, most=most, lease=lease
             )
             yield
         finally:
-            self._leave(name, lease)
+            self._release(name, lease)
 
     async def charge(self, allowed: RateLimit, texts: int) -> None:
         """Count texts that are to be judged; raise LimitReached.
 
         More than a minute's worth at once counts as that, as it could never be served otherwise.
         """
-        await self._take(allowed.name, "texts", allowed.texts_per_minute or 0, texts)
+        await self._acquire(allowed.name, "texts", allowed.texts_per_minute or 0, texts)
 
     async def run(self) -> None:
         """Renew what is held in Redis until cancelled."""
@@ -109,37 +110,37 @@ class RateLimiter:
             for name, leases in self._leases.items():
                 self._tell(_RENEW, name, _LEASE_SECONDS, *leases)
 
-    async def _take(
+    async def _acquire(
         self, name: str, what: str, rate: int, cost: int, *, most: int = 0, lease: str = ""
     ) -> None:
-        """Take `cost` of what a minute allows, and one of `most` places; 0 does not limit."""
+        """Take `cost` from a bucket of `rate` a minute, and one of `most` leases; 0 is no limit."""
         if not rate and not most:
             return
-        if self._shared and most:
+        if self._redis and most:
             self._leases.setdefault(name, set()).add(lease)
-        wait = await self._ask(name, what, rate, cost, most, lease)
+        wait = await self._acquire_in_redis(name, what, rate, cost, most, lease)
         if wait is None:
-            wait = self._wait(f"{what} {name}", rate, cost) if rate else 0.0
+            wait = self._acquire_here(f"{what} {name}", rate, cost) if rate else 0.0
         if wait < 0:
-            raise _no_place(most)
+            raise _too_many(most)
         if wait > 0:
             raise LimitReached(f"This key may send {rate} {what} a minute.", retry_after=wait)
 
-    async def _ask(self, name: str, what: str, *arguments: int | str) -> float | None:
-        """Ask Redis for the seconds to wait, below 0 for a place; None where it doesn't say."""
-        if self._shared is None:
+    async def _acquire_in_redis(self, name: str, what: str, *arguments: int | str) -> float | None:
+        """Do so in Redis; gives the seconds to wait, -1 without a free lease, None on failure."""
+        if self._redis is None:
             return None
 
-        async def enter(client: "Client") -> int:
-            keys = _bucket(name, what), _places(name)
-            found: int = await client.eval(_ENTER, 2, *keys, *arguments, _LEASE_SECONDS)
+        async def acquire(client: "Client") -> int:
+            keys = _bucket(name, what), _leases_key(name)
+            found: int = await client.eval(_ACQUIRE, 2, *keys, *arguments, _LEASE_SECONDS)
             return found
 
-        microseconds = await self._shared.ask("redis_write", enter)
+        microseconds = await self._redis.ask("redis_write", acquire)
         return None if microseconds is None else microseconds / 1e6
 
-    def _wait(self, bucket: str, rate: int, cost: int) -> float:
-        """Take from a bucket of this process, and give the seconds to wait where it lacks."""
+    def _acquire_here(self, bucket: str, rate: int, cost: int) -> float:
+        """Take from a bucket of this process; gives the seconds to wait, 0 where it was taken."""
         now = self._clock()
         full = max(self._full.get(bucket, now), now) + min(cost, rate) * _MINUTE / rate
         wait = full - now - _MINUTE
@@ -148,20 +149,20 @@ class RateLimiter:
         self._full[bucket] = full
         return 0.0
 
-    def _leave(self, name: str, lease: str) -> None:
+    def _release(self, name: str, lease: str) -> None:
         self._running[name] -= 1
         if not self._running[name]:
             del self._running[name]
         leases = self._leases.get(name, set())
         if lease in leases:
             leases.remove(lease)
-            self._tell(_LEAVE, name, lease)
+            self._tell(_RELEASE, name, lease)
         if not leases:
             self._leases.pop(name, None)
 
     def _tell(self, script: str, name: str, *arguments: int | str) -> None:
-        if self._shared:
-            self._shared.tell(lambda client: client.eval(script, 1, _places(name), *arguments))
+        if self._redis:
+            self._redis.tell(lambda client: client.eval(script, 1, _leases_key(name), *arguments))
 
 
 def _bucket(name: str, what: str) -> str:
@@ -169,9 +170,9 @@ def _bucket(name: str, what: str) -> str:
     return f"shieldgate:limit:{{{name}}}:{what}"
 
 
-def _places(name: str) -> str:
+def _leases_key(name: str) -> str:
     return _bucket(name, "places")
 
 
-def _no_place(most: int) -> LimitReached:
+def _too_many(most: int) -> LimitReached:
     return LimitReached(f"This key may have {most} requests at the same time.", retry_after=1)

@@ -6,9 +6,9 @@ import os
 import signal
 import socket
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Coroutine
 from threading import Thread
-from typing import Any, NoReturn
+from typing import Any, NoReturn, TypeAlias
 
 import structlog
 import uvicorn
@@ -69,12 +69,15 @@ def tell_supervisor() -> None:
     sys.stdout.flush()
 
 
+Reload: TypeAlias = Callable[[], Coroutine[None, None, None]]
+
+
 def run_app(
     build: Callable[[Callable[[Exception], None]], FastAPI],
     listener: socket.socket,
     settings: ListenSettings,
     *,
-    on_hangup: Callable[[], None] | None = None,
+    on_hangup: Reload | None = None,
     drain: Drain | None = None,
 ) -> None:
     """Serve an app until a signal or a failure; exit with 0 or 1.
@@ -82,7 +85,7 @@ def run_app(
     Then it still listens until the requests in progress are done, as far as `drain` knows them.
 
     `build` gets the function by which the app stops the server, with what made that necessary.
-    `on_hangup` is called on SIGHUP.
+    `on_hangup` is run on SIGHUP.
     """
     failures: list[Exception] = []
 
@@ -136,15 +139,19 @@ class _Server(uvicorn.Server):
         self.config.timeout_graceful_shutdown = math.ceil(max(0, end - loop.time()))
 
 
-async def _serve(
-    server: _Server, listener: socket.socket, on_hangup: Callable[[], None] | None
-) -> None:
+async def _serve(server: _Server, listener: socket.socket, on_hangup: Reload | None) -> None:
     # When uvicorn has shut down in order, it raises the signal again that made it do so.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _exit)
     asyncio.get_running_loop().set_exception_handler(_log_stray)
     if on_hangup:
-        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, on_hangup)
+        running: set[asyncio.Task[None]] = set()  # the event loop itself keeps none alive
+
+        def hang_up() -> None:
+            running.add(task := asyncio.create_task(on_hangup()))
+            task.add_done_callback(running.discard)
+
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, hang_up)
     await server.serve(sockets=[listener])
 
 

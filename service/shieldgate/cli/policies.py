@@ -9,9 +9,10 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from shieldgate.errors import PolicyError
+from shieldgate.errors import ConfigurationError, PolicyError
 from shieldgate.policy import PolicyBook, load_book, policy_files, shipped_policies
 from shieldgate.schemas import PoliciesReply
+from shieldgate.scoring.factory import open_prompts
 from shieldgate.types import DIRECTIONS, Direction
 
 app = typer.Typer(
@@ -30,14 +31,33 @@ def check(
             help="A policy file, or a directory of them. Default: the shipped ones.",
         ),
     ] = None,
+    model: Annotated[
+        str | None,
+        typer.Option(
+            help="Check, too, that each guideline leaves room for texts in this scorer: 'starter', "
+            "a hub id or the path of a checkpoint. Only its tokenizer is loaded."
+        ),
+    ] = None,
+    revision: Annotated[
+        str | None, typer.Option(help="Branch, tag or commit of a model from the hub.")
+    ] = None,
+    template: Annotated[
+        str, typer.Option(help="The prompt format that the scorer is served with.")
+    ] = "chat",
 ) -> None:
     """Say whether a policy book is in order; exit 1 with every problem, one a line.
 
     Each problem reads *file:line: key: value: why; how to mend it*.
 
-    Example: `shieldgate policies check policies/`
+    Example: `shieldgate policies check policies/ --model google/shieldgemma-2b`
     """
     book = _load(path)
+    if model is not None:
+        prompts = open_prompts(model, revision=revision, template=template)
+        try:
+            prompts.check(book.policies.values())
+        except ConfigurationError as refused:
+            _refuse(str(refused))
     typer.echo(
         f"{path or 'The shipped policies'}: {len(book.policies)} policies, "
         f"{len(book.profiles)} profiles, version {book.version}"

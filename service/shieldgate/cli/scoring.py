@@ -34,7 +34,7 @@ from shieldgate.evaluation.run import Task, sampled, score_rows
 from shieldgate.evaluation.scores import Header, ScoreFile, wording_digest
 from shieldgate.evaluation.sources import open_source
 from shieldgate.policy import Policy, PolicyBook, Profile, load_book
-from shieldgate.prompt import TEMPLATES
+from shieldgate.prompt import template_name
 from shieldgate.scoring import Identity
 from shieldgate.scoring.factory import open_engine
 from shieldgate.settings import ScoringSettings
@@ -133,9 +133,7 @@ class Scoring:
             book = await gateway.book()
             task = self._task(book)
             identity = await gateway.identity()
-            names = {template.digest: name for name, template in TEMPLATES.items()}
-            template = names.get(identity.template, identity.template)
-            header = self._header(identity, template, book, task)
+            header = self._header(identity, template_name(identity.template), book, task)
             with self._file(header, out) as file, self._progress(file) as advance:
                 await score_rows_remotely(
                     gateway,

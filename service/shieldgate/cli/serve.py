@@ -23,6 +23,7 @@ from shieldgate.gateway.app import create_app
 from shieldgate.gateway.drain import Drain
 from shieldgate.gateway.services import Services
 from shieldgate.policy import LiveBook, PolicyBook
+from shieldgate.prompt import find_template
 from shieldgate.scoring import Cached, Identity, Resilient, Scorer, UnixSocketScorer
 from shieldgate.scoring.factory import open_served
 from shieldgate.scoring.loading import LoadingScorer
@@ -63,6 +64,9 @@ def run(settings: ServeSettings, part: Part | None = None) -> None:
     @asynccontextmanager
     async def opened() -> AsyncIterator[Scorer]:
         async with nearby or open_served(settings, telemetry) as scorer:
+            live.check = scorer.check
+            await scorer.check(live.current.policies.values())
+            await live.reload()  # what came while there was no scorer to check it
             _introduce(scorer.identity, live.current, settings)
             # What is loaded stays. Looking through it for garbage would stop all requests for a
             # quarter of a second, every second under load.
@@ -105,8 +109,8 @@ def run(settings: ServeSettings, part: Part | None = None) -> None:
             )
         )
 
-    def reload() -> None:
-        live.reload()
+    async def reload() -> None:
+        await live.reload()
         if keys:
             keys.reload()
 
@@ -130,10 +134,11 @@ def _answering(settings: ServeSettings) -> tuple[Upstream | None, Supervisor | N
         raise ConfigurationError(
             f"{flag('assistant')} drafts for a generator. Name one with {flag('generator')}."
         )
-    if settings.template == "blog" and (settings.upstream or settings.generator):
+    template = find_template(settings.template)
+    if template.for_response is None and (settings.upstream or settings.generator):
         raise ConfigurationError(
-            f"The template 'blog' judges prompts only, and chats have answers. Choose another "
-            f"{flag('template')}."
+            f"The template {template.name!r} judges prompts only, and chats have answers. Choose "
+            f"another {flag('template')}."
         )
     if settings.generator and settings.processes > 1:
         raise ConfigurationError(

@@ -131,8 +131,12 @@ def tune(
         ),
     ] = None,
     template: Annotated[
-        Literal["chat", "paper", "notebook"],
-        typer.Option(help="The prompt format to train and serve with.", rich_help_panel=_RUN),
+        str,
+        typer.Option(
+            help="The prompt format to train and serve with: chat, paper or notebook, or a YAML "
+            "file.",
+            rich_help_panel=_RUN,
+        ),
     ] = "chat",
     revision: Annotated[
         str | None,

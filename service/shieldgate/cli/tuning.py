@@ -18,7 +18,7 @@ from shieldgate.evaluation.datasets import Dataset
 from shieldgate.evaluation.labels import Labelling
 from shieldgate.evaluation.sources import open_source
 from shieldgate.policy import Policy, load_book
-from shieldgate.prompt import TEMPLATES
+from shieldgate.prompt import find_template
 from shieldgate.statistics import Estimate, doubts
 from shieldgate.telemetry import configure_logging
 from shieldgate.tuning.fit import Recipe
@@ -82,7 +82,7 @@ def _order(request: "Request") -> Order:
     return Order(
         base=request.base,
         out=request.out,
-        template=TEMPLATES[request.template],
+        template=find_template(request.template),
         policies=tuned,
         kept=_kept(tuned),
         parts=parts,
@@ -240,7 +240,7 @@ def _next(order: Order, request: "Request") -> list[str]:
     """Write out the commands that make a scorer of one's own serve."""
     out = shlex.quote(str(order.out))
     book = f" --policies {shlex.quote(str(request.policies))}" if request.policies else ""
-    template = "" if request.template == "chat" else f" --template {request.template}"
+    template = "" if request.template == "chat" else f" --template {shlex.quote(request.template)}"
     model = f"--model {out}{template}{book}"
     read = [request.test or "FRESH_ROWS.jsonl"]
     read += [f"--adapter={request.adapter}"] if request.adapter else []

@@ -9,19 +9,18 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from itertools import islice
-from typing import Generic, Protocol, TypeVar
+from typing import Protocol, TypeVar
 
 from shieldgate.evaluation.datasets import Row
 from shieldgate.evaluation.labels import Labelling
 from shieldgate.evaluation.scores import ScoredRow, ScoreFile
 from shieldgate.policy import Policy
-from shieldgate.scoring import Engine, Prepared, Work
+from shieldgate.scoring import Engine, Prepared
 from shieldgate.types import Score
 
 # Rows that are tokenised together: enough to fill forward passes, few enough for any memory.
 CHUNK = 256
 
-W = TypeVar("W", bound=Work)
 S = TypeVar("S", bound="_Sized")
 
 
@@ -52,7 +51,7 @@ def sampled(rows: Iterable[Row], size: int, total: int, seed: int) -> Iterator[R
 
 
 def score_rows(
-    engine: Engine[W],
+    engine: Engine,
     rows: Iterable[Row],
     task: Task,
     file: ScoreFile,
@@ -68,7 +67,7 @@ def score_rows(
     """
     unread = iter(rows)
 
-    def prepare() -> list[list[_Ready[W]]] | None:
+    def prepare() -> list[list[_Ready]] | None:
         chunk = list(islice(unread, CHUNK))
         if not chunk:
             return None
@@ -93,11 +92,11 @@ def score_rows(
 
 
 @dataclass(frozen=True, slots=True)
-class _Ready(Generic[W]):
+class _Ready:
     """A row that was tokenised."""
 
     row: Row
-    prepared: Prepared[W]
+    prepared: Prepared
 
     @property
     def tokens(self) -> int:
@@ -123,7 +122,7 @@ def _filled(items: Iterable[S], budget: int) -> Iterator[list[S]]:
         yield taken
 
 
-def _forward(engine: Engine[W], batch: Sequence[_Ready[W]], budget: int) -> list[list[Score]]:
+def _forward(engine: Engine, batch: Sequence[_Ready], budget: int) -> list[list[Score]]:
     """Score a batch; the windows of a long text may need several passes."""
     work = [piece for ready in batch for piece in ready.prepared.work]
     margins = iter([m for part in _filled(work, budget) for m in engine.forward(part)])

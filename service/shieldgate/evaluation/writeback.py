@@ -16,7 +16,7 @@ from shieldgate.errors import ConfigurationError, PolicyError
 from shieldgate.evaluation.calibrate import Fitted
 from shieldgate.evaluation.files import put
 from shieldgate.policy import Calibration, PolicyBook, load_book, policy_files
-from shieldgate.policy.document import Document
+from shieldgate.yaml_document import Document
 
 
 @dataclass(frozen=True, slots=True)

@@ -40,7 +40,7 @@ _REPLIES: Mapping[type[ShieldgateError], tuple[int, str, str]] = {
     NotAllowed: (403, INVALID, "not_allowed"),
     LimitReached: (429, "rate_limit_error", "rate_limit_exceeded"),
     UnknownName: (400, INVALID, "unknown_name"),
-    # At this point it can only mean that a template has no words for judging a response.
+    # The template has no words for judging a response, or the guideline leaves no room for it.
     ConfigurationError: (400, INVALID, "unsupported"),
     Overloaded: (429, "rate_limit_error", "overloaded"),
     ScorerUnavailable: (503, "server_error", UNAVAILABLE),

@@ -18,7 +18,7 @@ from shieldgate.policy.model import (
     decide,
     fail,
 )
-from shieldgate.policy.watch import LiveBook, follow
+from shieldgate.policy.watch import LiveBook, changes
 
 __all__ = [
     "Calibration",
@@ -35,9 +35,9 @@ __all__ = [
     "Rules",
     "Streaming",
     "Unscreenable",
+    "changes",
     "decide",
     "fail",
-    "follow",
     "load_book",
     "policy_files",
     "shipped_policies",

@@ -10,7 +10,6 @@ from pydantic_core import ErrorDetails
 
 from shieldgate.errors import PolicyError
 from shieldgate.openai.categories import CATEGORIES
-from shieldgate.policy.document import Document, Location
 from shieldgate.policy.model import Calibration, Policy, PolicyBook, Profile, Streaming
 from shieldgate.policy.schema import (
     CalibrationEntry,
@@ -18,8 +17,8 @@ from shieldgate.policy.schema import (
     PolicyEntry,
     ProfileEntry,
     StreamingEntry,
-    suggest,
 )
+from shieldgate.yaml_document import Document, Location, reason, suggest
 
 SUFFIXES = (".yaml", ".yml")
 
@@ -102,20 +101,9 @@ def _validated(document: Document) -> FileEntry | None:
 
 
 def _why(error: ErrorDetails) -> str:
-    *parents, key = error["loc"]
-    match error["type"]:
-        case "extra_forbidden":
-            return f"unknown key; {suggest(str(key), _schema(parents).model_fields)}"
-        case "missing":
-            return f"{key!r} is missing; add it"
-        case "model_type" | "dict_type":
-            return "must hold 'key: value' lines; write them below it, indented"
-        case "list_type":
-            return "must be a list; write [one, two], or a '- one' line for each"
-        case "too_short":
-            return "is empty, and would let everything pass; list at least one"
-        case _:
-            return error["msg"]
+    if error["type"] == "too_short":
+        return "is empty, and would let everything pass; list at least one"
+    return reason(error, _schema(error["loc"][:-1]).model_fields)
 
 
 def _schema(parents: Sequence[str | int]) -> type[BaseModel]:

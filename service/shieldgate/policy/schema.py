@@ -1,7 +1,5 @@
 """What a policy file may say: pydantic models whose refusals are sentences for people."""
 
-import difflib
-from collections.abc import Iterable
 from typing import Annotated, Any, TypeVar, get_args
 
 from pydantic import (
@@ -29,15 +27,9 @@ from shieldgate.policy.model import (
     Unscreenable,
 )
 from shieldgate.types import DIRECTIONS, Direction
+from shieldgate.yaml_document import suggest
 
 T = TypeVar("T")
-
-
-def suggest(name: str, known: Iterable[str]) -> str:
-    """Say which known name was probably meant, else list them all."""
-    known = list(known)
-    close = difflib.get_close_matches(name, known, n=1)
-    return f"did you mean {close[0]!r}?" if close else f"choose from: {', '.join(known)}"
 
 
 def _refusal(sentence: str) -> PydanticCustomError:

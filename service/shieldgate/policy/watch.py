@@ -1,14 +1,15 @@
 """The policy book in force, which can be replaced while it is being read."""
 
-from collections.abc import Callable, Mapping
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
 from pathlib import Path
 
 import structlog
 from watchfiles import Change, awatch
 
-from shieldgate.errors import PolicyError, UnknownName
+from shieldgate.errors import ShieldgateError, UnknownName
 from shieldgate.policy.load import SUFFIXES, load_book, shipped_policies
-from shieldgate.policy.model import PolicyBook
+from shieldgate.policy.model import Policy, PolicyBook
 
 _log = structlog.get_logger(__name__)
 
@@ -17,7 +18,8 @@ class LiveBook:
     """Holds the book in force; whoever keeps `current` for a request keeps one snapshot.
 
     `last_error` is why the last reload was refused, None when the files and the book agree.
-    `bound` gives the profiles that must stay, each with who is bound to it.
+    `bound` gives the profiles that must stay, each with who is bound to it. `check` is awaited with
+    the policies of a new book, and raises where the loaded scorer can't judge by them.
     """
 
     def __init__(
@@ -39,6 +41,8 @@ class LiveBook:
         self.current = book
         self.last_error: str | None = None
         self.bound: Callable[[], Mapping[str, str]] = dict
+        self.check: Callable[[Iterable[Policy]], Awaitable[None]] | None = None
+        self._reloading = asyncio.Lock()
 
     @classmethod
     def load(
@@ -51,16 +55,19 @@ class LiveBook:
         """Load the first book; raise PolicyError, because there is no old one to keep."""
         return cls(path, load_book(path), profile=profile, refused=refused)
 
-    def reload(self) -> None:
-        """Read the files again and swap the book; a bad file keeps the old one and is logged.
+    async def reload(self) -> None:
+        """Read the files again and swap the book; a bad one keeps the old one and is logged."""
+        async with self._reloading:
+            await self._reload()
 
-        Call it on the event loop's thread, for example from a signal handler.
-        """
+    async def _reload(self) -> None:
         try:
             book = load_book(self.path)
             book.profile(self._profile)
             self._check_bound(book)
-        except (PolicyError, UnknownName) as refused:
+            if self.check:
+                await self.check(book.policies.values())
+        except ShieldgateError as refused:
             self.last_error = str(refused)
             self._refused(True)
             _log.error("policies_refused", kept=self.current.version, why=self.last_error)
@@ -79,7 +86,8 @@ class LiveBook:
         watch, that is logged, and `reload` is all there is.
         """
         directory = self.path if self.path.is_dir() else self.path.parent
-        await follow(directory, self._concerns, self.reload)
+        async for _ in changes(directory, self._concerns):
+            await self.reload()
 
     def _concerns(self, name: str) -> bool:
         return name == self.path.name or name.endswith(SUFFIXES)
@@ -93,12 +101,10 @@ class LiveBook:
                 )
 
 
-async def follow(
-    directory: Path, concerns: Callable[[str], bool], reload: Callable[[], None]
-) -> None:
-    """Call `reload` whenever a file changes in a directory whose name `concerns`, until cancelled.
+async def changes(directory: Path, concerns: Callable[[str], bool]) -> AsyncIterator[None]:
+    """Yield whenever a file changes in a directory whose name `concerns`, until cancelled.
 
-    Where the system can't watch, that is logged, and nothing is called.
+    Where the system can't watch, that is logged, and it ends.
     """
 
     def matters(_: Change, path: str) -> bool:
@@ -108,6 +114,6 @@ async def follow(
 
     try:
         async for _ in awatch(directory, watch_filter=matters, recursive=False):
-            reload()
+            yield
     except OSError as refused:
         _log.error("files_not_watched", path=str(directory), why=str(refused))

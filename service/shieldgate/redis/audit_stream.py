@@ -17,10 +17,9 @@ class RedisAuditStream:
     """
 
     def __init__(
-        self, shared: RedisClient, stream: str, *, length: int, lost: Callable[[], None]
+        self, redis: RedisClient, stream: str, *, length: int, lost: Callable[[], None]
     ) -> None:
-        """Take the name of the stream."""
-        self._shared = shared
+        self._redis = redis
         self._stream = stream
         self._length = length
         self._lost = lost
@@ -33,4 +32,4 @@ class RedisAuditStream:
             # Trimmed about, because exactly would cost Redis more.
             await client.xadd(self._stream, {"record": data}, maxlen=self._length, approximate=True)
 
-        self._shared.tell(append, lost=self._lost)
+        self._redis.tell(append, lost=self._lost)

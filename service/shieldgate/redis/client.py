@@ -1,4 +1,4 @@
-"""A Redis that is asked within a small budget of time, and left alone while it fails."""
+"""A Redis client with a small budget of time and circuit breakers: no caller waits for Redis."""
 
 import asyncio
 from collections.abc import Awaitable, Callable, Coroutine
@@ -18,7 +18,7 @@ Use = Literal["redis_read", "redis_write"]
 
 # What nobody waits for any more may still connect or read an answer, but not for ever.
 _SOCKET_SECONDS = 1.0
-_MOST_AT_ONCE = 32
+_MAX_CONCURRENT = 32
 
 _MEANWHILE = "each replica has its own scores and limits; Redis is tried again by itself"
 
@@ -39,18 +39,18 @@ class _Failed(Exception):
 class RedisClient:
     """Runs commands on Redis; whatever goes wrong is None, never an error. `async with` opens it.
 
-    A caller waits for `seconds` at most. The command goes on without it, so that a connection
+    `url` is as in `redis.urls`; a wrong one raises ConfigurationError. A caller waits for `seconds`
+    at most. The command goes on without it, so that a connection
     that is slow to come about is there for the next caller, and no answer is left unread for
-    another. Reading and writing have a breaker each: a full Redis can still be read.
+    another. Reading and writing have a circuit breaker each: a full Redis can still be read.
     """
 
     def __init__(self, url: str, *, seconds: float, observer: RedisObserver | None = None) -> None:
-        """Take a URL as in `shared.urls`; raise ConfigurationError."""
-        patience = max(_SOCKET_SECONDS, seconds)
+        socket_seconds = max(_SOCKET_SECONDS, seconds)
         self._client, self._close = client(
             url,
-            socket_timeout=patience,
-            socket_connect_timeout=patience,
+            socket_timeout=socket_seconds,
+            socket_connect_timeout=socket_seconds,
             # Once, and at once: the server may have closed a connection that was idle.
             retry=Retry(NoBackoff(), 1, supported_errors=(NoConnection,)),
             # With RESP3, redis-py 8 hands out connections on which an old answer still waits.
@@ -64,7 +64,7 @@ class RedisClient:
         }
         self._failing: set[Use] = set()
         self._why = ""
-        self._places = asyncio.Semaphore(_MOST_AT_ONCE)
+        self._slots = asyncio.Semaphore(_MAX_CONCURRENT)
         self._running: set[asyncio.Task[object]] = set()
         self._open = False
 
@@ -73,7 +73,7 @@ class RedisClient:
         self._open = True
         for use in self._breakers:
             self._observe(use, "closed")
-        self._start(self._greet())
+        self._start(self._ping())
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -89,11 +89,11 @@ class RedisClient:
     async def ask(self, use: Use, command: Callable[[Client], Awaitable[T]]) -> T | None:
         """Run a command; None where it fails, is late, or Redis is being left alone."""
         breaker = self._breakers[use]
-        if not self._open or breaker.wait():
+        if not self._open or breaker.retry_after():
             return None
         try:
             with breaker.watch(_Failed):
-                return await self._in_time(command)
+                return await self._within_time(command)
         except _Failed:
             return None
 
@@ -121,14 +121,14 @@ class RedisClient:
 
         self._start(run())
 
-    async def _greet(self) -> None:
+    async def _ping(self) -> None:
         outcome = await self._run(lambda client: client.ping())
         if isinstance(outcome, _Failed):
             _log.warning("redis does not answer", why=str(outcome), meanwhile=_MEANWHILE)
         else:
             _log.info("redis answers")
 
-    async def _in_time(self, command: Callable[[Client], Awaitable[T]]) -> T:
+    async def _within_time(self, command: Callable[[Client], Awaitable[T]]) -> T:
         task = self._start(self._run(command))
         done, _ = await asyncio.wait([task], timeout=self._seconds)
         outcome = task.result() if done else _Failed(f"no answer within {self._seconds:g} s")
@@ -138,7 +138,7 @@ class RedisClient:
         return outcome
 
     async def _run(self, command: Callable[[Client], Awaitable[T]]) -> T | _Failed:
-        async with self._places:
+        async with self._slots:
             try:
                 return await command(self._client)
             except Exception as failure:

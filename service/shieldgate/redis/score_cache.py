@@ -16,14 +16,13 @@ _SEAL_BYTES = 16
 class RedisScoreCache:
     """Keeps margins in Redis for `keep_seconds`; the second level of `scoring.Cached`.
 
-    Keys come from the cache and tell nothing about texts. Each value is sealed under `secret`
-    together with its key: what no replica of ours wrote for this key is a miss, so that nobody
-    who can write to Redis can make a text pass.
+    Keys come from the cache and tell nothing about texts. Each value is sealed, together with its
+    key, under the `secret` that the replicas share: what no replica of ours wrote for this key is
+    a miss, so that nobody who can write to Redis can make a text pass.
     """
 
-    def __init__(self, shared: RedisClient, *, secret: bytes, keep_seconds: int) -> None:
-        """Take the secret that the replicas share."""
-        self._shared = shared
+    def __init__(self, redis: RedisClient, *, secret: bytes, keep_seconds: int) -> None:
+        self._redis = redis
         self._secret = secret
         self._keep_seconds = keep_seconds
 
@@ -38,7 +37,7 @@ class RedisScoreCache:
             values: list[bytes | None] = await pipeline.execute()
             return values
 
-        values = await self._shared.ask("redis_read", get) or ()
+        values = await self._redis.ask("redis_read", get) or ()
         opened = {key: self._open(key, value) for key, value in zip(keys, values, strict=False)}
         return {key: score for key, score in opened.items() if score is not None}
 
@@ -51,7 +50,7 @@ class RedisScoreCache:
                 pipeline.set(_PREFIX + key, self._sealed(key, score), ex=self._keep_seconds)
             await pipeline.execute()
 
-        self._shared.tell(put)
+        self._redis.tell(put)
 
     def _sealed(self, key: bytes, score: Score) -> bytes:
         fields = _FIELDS.pack(score.margin, score.windows, score.prompt_omitted)

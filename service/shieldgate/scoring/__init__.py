@@ -2,7 +2,7 @@
 
 from shieldgate.scoring.batched import Batched, BatchObserver
 from shieldgate.scoring.cached import Cached, CacheObserver, SecondLevel
-from shieldgate.scoring.interfaces import Engine, Identity, Prepared, Scorer, Work
+from shieldgate.scoring.interfaces import Engine, Identity, OpenScorer, Prepared, Scorer
 from shieldgate.scoring.resilient import ResilienceObserver, Resilient
 from shieldgate.scoring.unix_socket import UnixSocketScorer
 
@@ -13,11 +13,11 @@ __all__ = [
     "Cached",
     "Engine",
     "Identity",
+    "OpenScorer",
     "Prepared",
     "ResilienceObserver",
     "Resilient",
     "Scorer",
     "SecondLevel",
     "UnixSocketScorer",
-    "Work",
 ]

@@ -1,19 +1,20 @@
-"""Callers who wait at the same time share a forward pass."""
+"""Dynamic batching: callers who wait at the same time share a forward pass."""
 
 import asyncio
 import math
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from time import perf_counter
-from typing import Generic, Literal, Protocol, Self
+from typing import Literal, Protocol, Self
 
 import structlog
 
 from shieldgate.errors import Overloaded, ScorerUnavailable, ShieldgateError
 from shieldgate.policy import Policy
-from shieldgate.scoring.interfaces import Engine, W
+from shieldgate.scoring.interfaces import Engine
+from shieldgate.scoring.pack import Pack
 from shieldgate.types import Exchange, Score
 
 log = structlog.get_logger(__name__)
@@ -36,17 +37,18 @@ class BatchObserver(Protocol):
 
 
 @dataclass(slots=True)
-class _Waiting(Generic[W]):
-    work: W
+class _Waiting:
+    work: Pack
     done: asyncio.Future[list[float]]
-    taken: float = 0.0
-    """When its forward pass began."""
+    began: float = 0.0
+    """When its forward pass began, by perf_counter."""
 
 
-class Batched(Generic[W]):
-    """Puts a blocking engine behind the scoring seam; an async context manager.
+class Batched:
+    """Makes a blocking engine an OpenScorer; an async context manager.
 
-    Tokenisation and forward passes run in threads of their own. A forward pass takes pieces in
+    Two threads tokenise (`Engine.prepare`), one computes (`Engine.forward`), and all else happens
+    on the event loop. A forward pass takes pieces in
     the order they came, up to `max_batch_tokens` (and always one); those whose caller has left
     are skipped. At most `max_waiting` calls are in here at once, further ones get Overloaded, and
     so does at once who could not be done within `max_seconds`, because of those before.
@@ -54,21 +56,20 @@ class Batched(Generic[W]):
 
     def __init__(
         self,
-        engine: Engine[W],
+        engine: Engine,
         *,
         max_batch_tokens: int,
         max_waiting: int,
         max_seconds: float = math.inf,
         observer: BatchObserver | None = None,
     ) -> None:
-        """Take the engine and the limits; `async with` starts and closes."""
         self._engine = engine
         self._budget = max_batch_tokens
         self._max_waiting = max_waiting
         self._max_seconds = max_seconds
         self._observer = observer
         self._calls = 0
-        self._queue: deque[_Waiting[W]] = deque()
+        self._queue: deque[_Waiting] = deque()
         self._arrived = asyncio.Event()
         self._seconds_per_token = 0.0
         self._computed = 0  # tokens of the pass under way
@@ -77,7 +78,6 @@ class Batched(Generic[W]):
         self._tokenising = ThreadPoolExecutor(2, "tokenise")
         self._computing = ThreadPoolExecutor(1, "forward")
         self.identity = engine.identity
-        self.template = engine.template
 
     async def __aenter__(self) -> Self:
         """Start the loop that runs the forward passes."""
@@ -126,13 +126,18 @@ class Batched(Generic[W]):
         finally:
             self._calls -= 1
 
+    async def check(self, policies: Iterable[Policy]) -> None:
+        """Raise ConfigurationError where a guideline leaves no room for the text to be judged."""
+        loop = asyncio.get_running_loop()
+        await loop.run_in_executor(self._tokenising, self._engine.check_policies, policies)
+
     def _check_wait(self, tokens: int) -> None:
-        """Refuse who comes too late; never when nobody is before, so that estimates are renewed."""
+        """Raise Overloaded for what comes too late; never for the first, to renew the estimate."""
         ahead = self._seconds_ahead()
         if ahead and ahead + tokens * self._seconds_per_token > self._max_seconds:
             raise Overloaded(max(1.0, ahead))
 
-    def _enqueue(self, waiting: Sequence[_Waiting[W]]) -> None:
+    def _enqueue(self, waiting: Sequence[_Waiting]) -> None:
         if self._loop_task is None:  # closed while this caller's text was tokenised
             raise ScorerUnavailable("The scorer is closed.")
         self._queue.extend(waiting)
@@ -143,14 +148,14 @@ class Batched(Generic[W]):
         loop = asyncio.get_running_loop()
         while True:
             await self._arrived.wait()
-            batch = self._take()
+            batch = self._next_batch()
             self._observe_queue()
             if not batch:
                 continue
             work = [w.work for w in batch]
             self._started, self._computed = perf_counter(), sum(w.tokens for w in work)
             for waiter in batch:
-                waiter.taken = self._started
+                waiter.began = self._started
             try:
                 margins = await loop.run_in_executor(self._computing, self._engine.forward, work)
                 for waiter, found in zip(batch, margins, strict=True):
@@ -167,9 +172,9 @@ class Batched(Generic[W]):
             self._measure(perf_counter() - self._started, self._computed, len(work))
             self._computed = 0
 
-    def _take(self) -> list[_Waiting[W]]:
-        """Take what fits one forward pass, skipping those whose caller has left."""
-        batch: list[_Waiting[W]] = []
+    def _next_batch(self) -> list[_Waiting]:
+        """Take what fits one forward pass off the queue, skipping those whose caller has left."""
+        batch: list[_Waiting] = []
         tokens = 0
         while self._queue:
             waiter = self._queue[0]
@@ -190,9 +195,9 @@ class Batched(Generic[W]):
         if self._observer:
             self._observer.forward(seconds, tokens, pieces)
 
-    def _observe_phases(self, began: float, queued: float, waiting: Sequence[_Waiting[W]]) -> None:
+    def _observe_phases(self, began: float, queued: float, waiting: Sequence[_Waiting]) -> None:
         if self._observer:
-            last = max((w.taken for w in waiting), default=queued)
+            last = max((w.began for w in waiting), default=queued)
             self._observer.tokenised(sum(w.work.tokens for w in waiting))
             self._observer.phase("tokenise", queued - began)
             self._observer.phase("queue", last - queued)
@@ -212,7 +217,7 @@ class Batched(Generic[W]):
             seconds += max(0.0, expected - (perf_counter() - self._started))
         return seconds
 
-    def _fail(self, waiter: _Waiting[W]) -> None:
+    def _fail(self, waiter: _Waiting) -> None:
         if not waiter.done.done():
             waiter.done.set_exception(ScorerUnavailable("The scorer failed or was closed."))
 

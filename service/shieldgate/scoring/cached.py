@@ -1,4 +1,4 @@
-"""Scores are kept, and what is being scored is scored once."""
+"""A cache of scores in two levels, with single flight: what is being scored is scored once."""
 
 import asyncio
 import hmac
@@ -34,7 +34,7 @@ class SecondLevel(Protocol):
 
 
 class _Flight:
-    """One call to the scorer that is under way, and how many callers wait for it."""
+    """Single flight: one call to the scorer under way, and how many callers wait for it."""
 
     def __init__(self, task: asyncio.Task[list[Score]]) -> None:
         self.task = task
@@ -59,11 +59,11 @@ class _Flight:
 class Cached:
     """Keeps the margins of the last `max_entries` (exchange, policy) in memory; a Scorer.
 
-    Keys are HMACs under `secret` of all that a margin depends on (the scorer's identity, which
-    names the prompt's format, the exchange, and the guideline), so they tell nothing about the
-    text, and thresholds can change without staling a score. What is not
-    in memory is looked up in `second`, where there is one, before it is computed. Callers who
-    ask for the same score at once share one call; failures are not kept.
+    Keys are HMACs under `secret`, 16 bytes or more, of all that a margin depends on: the scorer's
+    identity, which names the prompt's format, the exchange, and the guideline. So they tell
+    nothing about the text, and thresholds can change without staling a score. What is not in
+    memory is looked up in `second`, where there is one, before it is computed. Callers who ask
+    for the same score at once share one call; failures are not kept.
     """
 
     def __init__(
@@ -75,7 +75,6 @@ class Cached:
         second: SecondLevel | None = None,
         observer: CacheObserver | None = None,
     ) -> None:
-        """Wrap a scorer; `secret` is 16 bytes or more."""
         self._scorer = scorer
         self._second = second
         self._secret = secret
@@ -84,7 +83,6 @@ class Cached:
         self._scores: OrderedDict[bytes, Score] = OrderedDict()
         self._flights: dict[bytes, tuple[_Flight, int]] = {}
         self.identity = scorer.identity
-        self.template = scorer.template
 
     async def score(self, exchange: Exchange, policies: Sequence[Policy]) -> list[Score]:
         """Score one exchange; only policies that are not known reach the scorer.
@@ -104,44 +102,44 @@ class Cached:
         # What is under way for another caller counts as known.
         self._count("memory", len(keys) - len(missing))
         if missing:
-            self._depart(exchange, missing, began)
+            self._start_flight(exchange, missing, began)
         else:
-            self._looked(began)
+            self._observe_lookup(began)
         joined = {key: self._flights[key] for key in keys if key not in known}
         flights = list(dict.fromkeys(flight for flight, _ in joined.values()))
         # All are joined before the first is awaited: whoever leaves in between is counted out.
         for flight in flights:
             flight.join()
         try:
-            landed = {flight: await asyncio.shield(flight.task) for flight in flights}
+            results = {flight: await asyncio.shield(flight.task) for flight in flights}
         finally:
             for flight in flights:
                 flight.leave()
         return [
-            known[key] if key in known else landed[joined[key][0]][joined[key][1]] for key in keys
+            known[key] if key in known else results[joined[key][0]][joined[key][1]] for key in keys
         ]
 
-    def _depart(self, exchange: Exchange, missing: dict[bytes, Policy], began: float) -> None:
+    def _start_flight(self, exchange: Exchange, missing: dict[bytes, Policy], began: float) -> None:
         task = asyncio.create_task(self._fetch(exchange, missing, began))
         flight = _Flight(task)
         for place, key in enumerate(missing):
             self._flights[key] = flight, place
 
-        def land(task: asyncio.Task[list[Score]]) -> None:
+        def finish(task: asyncio.Task[list[Score]]) -> None:
             for key in missing:
                 if self._flights.get(key, (None,))[0] is flight:
                     del self._flights[key]
             if not task.cancelled() and task.exception() is None:
                 self._keep(zip(missing, task.result(), strict=True))
 
-        task.add_done_callback(land)
+        task.add_done_callback(finish)
 
     async def _fetch(
         self, exchange: Exchange, missing: dict[bytes, Policy], began: float
     ) -> list[Score]:
         """Find scores in the second level, and have the others computed."""
         found = await self._second.find(list(missing)) if self._second else {}
-        self._looked(began)
+        self._observe_lookup(began)
         self._count("redis", len(found))
         rest = {key: policy for key, policy in missing.items() if key not in found}
         if rest:
@@ -171,7 +169,7 @@ class Cached:
         if self._observer:
             self._observer.looked_up({where: scores})
 
-    def _looked(self, began: float) -> None:
+    def _observe_lookup(self, began: float) -> None:
         if self._observer:
             self._observer.phase("cache", perf_counter() - began)
 

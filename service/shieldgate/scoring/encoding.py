@@ -1,42 +1,48 @@
 """Prompt segments in, token ids out; nothing a user types becomes a control token."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Sequence
 
 from tokenizers import AddedToken, Encoding, Tokenizer
-from transformers import PreTrainedTokenizerBase
+from tokenizers.pre_tokenizers import Metaspace
 
 from shieldgate.errors import ModelError
-from shieldgate.prompt import CONTROL_TOKENS, Control, Segment
+from shieldgate.prompt import Control, Segment, render
 
 
 class PromptEncoder:
-    """Encodes prompts with a Gemma-like tokenizer; safe to share between threads.
+    """Encodes prompts that are built of `control_tokens` and text; safe to share between threads.
 
-    Raises ModelError for a tokenizer that can't serve: not a fast one, without the control
-    tokens, with `Yes` or `No` in more than one piece, or one that turns text into control tokens.
+    `special_tokens` names those that a model's configuration calls special, beside what the
+    tokenizer marks itself. Raises ModelError for a tokenizer without the control tokens, or one
+    that turns text into control tokens.
     """
 
-    def __init__(self, tokenizer: PreTrainedTokenizerBase) -> None:
-        """Take a copy of the tokenizer's backend, in which control tokens are plain text."""
-        backend = getattr(tokenizer, "backend_tokenizer", None)
-        if not isinstance(backend, Tokenizer):
-            raise ModelError(
-                "The checkpoint has no fast tokenizer. Add its tokenizer.json to the folder."
-            )
-        self._backend = Tokenizer.from_str(backend.to_str())
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        control_tokens: Collection[str],
+        special_tokens: Collection[str] = (),
+    ) -> None:
+        # A copy, in which control tokens are plain text.
+        self._backend = Tokenizer.from_str(tokenizer.to_str())
         self._backend.no_truncation()
         self._backend.no_padding()
+        self._unknown: str | None = getattr(self._backend.model, "unk_token", None)
+        self._control = {token: self._id(token) for token in control_tokens}
+        added = self._backend.get_added_tokens_decoder()
         # Some checkpoints list turn markers as ordinary added tokens, which would match in text.
+        ordinary = [t for t, i in self._control.items() if i not in added or not added[i].special]
         self._backend.add_special_tokens(
-            [AddedToken(token, normalized=False, special=True) for token in CONTROL_TOKENS]
-            if all(self._backend.token_to_id(token) is not None for token in CONTROL_TOKENS)
-            else []
+            [AddedToken(token, normalized=False, special=True) for token in ordinary]
         )
-        self._backend.encode_special_tokens = True
-        self._control = {token: self._id(token) for token in CONTROL_TOKENS}
-        self.yes = self._answer("Yes")
-        self.no = self._answer("No")
-        self._refuse_forgeable(tokenizer)
+        pre_tokenizer = self._backend.pre_tokenizer
+        # Some put a space before the first word of a whole text.
+        self._spaced = isinstance(pre_tokenizer, Metaspace) and (
+            pre_tokenizer.prepend_scheme == "first"
+        )
+        self._read_segments(True)
+        self.special_tokens = self._special({*special_tokens, *control_tokens})
+        self._refuse_forgeable()
 
     @property
     def largest_id(self) -> int:
@@ -64,37 +70,77 @@ class PromptEncoder:
         [encoding] = self._backend.encode_batch([_valid(text)], add_special_tokens=False)
         return list(encoding.offsets)
 
+    def token(self, text: str) -> int:
+        """Find the one token that an answer is; raise ModelError where there is none."""
+        named = {name: i for i, name in self.special_tokens.items()}
+        if text in named:
+            return named[text]
+        ids: list[int] = self._backend.encode(text, add_special_tokens=False).ids
+        if len(ids) != 1:
+            raise ModelError(
+                f"The tokenizer splits {text!r} into {len(ids)} tokens, and the score is read from "
+                "one. Use a template whose answers are single tokens of this tokenizer."
+            )
+        if self._backend.id_to_token(ids[0]) == self._unknown:
+            raise ModelError(
+                f"The tokenizer does not know the answer {text!r}. Use a template whose answers "
+                "are single tokens of this tokenizer."
+            )
+        return ids[0]
+
+    def check_seams(self, prompt: Sequence[Segment]) -> None:
+        """Raise ModelError where the tokenizer, left to itself, reads a prompt as other ids.
+
+        For the time of construction: no other thread may encode meanwhile.
+        """
+        self._read_segments(False)
+        whole = self._backend.encode(render(prompt), add_special_tokens=False).ids
+        self._read_segments(True)
+        if whole == self.encode([prompt])[0]:
+            return
+        texts = [s for s in prompt if isinstance(s, str)]
+        for name in self.special_tokens.values():
+            if any(name in text for text in texts):
+                raise ModelError(
+                    f"The template has {name} in its text, which is a control token of the "
+                    "tokenizer. List it under control_tokens."
+                )
+        raise ModelError(
+            "The tokenizer reads text after a control token in another way than text alone. Use "
+            "a template that begins with a control token, or another tokenizer.json."
+        )
+
+    def _read_segments(self, yes: bool) -> None:
+        """Read text as parts of a prompt, free of control tokens, or as the tokenizer does."""
+        self._backend.encode_special_tokens = yes
+        if self._spaced:
+            self._backend.pre_tokenizer.prepend_scheme = "never" if yes else "first"
+
     def _id(self, token: str) -> int:
         found = self._backend.token_to_id(token)
         if found is None:
             raise ModelError(
-                f"The tokenizer has no {token} token, so the checkpoint can't be a Gemma scorer. "
-                "Use the tokenizer files that belong to a Gemma 2 or ShieldGemma checkpoint."
+                f"The tokenizer has no {token} token, with which the template builds its prompts. "
+                "Give the template that belongs to this model, or the model's own tokenizer files."
             )
         return int(found)
 
-    def _answer(self, word: str) -> int:
-        ids = self._backend.encode(word, add_special_tokens=False).ids
-        if len(ids) != 1:
-            raise ModelError(
-                f"The tokenizer splits {word!r} into {len(ids)} tokens, and the score is read from "
-                "one. Use a tokenizer in which 'Yes' and 'No' are single tokens."
-            )
-        return int(ids[0])
-
-    def _refuse_forgeable(self, tokenizer: PreTrainedTokenizerBase) -> None:
+    def _special(self, names: Collection[str]) -> dict[int, str]:
+        """Map the ids of all special tokens to their names, but for what stands for the unknown."""
         added = self._backend.get_added_tokens_decoder()
-        control = {*self._control.values(), *tokenizer.all_special_ids}
-        control |= {i for i, token in added.items() if token.special}
-        unknown = tokenizer.unk_token_id
-        control.discard(unknown)
-        for text in _forgeries([str(tokenizer.convert_ids_to_tokens(i)) for i in sorted(control)]):
-            forged = control.intersection(self._backend.encode(text, add_special_tokens=False).ids)
+        known = {i: token.content for i, token in added.items() if token.special}
+        known |= {i: n for n in names if (i := self._backend.token_to_id(n)) is not None}
+        return {i: name for i, name in known.items() if name != self._unknown}
+
+    def _refuse_forgeable(self) -> None:
+        for text in _forgeries([self.special_tokens[i] for i in sorted(self.special_tokens)]):
+            ids = self._backend.encode(text, add_special_tokens=False).ids
+            forged = self.special_tokens.keys() & ids
             if forged:
                 raise ModelError(
                     f"The tokenizer turns the plain text {text!r} into the control token "
-                    f"{tokenizer.convert_ids_to_tokens(min(forged))}, so users could break out of "
-                    "their turn. Use a tokenizer.json that lists control tokens as special."
+                    f"{self.special_tokens[min(forged)]}, so users could break out of their turn. "
+                    "Use a tokenizer.json that lists control tokens as special."
                 )
 
 

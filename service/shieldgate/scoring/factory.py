@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 
 from shieldgate.errors import needed
 from shieldgate.scoring.batched import Batched, BatchObserver
-from shieldgate.scoring.interfaces import Scorer
+from shieldgate.scoring.interfaces import OpenScorer
 from shieldgate.settings import ScoringSettings, ServeSettings
 
 if TYPE_CHECKING:
     from shieldgate.scoring.local import PackedEngine
+    from shieldgate.scoring.prompts import PromptBuilder
 
 
 @asynccontextmanager
@@ -24,7 +25,7 @@ async def open_scorer(
     max_seconds: float = math.inf,
     prefix_bytes: int = 0,
     observer: BatchObserver | None = None,
-) -> AsyncIterator[Scorer]:
+) -> AsyncIterator[OpenScorer]:
     """Load a scorer off the event loop, check it, and close it at the end.
 
     Raises ConfigurationError.
@@ -42,7 +43,7 @@ async def open_scorer(
 
 def open_served(
     settings: ServeSettings, observer: BatchObserver
-) -> AbstractAsyncContextManager[Scorer]:
+) -> AbstractAsyncContextManager[OpenScorer]:
     """Open a scorer with the limits of a server."""
     return open_scorer(
         settings,
@@ -52,6 +53,15 @@ def open_served(
         prefix_bytes=settings.prefix_bytes,
         observer=observer,
     )
+
+
+def open_prompts(
+    model: str, *, revision: str | None = None, template: str = "chat"
+) -> "PromptBuilder":
+    """Load what builds the prompts of a model, but not the model; raise ConfigurationError."""
+    with needed("Checking for a model", "local"):
+        from shieldgate.scoring.local import load_prompts  # noqa: PLC0415
+    return load_prompts(model, revision=revision, template=template)
 
 
 def open_engine(settings: ScoringSettings, prefix_bytes: int = 0) -> "PackedEngine":

@@ -1,21 +1,22 @@
-"""The one seam of scoring, and the engine that stands behind the batcher."""
+"""The seam of scoring, and the engine behind the batcher."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from typing import Generic, Protocol, TypeVar
+from typing import Protocol
 
 from shieldgate.policy import Policy
-from shieldgate.prompt import Template
+from shieldgate.scoring.pack import Pack
 from shieldgate.types import Exchange, Score
 
 
 @dataclass(frozen=True, slots=True)
 class Identity:
-    """All that a margin depends on besides the prompt.
+    """All that a margin depends on besides the exchange and the guideline.
 
     `name` is what people and policy files call the scorer (`starter@1f6c2a9b03de`): the model and
     the first digits of its weights' digest, and `+paper` where it asks in another format than
-    `chat`. `windows` names the rule by which long content is split.
+    `chat`. `template` is the digest of its prompt format. `windows` names the rule by which long
+    content is split, as CONTEXT/OVERLAP/VERSION, both in tokens: `8192/256/v1`.
     """
 
     name: str
@@ -38,58 +39,34 @@ class Scorer(Protocol):
         """Say what the scores depend on."""
         ...
 
-    @property
-    def template(self) -> Template:
-        """Give the prompt format that the scorer was built with."""
-        ...
-
     async def score(self, exchange: Exchange, policies: Sequence[Policy]) -> list[Score]:
-        """Score one exchange under each policy, in their order; raise ScoringError."""
+        """Score one exchange under each policy, in their order.
+
+        Raises ScoringError, or ConfigurationError where no such exchange could be scored under
+        these policies.
+        """
         ...
 
 
-class Work(Protocol):
-    """A piece of an exchange that one forward pass can hold."""
+class OpenScorer(Scorer, Protocol):
+    """A scorer as it is opened, which knows beforehand what policies it can't judge."""
 
-    @property
-    def tokens(self) -> int:
-        """Count the tokens that a forward pass spends on it."""
-        ...
+    async def check(self, policies: Iterable[Policy]) -> None:
+        """Raise ConfigurationError where a guideline leaves no room for the text to be judged.
 
-
-W = TypeVar("W", bound=Work)
-
-
-class Engine(Protocol[W]):
-    """The blocking core: called from threads, never from the event loop."""
-
-    @property
-    def identity(self) -> Identity:
-        """Say what the scores depend on."""
-        ...
-
-    @property
-    def template(self) -> Template:
-        """Give the prompt format."""
-        ...
-
-    def prepare(self, exchange: Exchange, policies: Sequence[Policy]) -> "Prepared[W]":
-        """Tokenise an exchange; any number of threads may be in here at once."""
-        ...
-
-    def forward(self, work: Sequence[W]) -> list[list[float]]:
-        """Run one forward pass; one margin per policy for each piece, in order.
-
-        Called by one thread at a time.
+        Raises ScorerUnavailable where that can't be found out.
         """
         ...
 
 
 @dataclass(frozen=True, slots=True)
-class Prepared(Generic[W]):
-    """An exchange ready to be scored: one piece of work for each window of its content."""
+class Prepared:
+    """An exchange ready to be scored: one pack for each window of its content.
 
-    work: tuple[W, ...]
+    `prompt_omitted` counts the characters of the prompt that no window shows.
+    """
+
+    work: tuple[Pack, ...]
     prompt_omitted: int = 0
 
     def scores(self, margins: Sequence[Sequence[float]]) -> list[Score]:
@@ -98,3 +75,30 @@ class Prepared(Generic[W]):
             Score(max(column), windows=len(self.work), prompt_omitted=self.prompt_omitted)
             for column in zip(*margins, strict=True)
         ]
+
+
+class Engine(Protocol):
+    """The blocking core behind `Batched`: called from its threads, never from the event loop."""
+
+    @property
+    def identity(self) -> Identity:
+        """Say what the scores depend on."""
+        ...
+
+    def check_policies(self, policies: Iterable[Policy]) -> None:
+        """Raise ConfigurationError where a guideline leaves no room for content.
+
+        Any number of threads may be in here, and in `prepare`, at once.
+        """
+        ...
+
+    def prepare(self, exchange: Exchange, policies: Sequence[Policy]) -> Prepared:
+        """Tokenise an exchange; raise ConfigurationError where it can't be judged."""
+        ...
+
+    def forward(self, work: Sequence[Pack]) -> list[list[float]]:
+        """Run one forward pass; one margin per policy for each pack, in order.
+
+        The packs are of any callers. One thread at a time is in here.
+        """
+        ...

@@ -2,11 +2,10 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, suppress
 
 from shieldgate.errors import ScorerUnavailable
 from shieldgate.policy import Policy
-from shieldgate.prompt import Template
 from shieldgate.scoring import Identity, Scorer
 from shieldgate.types import Exchange, Score
 
@@ -15,7 +14,7 @@ class LoadingScorer:
     """A scorer that is there once it is loaded and checked; until then ScorerUnavailable.
 
     `open_scorer` gives a context manager that loads a scorer, checks it, and closes it again.
-    When `gone` returns, the scorer is gone, and opened anew; one in this process never is.
+    When `gone` returns, the scorer has ended and is opened anew; one in this process never ends.
     """
 
     def __init__(
@@ -23,7 +22,6 @@ class LoadingScorer:
         open_scorer: Callable[[], AbstractAsyncContextManager[Scorer]],
         gone: Callable[[], Awaitable[object]] | None = None,
     ) -> None:
-        """Take the way to a scorer; `hold` walks it."""
         self._open = open_scorer
         self._gone = gone or asyncio.Event().wait
         self._scorer: Scorer | None = None
@@ -34,14 +32,15 @@ class LoadingScorer:
         `ready` is told whenever texts can be scored, and when they no longer can.
         """
         while True:
-            async with self._open() as scorer:
-                self._scorer = scorer
-                ready(True)
-                try:
-                    await self._gone()
-                finally:
-                    self._scorer = None
-                    ready(False)
+            with suppress(ScorerUnavailable):  # of one that has ended while it was opened
+                async with self._open() as scorer:
+                    self._scorer = scorer
+                    ready(True)
+                    try:
+                        await self._gone()
+                    finally:
+                        self._scorer = None
+                        ready(False)
 
     @property
     def ready(self) -> bool:
@@ -52,11 +51,6 @@ class LoadingScorer:
     def identity(self) -> Identity:
         """Say what the scores depend on; raise ScorerUnavailable."""
         return self._loaded().identity
-
-    @property
-    def template(self) -> Template:
-        """Give the prompt format; raise ScorerUnavailable."""
-        return self._loaded().template
 
     async def score(self, exchange: Exchange, policies: Sequence[Policy]) -> list[Score]:
         """Score one exchange; raise ScoringError."""

@@ -1,4 +1,4 @@
-"""A judgement has a deadline, and a scorer that keeps failing is left alone."""
+"""A judgement has a deadline, and a circuit breaker stands before a scorer that keeps failing."""
 
 import asyncio
 from collections.abc import Sequence
@@ -30,27 +30,26 @@ class ResilienceObserver(Protocol):
 class Resilient:
     """Bounds the time in which a scorer answers, and asks none that keeps failing; a Scorer.
 
-    All policies of an exchange share the one deadline. Time-outs and failures in a row open the
-    breaker; then calls fail at once, and one of them at a time probes whether the scorer is back.
+    `seconds` is the longest that one exchange may take under all its policies, queueing included.
+    Time-outs and failures in a row open the circuit breaker; a wrong configuration doesn't, nor
+    does a full queue.
     """
 
     def __init__(
         self, scorer: Scorer, *, seconds: float, observer: ResilienceObserver | None = None
     ) -> None:
-        """Wrap a scorer; `seconds` is the longest that one exchange may take, queueing included."""
         self._scorer = scorer
         self._seconds = seconds
         self._observer = observer
         self._breaker = CircuitBreaker(changed=self._changed)
         self.identity = scorer.identity
-        self.template = scorer.template
 
     async def score(self, exchange: Exchange, policies: Sequence[Policy]) -> list[Score]:
         """Score one exchange; raise ScorerUnavailable at the deadline, else what the scorer does.
 
         How long to wait is said by `retry_after` of what is raised, where that is known.
         """
-        if seconds := self._breaker.wait():
+        if seconds := self._breaker.retry_after():
             self._failed("breaker")
             raise ScorerUnavailable(
                 "The scorer keeps failing and is left alone for a moment.", retry_after=seconds

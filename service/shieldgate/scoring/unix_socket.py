@@ -1,13 +1,13 @@
 """A scorer in another process of this machine, over a unix socket.
 
-A connection is one question and its answer, each a line of JSON after its length. Who closes it
-early has left. One connection of each client asks who the scorer is and then stays, so that its
-end tells that of the process.
+A connection is one request and its reply, each JSON after its length in bytes. A client that
+closes it early cancels its request. One connection of each client asks for the identity and then
+stays open, so that its end tells that of the process.
 """
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterable, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import asdict, astuple
 from pathlib import Path
@@ -17,151 +17,150 @@ import structlog
 
 from shieldgate.errors import ConfigurationError, Overloaded, ScorerUnavailable
 from shieldgate.policy import Policy
-from shieldgate.prompt import Template
-from shieldgate.scoring.interfaces import Identity, Scorer
+from shieldgate.scoring.interfaces import Identity, OpenScorer
 from shieldgate.types import Exchange, Score
 
-_PRESENCE: dict[str, Any] = {}
+_IDENTITY: dict[str, Any] = {}
 _LENGTH_BYTES = 4
-_CONNECTIONS = 4096
-_LOOK_SECONDS = 0.1
+_BACKLOG = 4096
+_RETRY_SECONDS = 0.1
 
 log = structlog.get_logger(__name__)
 
 
 class UnixSocketScorer:
-    """Asks the scorer that listens at a path; a Scorer, and an async context manager.
+    """Asks the scorer that listens at a path; an OpenScorer, and an async context manager.
 
-    It has an identity and a template once it is entered, and can be entered again after `gone`.
+    It has an identity once it is entered, and can be entered again after `gone`.
     """
 
     identity: Identity
-    template: Template
 
     def __init__(self, path: Path) -> None:
-        """Take where the scorer listens, or will."""
         self._path = path
-        self._presence: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
+        self._lasting: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
     async def __aenter__(self) -> Self:
-        """Wait until the scorer is there, however long that takes."""
+        """Connect, and wait for the scorer as long as that takes."""
         while True:
             try:
-                reader, _ = self._presence = await self._ask(_PRESENCE)
-                said = await _receive(reader)
+                reader, _ = self._lasting = await self._connect(_IDENTITY)
+                reply = await _receive(reader)
             except (OSError, EOFError):
-                self._leave()
-                await asyncio.sleep(_LOOK_SECONDS)
+                self._close()
+                await asyncio.sleep(_RETRY_SECONDS)
             else:
-                self.identity = Identity(**said["identity"])
-                self.template = Template(**said["template"])
+                self.identity = Identity(**reply["identity"])
                 return self
 
     async def __aexit__(self, *_: object) -> None:
-        """Leave the scorer."""
-        self._leave()
+        """Close the lasting connection."""
+        self._close()
 
     async def gone(self) -> None:
         """Wait until the scorer's process has ended."""
-        if self._presence is not None:
+        if self._lasting is not None:
             try:
-                await self._presence[0].read()
+                await self._lasting[0].read()
             except OSError:
                 return
 
     async def score(self, exchange: Exchange, policies: Sequence[Policy]) -> list[Score]:
         """Score one exchange; raise what the scorer there raises, or ScorerUnavailable."""
-        question = {
-            "exchange": asdict(exchange),
-            "policies": [(p.id, p.guidelines[exchange.direction]) for p in policies],
-        }
+        direction = exchange.direction
+        asked = [(p.id, {direction: p.guidelines[direction]}) for p in policies]
+        reply = await self._request({"exchange": asdict(exchange), "policies": asked})
+        return [Score(*score) for score in reply["scores"]]
+
+    async def check(self, policies: Iterable[Policy]) -> None:
+        """Check policies; raise what the scorer there raises, or ScorerUnavailable."""
+        await self._request({"policies": [(p.id, dict(p.guidelines)) for p in policies]})
+
+    async def _request(self, request: Mapping[str, Any]) -> dict[str, Any]:
         writer = None
         try:
-            reader, writer = await self._ask(question)
-            said = await _receive(reader)
+            reader, writer = await self._connect(request)
+            reply = await _receive(reader)
         except (OSError, EOFError) as ended:
             raise ScorerUnavailable("The scorer's process is not there.") from ended
         finally:
             if writer is not None:
                 writer.close()
-        return _scores(said)
+        _raise_error(reply)
+        return reply
 
-    async def _ask(
-        self, question: Mapping[str, Any]
+    async def _connect(
+        self, request: Mapping[str, Any]
     ) -> tuple[asyncio.StreamReader, asyncio.StreamWriter]:
         reader, writer = await asyncio.open_unix_connection(self._path)
         try:
-            await _send(writer, question)
+            await _send(writer, request)
         except BaseException:
             writer.close()
             raise
         return reader, writer
 
-    def _leave(self) -> None:
-        if self._presence is not None:
-            self._presence[1].close()
-            self._presence = None
+    def _close(self) -> None:
+        if self._lasting is not None:
+            self._lasting[1].close()
+            self._lasting = None
 
 
 @asynccontextmanager
-async def listening(scorer: Scorer, path: Path) -> AsyncIterator[None]:
-    """Let a scorer answer at a path, which only those can reach who may enter its folder."""
-    answering: set[asyncio.Task[None] | None] = set()
+async def listening(scorer: OpenScorer, path: Path) -> AsyncIterator[None]:
+    """Serve a scorer at a path, which only those can reach who may enter its folder."""
+    handlers: set[asyncio.Task[None] | None] = set()
 
-    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        answering.add(this := asyncio.current_task())
+    async def handle(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        handlers.add(this := asyncio.current_task())
         try:
-            question = await _receive(reader)
-            if question == _PRESENCE:
-                await _send(
-                    writer,
-                    {"identity": asdict(scorer.identity), "template": asdict(scorer.template)},
-                )
+            request = await _receive(reader)
+            if request == _IDENTITY:
+                await _send(writer, {"identity": asdict(scorer.identity)})
                 await reader.read()
-            elif (said := await _while_connected(scorer, question, reader)) is not None:
-                await _send(writer, said)
+            elif (reply := await _while_connected(scorer, request, reader)) is not None:
+                await _send(writer, reply)
         except (OSError, EOFError, asyncio.CancelledError):
-            pass  # who asked has left, or the scorer does
+            pass  # the client is gone, or the scorer ends
         finally:
             writer.close()
-            answering.discard(this)
+            handlers.discard(this)
 
-    async with await asyncio.start_unix_server(answer, path, backlog=_CONNECTIONS) as server:
+    async with await asyncio.start_unix_server(handle, path, backlog=_BACKLOG) as server:
         try:
             yield
         finally:
             server.close()
             # From Python 3.12 on, a server waits for its connections.
-            tasks = [task for task in answering if task]
+            tasks = [task for task in handlers if task]
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
 
 
 async def _while_connected(
-    scorer: Scorer, question: Mapping[str, Any], reader: asyncio.StreamReader
+    scorer: OpenScorer, request: Mapping[str, Any], reader: asyncio.StreamReader
 ) -> dict[str, Any] | None:
-    """Answer a question; None when who asked has left before."""
-    answering = asyncio.create_task(_answer(scorer, question))
-    leaving = asyncio.create_task(reader.read())
+    """Compute a reply; None when the client has disconnected before."""
+    replying = asyncio.create_task(_reply(scorer, request))
+    disconnected = asyncio.create_task(reader.read())
     try:
-        await asyncio.wait((answering, leaving), return_when=asyncio.FIRST_COMPLETED)
-        return answering.result() if answering.done() else None
+        await asyncio.wait((replying, disconnected), return_when=asyncio.FIRST_COMPLETED)
+        return replying.result() if replying.done() else None
     finally:
-        for task in (answering, leaving):
+        for task in (replying, disconnected):
             task.cancel()
-        await asyncio.gather(answering, leaving, return_exceptions=True)
+        await asyncio.gather(replying, disconnected, return_exceptions=True)
 
 
-async def _answer(scorer: Scorer, question: Mapping[str, Any]) -> dict[str, Any]:
-    exchange = Exchange(**question["exchange"])
-    policies = [
-        # All that a scorer reads of a policy is what it asks.
-        Policy(id, "", {exchange.direction: guideline}, {})
-        for id, guideline in question["policies"]
-    ]
+async def _reply(scorer: OpenScorer, request: Mapping[str, Any]) -> dict[str, Any]:
+    # All that a scorer reads of a policy is what it asks.
+    policies = [Policy(id, "", guidelines, {}) for id, guidelines in request["policies"]]
     try:
-        scores = await scorer.score(exchange, policies)
+        if "exchange" not in request:
+            await scorer.check(policies)
+            return {}
+        scores = await scorer.score(Exchange(**request["exchange"]), policies)
     except Overloaded as full:
         return {"overloaded": full.retry_after}
     except ConfigurationError as wrong:
@@ -174,24 +173,23 @@ async def _answer(scorer: Scorer, question: Mapping[str, Any]) -> dict[str, Any]
     return {"scores": [astuple(score) for score in scores]}
 
 
-def _scores(said: Mapping[str, Any]) -> list[Score]:
-    if "overloaded" in said:
-        raise Overloaded(said["overloaded"])
-    if "wrong" in said:
-        raise ConfigurationError(said["wrong"])
-    if "unavailable" in said:
-        raise ScorerUnavailable(said["unavailable"], retry_after=said["retry_after"])
-    return [Score(*score) for score in said["scores"]]
+def _raise_error(reply: Mapping[str, Any]) -> None:
+    if "overloaded" in reply:
+        raise Overloaded(reply["overloaded"])
+    if "wrong" in reply:
+        raise ConfigurationError(reply["wrong"])
+    if "unavailable" in reply:
+        raise ScorerUnavailable(reply["unavailable"], retry_after=reply["retry_after"])
 
 
-async def _send(writer: asyncio.StreamWriter, said: Mapping[str, Any]) -> None:
+async def _send(writer: asyncio.StreamWriter, message: Mapping[str, Any]) -> None:
     # The standard library's JSON, because it can write half of a surrogate pair.
-    data = json.dumps(said).encode()
+    data = json.dumps(message).encode()
     writer.write(len(data).to_bytes(_LENGTH_BYTES) + data)
     await writer.drain()
 
 
 async def _receive(reader: asyncio.StreamReader) -> dict[str, Any]:
     size = int.from_bytes(await reader.readexactly(_LENGTH_BYTES))
-    said: dict[str, Any] = json.loads(await reader.readexactly(size))
-    return said
+    message: dict[str, Any] = json.loads(await reader.readexactly(size))
+    return message

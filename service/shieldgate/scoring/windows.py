@@ -3,7 +3,7 @@
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 
-from shieldgate.errors import ScorerUnavailable
+from shieldgate.errors import ConfigurationError
 from shieldgate.types import Exchange
 
 Spans = list[tuple[int, int]]
@@ -25,8 +25,21 @@ class WindowRule:
     overlap: int
 
     def __str__(self) -> str:
-        """Name the rule, as part of a scorer's identity."""
+        """Name the rule as CONTEXT/OVERLAP/VERSION, as part of a scorer's identity."""
         return f"{self.context}/{self.overlap}/v1"
+
+    def room(self, fixed: int) -> int:
+        """Count the tokens left for content beside `fixed` others.
+
+        Raises ConfigurationError where that is too little for windows that overlap.
+        """
+        room = self.context - fixed - 4 * _SEAM
+        if room <= 2 * self.overlap:
+            raise ConfigurationError(
+                f"the guideline takes {fixed} of the model's {self.context} tokens, with the words "
+                "around it, which leaves no room for the text to be judged; shorten it"
+            )
+        return room
 
     def split(
         self, exchange: Exchange, fixed: int, spans: Callable[[str], Spans]
@@ -35,15 +48,10 @@ class WindowRule:
 
         `fixed` is the number of tokens of the prompt without its content; `spans` gives the
         character span of each token of a text. Returns the windows, and the number of characters
-        of the prompt that no window shows beside the response. Raises ScorerUnavailable when the
-        guideline leaves no room for content.
+        of the prompt that no window shows beside the response. Raises ConfigurationError as
+        `room` does.
         """
-        room = self.context - fixed - 4 * _SEAM
-        if room <= 2 * self.overlap:
-            raise ScorerUnavailable(
-                f"A guideline takes {fixed} of the model's {self.context} tokens, which leaves no "
-                "room for the text to be judged. Shorten the guideline."
-            )
+        room = self.room(fixed)
         if exchange.response is None:
             windows = self._windows(exchange.prompt, spans(exchange.prompt), room)
             return tuple(replace(exchange, prompt=w) for w in windows), 0

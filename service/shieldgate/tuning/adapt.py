@@ -14,7 +14,7 @@ from shieldgate.errors import ConfigurationError, needed
 from shieldgate.policy import Policy
 from shieldgate.scoring.local import PackedEngine
 from shieldgate.scoring.local.decoder import sliding_window
-from shieldgate.scoring.local.packing import Pack
+from shieldgate.scoring.pack import Pack
 from shieldgate.tuning.attention import PADDED, Padded, by_size
 from shieldgate.types import Exchange
 

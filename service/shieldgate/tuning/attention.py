@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
-from shieldgate.scoring.local.packing import Pack
+from shieldgate.scoring.pack import Pack
 
 PADDED = "shieldgate_padded"
 

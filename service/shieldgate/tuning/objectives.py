@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import accumulate
 from random import Random
 from typing import Any
@@ -14,7 +15,7 @@ from transformers import PreTrainedModel
 from shieldgate.prompt import Control, Segment, Template
 from shieldgate.scoring.encoding import PromptEncoder
 from shieldgate.scoring.local import decoder
-from shieldgate.scoring.local.packing import Pack, pack
+from shieldgate.scoring.pack import Pack, pack
 from shieldgate.tuning.attention import Padded, by_size
 from shieldgate.tuning.sampling import Example, split_words
 from shieldgate.tuning.wording import HARMS, Guidelines
@@ -42,6 +43,12 @@ class Student:
     tokens: int = 3000
     half: bool = False
     cuts: float = 0.0
+
+    @cached_property
+    def answers(self) -> tuple[int, int]:
+        """Give the token ids of the template's positive and negative answer."""
+        template = self.template
+        return self.encoder.token(template.positive), self.encoder.token(template.negative)
 
     @property
     def device(self) -> torch.device:
@@ -71,7 +78,7 @@ class Student:
 
     def margins(self, states: Tensor) -> Tensor:
         """Compute z_yes - z_no of last hidden states, fp32 [branches], as scoring does."""
-        return decoder.margins(self.model, states, (self.encoder.yes, self.encoder.no))
+        return decoder.margins(self.model, states, self.answers)
 
     def layouts(self, packs: Sequence[Pack]) -> Iterator[tuple[list[int], Padded]]:
         """Lay a step's packs out in groups of similar size; yields their indices beside."""

@@ -29,7 +29,7 @@ from transformers import AutoTokenizer, Gemma2Config, Gemma2ForCausalLM, PreTrai
 from shieldgate.errors import ConfigurationError
 from shieldgate.policy import Policy, load_book
 from shieldgate.prompt import TEMPLATES
-from shieldgate.scoring.encoding import PromptEncoder
+from shieldgate.scoring.local.tokenizer import prompt_encoder
 from shieldgate.tuning.attention import PADDED
 from shieldgate.tuning.beliefs import beliefs
 from shieldgate.tuning.contrast import contrast_rows
@@ -92,7 +92,9 @@ def main(
     guidelines = Guidelines(official_policies())
     tokenizer = _tokenizer(rows, guidelines, folder)
     model = _model(len(tokenizer)).train()
-    student = Student(model, PromptEncoder(tokenizer), TEMPLATE, half=half, cuts=0.12)
+    student = Student(
+        model, prompt_encoder(tokenizer, TEMPLATE.control_tokens), TEMPLATE, half=half, cuts=0.12
+    )
     shares = shares_without(hold_out)
     with _progress() as progress:
         texts = [row.text for row in rows]

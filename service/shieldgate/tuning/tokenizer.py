@@ -12,9 +12,9 @@ from tokenizers.pre_tokenizers import Split
 from tokenizers.trainers import BpeTrainer
 from transformers import PreTrainedTokenizerFast
 
-from shieldgate.prompt import CONTROL_TOKENS, Template
+from shieldgate.prompt import GEMMA_CONTROL_TOKENS, Template
 
-_CONTROL = ("<pad>", "<eos>", *CONTROL_TOKENS[:1], "<unk>", *CONTROL_TOKENS[1:])
+_CONTROL = ("<pad>", "<eos>", *GEMMA_CONTROL_TOKENS[:1], "<unk>", *GEMMA_CONTROL_TOKENS[1:])
 _NEWLINES = tuple("\n" * n for n in range(1, 17))
 _BYTES = tuple(f"<0x{byte:02X}>" for byte in range(256))
 # A word keeps the space before it; digits stand alone, as in Gemma; punctuation keeps no letters.
@@ -54,7 +54,7 @@ def train_tokenizer(
         eos_token="<eos>",
         pad_token="<pad>",
         unk_token="<unk>",
-        extra_special_tokens=list(CONTROL_TOKENS[1:]),
+        extra_special_tokens=list(GEMMA_CONTROL_TOKENS[1:]),
         model_max_length=context,
         clean_up_tokenization_spaces=False,
     )

@@ -3,6 +3,7 @@
 import hashlib
 import logging
 import sys
+from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -59,7 +60,8 @@ def load_checkpoint(
     layers are spread over them. Raises ModelError, in one sentence that says how to
     mend it.
     """
-    folder, weights = _locate(model, revision)
+    folder, commit = _locate(model, revision, _WANTED)
+    weights = commit or _digest(folder)
     family, config = _config(folder, model)
     place = _device(device)
     kind = _dtype(dtype, place)
@@ -93,12 +95,7 @@ def load_checkpoint(
             f"{model}: the weights lack {len(lacking)} tensors of this architecture, "
             f"{lacking[0]} first. Fetch the checkpoint again."
         )
-    try:
-        tokenizer = AutoTokenizer.from_pretrained(folder, local_files_only=True)
-    except Exception as broken:  # the tokenizers library raises nothing narrower
-        raise ModelError(
-            f"{model}: its tokenizer can't be read: {_first_line(broken)} Fetch it again."
-        ) from broken
+    tokenizer = _tokenizer(folder, model)
     loaded.eval().requires_grad_(False)
     use_blocks(loaded)
     name = f"{_short(model)}@{weights[:12]}"
@@ -110,28 +107,49 @@ def _is_no_load_report(record: logging.LogRecord) -> bool:
     return "LOAD REPORT" not in record.getMessage()
 
 
-def _locate(model: str, revision: str | None) -> tuple[Path, str]:
-    """Find the folder, fetching it if need be, and identify its content."""
+def load_tokenizer(
+    model: str, *, revision: str | None = None
+) -> tuple[PreTrainedTokenizerBase, int]:
+    """Load a checkpoint's tokenizer without its weights; gives the model's context in tokens, too.
+
+    Raises ModelError.
+    """
+    folder, _ = _locate(model, revision, ("*.json", "*.jinja"))
+    _, config = _config(folder, model)
+    return _tokenizer(folder, model), int(config.max_position_embeddings)
+
+
+def _tokenizer(folder: Path, model: str) -> PreTrainedTokenizerBase:
+    try:
+        loaded: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+            folder, local_files_only=True
+        )
+    except Exception as broken:  # the tokenizers library raises nothing narrower
+        raise ModelError(
+            f"{model}: its tokenizer can't be read: {_first_line(broken)} Fetch it again."
+        ) from broken
+    return loaded
+
+
+def _locate(model: str, revision: str | None, wanted: Sequence[str]) -> tuple[Path, str | None]:
+    """Find the folder that has the `wanted` files; from the hub also the commit, fetched if new."""
     if model == "starter":
-        folder = Path(str(files("shieldgate") / "starter"))
-        return folder, _digest(folder)
+        return Path(str(files("shieldgate") / "starter")), None
     folder = Path(model).expanduser()
     if folder.is_dir():
-        return folder, _digest(folder)
+        return folder, None
     if folder.is_absolute() or model.startswith(("./", "../", "~")) or model.count("/") != 1:
         raise ModelError(
             f"{model}: there is no such folder. Give 'starter', the folder of a checkpoint, or a "
             "hub id such as google/shieldgemma-2b."
         )
-    return _fetch(model, revision)
+    return _fetch(model, revision, wanted)
 
 
-def _fetch(model: str, revision: str | None) -> tuple[Path, str]:
+def _fetch(model: str, revision: str | None, wanted: Sequence[str]) -> tuple[Path, str]:
     try:
         path = Path(
-            huggingface_hub.snapshot_download(
-                model, revision=revision, allow_patterns=list(_WANTED)
-            )
+            huggingface_hub.snapshot_download(model, revision=revision, allow_patterns=list(wanted))
         )
     except GatedRepoError as refused:
         raise ModelError(

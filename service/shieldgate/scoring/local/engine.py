@@ -1,26 +1,26 @@
 """The scoring engine: one packed forward pass for many policies and many callers."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 import structlog
 import torch
-from jinja2 import TemplateError
 from torch import Tensor
 
 from shieldgate.errors import ModelError
 from shieldgate.policy import Policy
-from shieldgate.prompt import TEMPLATES, Segment, Template, adopt
-from shieldgate.scoring.encoding import PromptEncoder
+from shieldgate.prompt import TEMPLATES, Template, template_name
 from shieldgate.scoring.interfaces import Identity, Prepared
 from shieldgate.scoring.local import decoder
 from shieldgate.scoring.local.attention import PACKED
 from shieldgate.scoring.local.checkpoint import Checkpoint
-from shieldgate.scoring.local.packing import Layout, Pack, Packed, pack
+from shieldgate.scoring.local.packing import Layout, Packed
 from shieldgate.scoring.local.prefix_cache import PrefixCache, PrefixKV, Trunk
-from shieldgate.scoring.windows import WindowRule
+from shieldgate.scoring.local.tokenizer import adopted, prompt_encoder
+from shieldgate.scoring.pack import Pack, pack
+from shieldgate.scoring.prompts import PromptBuilder
 from shieldgate.types import Exchange
 
 log = structlog.get_logger(__name__)
@@ -29,7 +29,8 @@ log = structlog.get_logger(__name__)
 class PackedEngine:
     """Scores exchanges with a checkpoint of a known family; an Engine.
 
-    The margin is z_yes - z_no, the logits of `Yes` and `No` at a prompt's last token, computed
+    The margin is the logit of the template's positive answer less that of its negative one (with
+    ShieldGemma `Yes` and `No`) at a prompt's last token, computed
     in fp32 from the last hidden state and soft-capped as the model's own are (ShieldGemma,
     arXiv 2407.21772, eq. 1 with a = 0 and T = 1).
     """
@@ -42,40 +43,37 @@ class PackedEngine:
         `prefix_bytes` bounds the keys and values kept for answers that are still growing.
         """
         self.model = checkpoint.model
-        self._encoder = PromptEncoder(checkpoint.tokenizer)
+        self.template = adopted(template, checkpoint.tokenizer, checkpoint.name)
+        encoder = prompt_encoder(checkpoint.tokenizer, self.template.control_tokens)
         embedding: Any = checkpoint.model.get_input_embeddings()
-        if self._encoder.largest_id >= embedding.num_embeddings:
+        if encoder.largest_id >= embedding.num_embeddings:
             raise ModelError(
-                f"{checkpoint.name}: the tokenizer has ids up to {self._encoder.largest_id} and "
+                f"{checkpoint.name}: the tokenizer has ids up to {encoder.largest_id} and "
                 f"the model {embedding.num_embeddings} embeddings. The two don't belong together."
             )
-        self._answers = [self._encoder.yes, self._encoder.no]
         self._prefixes = PrefixCache(prefix_bytes)
-        self.template = _template(checkpoint, template)
         context = int(checkpoint.model.config.max_position_embeddings)
-        self._windows = WindowRule(context, overlap=min(256, context // 8))
+        self._prompts = PromptBuilder(self.template, encoder, context)
+        self._answers = list(self._prompts.answers)
         self.identity = Identity(
             name=checkpoint.name + _suffix(self.template),
             weights=checkpoint.weights,
             dtype=str(checkpoint.model.dtype).removeprefix("torch."),
             template=self.template.digest,
-            windows=str(self._windows),
+            windows=str(self._prompts.windows),
         )
 
-    def prepare(self, exchange: Exchange, policies: Sequence[Policy]) -> Prepared[Pack]:
+    def check_policies(self, policies: Iterable[Policy]) -> None:
+        """Raise ConfigurationError where a guideline leaves no room for content."""
+        self._prompts.check(policies)
+
+    def prepare(self, exchange: Exchange, policies: Sequence[Policy]) -> Prepared:
         """Tokenise an exchange, in windows if it is longer than the context.
 
         Raises ConfigurationError if a guideline leaves no room for content, or the template
         can't judge this direction.
         """
-        prompts = self._encoder.encode(self._prompts(exchange, policies))
-        if max(map(len, prompts)) <= self._windows.context:
-            return Prepared((pack(prompts, growing=exchange.growing),))
-        empty = Exchange("", None if exchange.response is None else "")
-        fixed = max(map(len, self._encoder.encode(self._prompts(empty, policies))))
-        windows, omitted = self._windows.split(exchange, fixed, self._encoder.spans)
-        encoded = (self._encoder.encode(self._prompts(w, policies)) for w in windows)
-        return Prepared(tuple(pack(p, growing=exchange.growing) for p in encoded), omitted)
+        return self._prompts.prepare(exchange, policies)
 
     @torch.inference_mode()
     def forward(self, work: Sequence[Pack]) -> list[list[float]]:
@@ -122,7 +120,7 @@ class PackedEngine:
             '"No Spam": No adverts.',
         )
         exchange = Exchange("How long do I bake a loaf of bread, and at which temperature?")
-        prompts = self._encoder.encode([self.template.segments(exchange, g) for g in guidelines])
+        prompts = self._prompts.encode(exchange, guidelines)
         (packed,) = self.forward([pack(prompts)])
         plain = [self._plain(ids) for ids in prompts]
         # bf16 keeps 8 bits of a logit; a margin near 8 is then right within about 0.1.
@@ -145,37 +143,12 @@ class PackedEngine:
             logits = self.model(input_ids=inputs, use_cache=False, logits_to_keep=1).logits[0, -1]
         finally:
             self.model.set_attn_implementation(PACKED)
-        return float(logits[self._encoder.yes] - logits[self._encoder.no])
-
-    def _prompts(self, exchange: Exchange, policies: Sequence[Policy]) -> list[tuple[Segment, ...]]:
-        direction = exchange.direction
-        return [self.template.segments(exchange, p.guidelines[direction]) for p in policies]
+        positive, negative = logits[list(self._prompts.answers)].tolist()
+        return float(positive - negative)
 
 
 def _suffix(template: Template) -> str:
     """Tell scorers that ask in other words apart: what was calibrated for one misleads another."""
     if template.digest == TEMPLATES["chat"].digest:
         return ""
-    return f"+{template.name if template.name in TEMPLATES else template.digest}"
-
-
-def _template(checkpoint: Checkpoint, template: Template) -> Template:
-    """Prefer the words of the tokenizer's own chat template, where it is one for moderation."""
-    tokenizer = checkpoint.tokenizer
-    source = tokenizer.chat_template
-    if template.name != "chat" or not isinstance(source, str) or "guideline" not in source:
-        return template
-
-    def rendered(exchange: Exchange, guideline: str) -> str:
-        messages = [{"role": "user", "content": exchange.prompt}]
-        if exchange.response is not None:
-            messages.append({"role": "assistant", "content": exchange.response})
-        return str(tokenizer.apply_chat_template(messages, guideline=guideline, tokenize=False))
-
-    try:
-        chosen, difference = adopt(rendered, template)
-    except TemplateError as broken:
-        chosen, difference = template, f"It can't be rendered, so ours is used: {broken}"
-    if difference:
-        log.warning("chat template differs", scorer=checkpoint.name, detail=difference)
-    return chosen
+    return f"+{template_name(template.digest)}"

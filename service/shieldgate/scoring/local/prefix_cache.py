@@ -1,8 +1,9 @@
-"""What was computed for a growing answer is kept, so that more of it costs only what is new.
+"""A KV cache of prefixes: more of a growing answer costs only what is new.
 
 Keys and values are kept by token ids: whatever text grew, the longest common prefix of its new
 ids and of ids that were seen is reused, and the rest computed. Forgetting costs time, never
-correctness.
+correctness. Nothing here is thread-safe: only `PackedEngine.forward` uses it, and `Batched` calls
+that from one thread.
 """
 
 from collections import OrderedDict
@@ -42,7 +43,6 @@ class PrefixCache:
     """Trunks seen lately, up to `max_bytes`; the least recently used are forgotten first."""
 
     def __init__(self, max_bytes: int) -> None:
-        """Start empty."""
         self._max_bytes = max_bytes
         self._trunks: OrderedDict[int, Trunk] = OrderedDict()
         self._added = 0

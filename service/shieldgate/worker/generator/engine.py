@@ -9,10 +9,10 @@ from torch import Tensor
 from transformers import Gemma2ForCausalLM
 
 from shieldgate.errors import ModelError
-from shieldgate.prompt import Segment
-from shieldgate.scoring.encoding import PromptEncoder
+from shieldgate.prompt import GEMMA_CONTROL_TOKENS, Segment
 from shieldgate.scoring.local import Checkpoint
 from shieldgate.scoring.local.decoder import soft_capped
+from shieldgate.scoring.local.tokenizer import prompt_encoder
 from shieldgate.worker.generator.attention import RAGGED, Cache, Piece
 from shieldgate.worker.generator.sampling import accept, draw, probabilities
 from shieldgate.worker.order import Sampling
@@ -103,7 +103,7 @@ class GemmaGenerator:
 
     def __init__(self, checkpoint: Checkpoint, assistant: Checkpoint | None = None) -> None:
         self.name = checkpoint.name
-        self._encoder = PromptEncoder(checkpoint.tokenizer)
+        self._encoder = prompt_encoder(checkpoint.tokenizer, GEMMA_CONTROL_TOKENS)
         self._tokenizer = checkpoint.tokenizer
         if assistant and _vocabulary(assistant) != _vocabulary(checkpoint):
             raise ModelError(

@@ -1,10 +1,13 @@
 """One YAML file as plain Python, with the place of every key, so that a refusal can point at it."""
 
+import difflib
 import textwrap
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pydantic_core import ErrorDetails
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.nodes import MappingNode, Node, ScalarNode
@@ -53,7 +56,7 @@ class Document:
         except YAMLError as refused:
             self._add(1, f"not YAML: {str(refused).splitlines()[0]}; remove the character")
         except RecursionError:
-            self._add(1, "is nested too deeply; a policy file needs only a few levels")
+            self._add(1, "is nested too deeply; a few levels are enough")
         else:
             self.readable = True
             self.content = self._value(root, ()) if root else None
@@ -123,6 +126,29 @@ class Document:
     def _note(self, at: Location, line: int, value: Node) -> None:
         written = value.value if isinstance(value, ScalarNode) else ""
         self.places[at] = Place(line, written)
+
+
+def suggest(name: str, known: Iterable[str]) -> str:
+    """Say which known name was probably meant, else list them all."""
+    known = list(known)
+    close = difflib.get_close_matches(name, known, n=1)
+    return f"did you mean {close[0]!r}?" if close else f"choose from: {', '.join(known)}"
+
+
+def reason(error: ErrorDetails, known: Iterable[str]) -> str:
+    """Say why pydantic refused a value, and how to mend it; `known` are the keys of its parent."""
+    key = str(error["loc"][-1]) if error["loc"] else ""
+    match error["type"]:
+        case "extra_forbidden":
+            return f"unknown key; {suggest(key, known)}"
+        case "missing":
+            return f"{key!r} is missing; add it"
+        case "model_type" | "dict_type":
+            return "must hold 'key: value' lines; write them below it, indented"
+        case "list_type":
+            return "must be a list; write [one, two], or a '- one' line for each"
+        case _:
+            return error["msg"]
 
 
 def _dotted(at: Location) -> str:

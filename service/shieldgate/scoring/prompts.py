@@ -1,0 +1,73 @@
+"""Exchange and policies in, packs of token ids out: what is asked of a model, whatever runs it."""
+
+from collections.abc import Iterable, Sequence
+
+from shieldgate.errors import ConfigurationError
+from shieldgate.policy import Policy
+from shieldgate.prompt import Template
+from shieldgate.scoring.encoding import PromptEncoder
+from shieldgate.scoring.interfaces import Prepared
+from shieldgate.scoring.pack import pack
+from shieldgate.scoring.windows import WindowRule
+from shieldgate.types import DIRECTIONS, Direction, Exchange
+
+_EMPTY = {"prompt": Exchange(""), "response": Exchange("", "")}
+
+
+class PromptBuilder:
+    """Builds the prompts of exchanges for a model of `context` tokens; safe to share by threads.
+
+    `answers` are the token ids of the template's positive and negative answer. Raises ModelError
+    where the tokenizer can't encode them, or the template, exactly.
+    """
+
+    def __init__(self, template: Template, encoder: PromptEncoder, context: int) -> None:
+        self.template = template
+        self.windows = WindowRule(context, overlap=min(256, context // 8))
+        self._encoder = encoder
+        self.answers = encoder.token(template.positive), encoder.token(template.negative)
+        for direction in self._directions:
+            encoder.check_seams(template.segments(_EMPTY[direction], "No threats."))
+
+    def encode(self, exchange: Exchange, guidelines: Sequence[str]) -> list[list[int]]:
+        """Encode the prompt of each guideline, however long it is."""
+        return self._encoder.encode([self.template.segments(exchange, g) for g in guidelines])
+
+    def prepare(self, exchange: Exchange, policies: Sequence[Policy]) -> Prepared:
+        """Encode an exchange under policies, in windows if it is longer than the context.
+
+        Raises ConfigurationError if a guideline leaves no room for content, or the template
+        can't judge this direction.
+        """
+        guidelines = [p.guidelines[exchange.direction] for p in policies]
+        prompts = self.encode(exchange, guidelines)
+        if max(map(len, prompts)) <= self.windows.context:
+            return Prepared((pack(prompts, growing=exchange.growing),))
+        fixed = self._fixed(policies, exchange.direction)
+        windows, omitted = self.windows.split(exchange, fixed, self._encoder.spans)
+        encoded = (self.encode(window, guidelines) for window in windows)
+        return Prepared(tuple(pack(p, growing=exchange.growing) for p in encoded), omitted)
+
+    def check(self, policies: Iterable[Policy]) -> None:
+        """Raise ConfigurationError where a guideline leaves no room for the text to be judged."""
+        policies = list(policies)
+        for direction in self._directions if policies else ():
+            self._fixed(policies, direction)
+
+    @property
+    def _directions(self) -> tuple[Direction, ...]:
+        return DIRECTIONS if self.template.for_response else ("prompt",)
+
+    def _fixed(self, policies: Sequence[Policy], direction: Direction) -> int:
+        """Count the most tokens of a prompt without its content."""
+        guidelines = [p.guidelines[direction] for p in policies]
+        sizes = list(map(len, self.encode(_EMPTY[direction], guidelines)))
+        problems = []
+        for policy, size in zip(policies, sizes, strict=True):
+            try:
+                self.windows.room(size)
+            except ConfigurationError as wrong:
+                problems.append(f"{policy.id}: {direction}: {wrong}")
+        if problems:
+            raise ConfigurationError("\n".join(problems))
+        return max(sizes)
