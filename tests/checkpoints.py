@@ -1,4 +1,4 @@
-"""Small Gemma 2 checkpoints made from config, on which a wrong engine shows.
+"""Small checkpoints made from config, on which a wrong engine shows.
 
 Plain random weights can't tell a right engine from a wrong one: dropping a soft-cap hardly moves
 their scores. These are hot (sharp attention, large logits) and yet not saturated.
@@ -18,7 +18,13 @@ from tokenizers import (
     pre_tokenizers,
     trainers,
 )
-from transformers import Gemma2Config, Gemma2ForCausalLM, TokenizersBackend
+from transformers import (
+    AutoConfig,
+    AutoModelForCausalLM,
+    Gemma2Config,
+    Gemma2ForCausalLM,
+    TokenizersBackend,
+)
 
 from shieldgate.prompt import TEMPLATES
 
@@ -84,12 +90,29 @@ def _without_byte_specials(as_json: str, markers_special: bool) -> str:
     return json.dumps(data)
 
 
-def save_hot_checkpoint(folder: Path, *, heat: float = 6.0, **config: Any) -> Path:
-    """Save a hot Gemma 2: 4 layers, 128 wide, grouped heads, a window of 64 tokens.
+# What the families have besides the shape that all hot checkpoints share.
+_WINDOW = {"sliding_window": 64}
+_UPPER_HALF_SLIDES = {**_WINDOW, "use_sliding_window": True, "max_window_layers": 2}
+_GEMMA_3 = {**_WINDOW, "query_pre_attn_scalar": 32, "sliding_window_pattern": 2}
+SHAPES: dict[str, dict[str, Any]] = {
+    "gemma2": {
+        **_WINDOW,
+        "query_pre_attn_scalar": 32,
+        "attn_logit_softcapping": 50.0,
+        "final_logit_softcapping": 30.0,
+    },
+    "gemma3": _GEMMA_3,
+    "gemma3_text": _GEMMA_3,
+    "llama": {},
+    "ministral": {**_WINDOW, "layer_types": ["sliding_attention", "full_attention"] * 2},
+    "mistral": _WINDOW,
+    "qwen2": _UPPER_HALF_SLIDES,
+    "qwen3": _UPPER_HALF_SLIDES,
+}
 
-    `heat` sharpens the attention; at 6 even rounding to bf16 moves scores visibly.
-    """
-    tokenizer = gemma_tokenizer()
+
+def make_model(family: str, **config: Any) -> Any:
+    """Make a small model of a family: 4 layers, 128 wide, grouped heads, untrained."""
     shape: dict[str, Any] = {
         "vocab_size": 1280,
         "hidden_size": 128,
@@ -98,26 +121,46 @@ def save_hot_checkpoint(folder: Path, *, heat: float = 6.0, **config: Any) -> Pa
         "num_key_value_heads": 2,
         "head_dim": 32,
         "intermediate_size": 512,
-        "query_pre_attn_scalar": 32,
-        "attn_logit_softcapping": 50.0,
-        "final_logit_softcapping": 30.0,
-        "sliding_window": 64,
         "initializer_range": 0.08,
         "max_position_embeddings": 8192,
         "pad_token_id": 0,
         "eos_token_id": 1,
         "bos_token_id": 2,
     }
+    shape |= SHAPES[family] | config
+    if family == "gemma3":
+        vision = {"hidden_size": 16, "intermediate_size": 16, "num_hidden_layers": 1}
+        vision |= {"num_attention_heads": 1, "image_size": 14, "patch_size": 14}
+        shape = {"text_config": shape, "vision_config": vision, "mm_tokens_per_image": 1}
     torch.manual_seed(0)
-    model = Gemma2ForCausalLM(Gemma2Config(**(shape | config)))
+    return AutoModelForCausalLM.from_config(AutoConfig.for_model(family, **shape))
+
+
+def save_hot_checkpoint(
+    folder: Path, *, family: str = "gemma2", heat: float | None = None, **config: Any
+) -> Path:
+    """Save a hot model, with a window of 64 tokens if its family has one.
+
+    `heat` sharpens the attention: at 6, Gemma 2's, even rounding to bf16 moves scores visibly;
+    at 2 that of families without a soft-cap is as sharp.
+    """
+    heat = heat or (6.0 if family == "gemma2" else 2.0)
+    tokenizer = gemma_tokenizer()
+    model = make_model(family, **config)
+    decoder = model.get_decoder()
     with torch.no_grad():
-        for layer in model.model.layers:
-            layer.self_attn.q_proj.weight *= heat
-            layer.self_attn.k_proj.weight *= heat
-        model.model.norm.weight += 20
-        embedding = model.model.embed_tokens.weight
+        for layer in decoder.layers:
+            attention = layer.self_attn
+            if hasattr(attention, "q_norm"):  # it would undo what is done to the projections
+                attention.q_norm.weight += heat - 1
+                attention.k_norm.weight += heat - 1
+            else:
+                attention.q_proj.weight *= heat
+                attention.k_proj.weight *= heat
+        decoder.norm.weight += 20
+        head = model.get_output_embeddings().weight
         yes, no = tokenizer.convert_tokens_to_ids(["Yes", "No"])
-        embedding[no] = embedding[yes] + 0.06 * embedding[no]
+        head[no] = head[yes] + 0.06 * head[no]
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder

@@ -166,7 +166,7 @@ def test_too_few_rows_are_refused(given: tuple[str | Path, ...], tmp_path: Path)
     assert "no rows are left to measure on" in said
 
 
-def test_a_base_that_is_no_gemma_2_is_refused(
+def test_a_base_of_an_unknown_family_is_refused(
     given: tuple[str | Path, ...], base: Path, tmp_path: Path
 ) -> None:
     other = tmp_path / "other"
@@ -174,7 +174,7 @@ def test_a_base_that_is_no_gemma_2_is_refused(
     for name in ("tokenizer.json", "tokenizer_config.json"):
         (other / name).write_bytes((base / name).read_bytes())
     (other / "config.json").write_text('{"model_type": "bert"}')
-    assert "is a bert model, and the scorer is Gemma 2" in refusal(
+    assert "is a bert model, and the scorer knows Gemma 2" in refusal(
         *given, "--base", other, "--out", tmp_path / "o"
     )
 

@@ -4,6 +4,7 @@ import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import huggingface_hub.constants
 import pytest
@@ -18,6 +19,13 @@ from shieldgate.scoring.local import load_checkpoint, load_engine
 from shieldgate.types import Exchange
 
 SHIELDGEMMA = "google/shieldgemma-2b"
+LONGROPE = {
+    "rope_type": "longrope",
+    "rope_theta": 10000.0,
+    "short_factor": [1.0] * 64,
+    "long_factor": [4.0] * 64,
+    "original_max_position_embeddings": 4096,
+}
 
 
 @pytest.fixture
@@ -107,9 +115,37 @@ def test_a_broken_config(checkpoint: Path) -> None:
     assert "config.json can't be read" in refused(checkpoint)
 
 
-def test_a_model_that_is_not_gemma_2(checkpoint: Path) -> None:
-    (checkpoint / "config.json").write_text(json.dumps({"model_type": "llama"}))
-    assert "is a llama model, and the scorer is Gemma 2" in refused(checkpoint)
+def test_a_config_that_contradicts_itself(checkpoint: Path) -> None:
+    edit_config(checkpoint, num_hidden_layers=3)
+    assert "config.json can't be read" in refused(checkpoint)
+
+
+def test_a_model_of_an_unknown_family(checkpoint: Path) -> None:
+    (checkpoint / "config.json").write_text(json.dumps({"model_type": "bert"}))
+    said = refused(checkpoint)
+    assert "is a bert model, and the scorer knows Gemma 2, Gemma 3, Llama, " in said
+    assert said.count(". ") == 1, "what is wrong, and what to do"
+
+
+@pytest.mark.parametrize(
+    ("family", "config", "reason"),
+    [
+        ("llama", {"is_causal": False}, "lets tokens see those after them"),
+        ("gemma2", {"use_bidirectional_attention": True}, "lets tokens see those after them"),
+        ("gemma3_text", {"use_bidirectional_attention": True}, "lets tokens see those after them"),
+        ("qwen3", {"rope_parameters": LONGROPE}, "(rope_type longrope)"),
+        (
+            "gemma3",
+            {"text_config": {"rope_parameters": {"full_attention": LONGROPE}}},
+            "(rope_type longrope)",
+        ),
+    ],
+)
+def test_what_a_family_cannot_do_exactly_is_refused(
+    checkpoint: Path, family: str, config: dict[str, Any], reason: str
+) -> None:
+    (checkpoint / "config.json").write_text(json.dumps({"model_type": family, **config}))
+    assert reason in refused(checkpoint)
 
 
 def test_a_tokenizer_larger_than_the_embedding(checkpoint: Path) -> None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 from checkpoints import WORDS, save_hot_checkpoint
-from transformers import AutoTokenizer, Gemma2ForCausalLM
+from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from shieldgate.errors import ConfigurationError, ModelError
 from shieldgate.policy import Policy
@@ -74,12 +74,19 @@ def engines(hot_checkpoint: Path) -> dict[str, PackedEngine]:
     }
 
 
-def plain_scorer(folder: Path, dtype: torch.dtype = torch.float32, **ablations: object) -> Plain:
+def plain_scorer(
+    folder: Path,
+    dtype: torch.dtype = torch.float32,
+    damage: Callable[[PreTrainedModel], None] | None = None,
+    **ablations: object,
+) -> Plain:
     """Score as the model card does: the whole prompt as one text, full logits, eager attention."""
     tokenizer = AutoTokenizer.from_pretrained(folder)
-    model = Gemma2ForCausalLM.from_pretrained(
+    model = AutoModelForCausalLM.from_pretrained(
         folder, attn_implementation="eager", dtype=dtype, **ablations
     )
+    if damage is not None:
+        damage(model)
     yes, no = tokenizer.convert_tokens_to_ids(["Yes", "No"])
 
     def score(exchange: Exchange, policy: Policy, template: str = "chat") -> float:
@@ -200,7 +207,7 @@ def test_bf16_probabilities_stay_within_two_percent(tmp_path: Path) -> None:
     engine = load_engine(str(warm), device="cpu", dtype="bfloat16")
     assert engine.identity.dtype == "bfloat16"
     tokenizer = AutoTokenizer.from_pretrained(warm)
-    model = Gemma2ForCausalLM.from_pretrained(
+    model = AutoModelForCausalLM.from_pretrained(
         warm, attn_implementation="eager", dtype=torch.bfloat16
     )
     yes, no = tokenizer.convert_tokens_to_ids(["Yes", "No"])

@@ -4,14 +4,15 @@ import random
 
 import pytest
 import torch
-from transformers import Gemma2Config, Gemma2ForCausalLM
+from checkpoints import SHAPES, make_model
+from transformers import PreTrainedModel
 
 from shieldgate.scoring.local.attention import PACKED
+from shieldgate.scoring.local.decoder import hidden_states, sliding_window
 from shieldgate.scoring.local.packing import Layout
 from shieldgate.scoring.pack import Pack
 from shieldgate.tuning.attention import PADDED, Padded, by_size
 
-NO_MASK = {"full_attention": None, "sliding_attention": None}
 WINDOW = 16
 
 
@@ -19,22 +20,12 @@ def tokens(rng: random.Random, least: int, most: int) -> tuple[int, ...]:
     return tuple(rng.randrange(200) for _ in range(rng.randint(least, most)))
 
 
-@pytest.fixture(scope="module")
-def model() -> Gemma2ForCausalLM:
-    torch.manual_seed(0)
-    config = Gemma2Config(
-        vocab_size=200,
-        hidden_size=48,
-        intermediate_size=64,
-        num_hidden_layers=2,
-        num_attention_heads=4,
-        num_key_value_heads=2,
-        head_dim=16,
-        query_pre_attn_scalar=16,
-        sliding_window=WINDOW,
-        initializer_range=0.2,
-    )
-    return Gemma2ForCausalLM(config).eval()
+@pytest.fixture(scope="module", params=sorted(SHAPES.keys() - {"gemma3"}))
+def model(request: pytest.FixtureRequest) -> PreTrainedModel:
+    windowed = "sliding_window" in SHAPES[request.param]
+    config = {"sliding_window": WINDOW} if windowed else {}
+    shape = {"hidden_size": 48, "intermediate_size": 64, "head_dim": 16, "vocab_size": 200}
+    return make_model(request.param, **shape, **config, initializer_range=0.2).eval()
 
 
 @pytest.fixture(scope="module")
@@ -46,32 +37,27 @@ def packs() -> list[Pack]:
     ]
 
 
-def states(model: Gemma2ForCausalLM, attention: str, layout: Layout | Padded) -> torch.Tensor:
+def states(model: PreTrainedModel, attention: str, layout: Layout | Padded) -> torch.Tensor:
     model.set_attn_implementation(attention)
-    return model.model(
-        input_ids=layout.ids[None],
-        position_ids=layout.positions[None],
-        attention_mask=NO_MASK,
-        use_cache=False,
-        layout=layout,
-    ).last_hidden_state[0][layout.reads]
+    return hidden_states(model, layout)[layout.reads]
 
 
 def test_padded_states_equal_packed_ones_past_the_window(
-    model: Gemma2ForCausalLM, packs: list[Pack]
+    model: PreTrainedModel, packs: list[Pack]
 ) -> None:
+    window = sliding_window(model)
     with torch.inference_mode():
-        packed = states(model, PACKED, Layout.of(packs, WINDOW, torch.device("cpu")))
-        padded = states(model, PADDED, Padded.of(packs, WINDOW))
-        unlimited = states(model, PADDED, Padded.of(packs, 1000))
+        packed = states(model, PACKED, Layout.of(packs, window, torch.device("cpu")))
+        padded = states(model, PADDED, Padded.of(packs, window))
+        unlimited = states(model, PADDED, Padded.of(packs, None))
     assert torch.allclose(padded, packed, atol=1e-4)
-    assert not torch.allclose(padded, unlimited, atol=1e-2)
+    assert torch.allclose(padded, unlimited, atol=1e-2) == (window is None)
 
 
 def test_gradients_are_finite_and_reach_every_parameter(
-    model: Gemma2ForCausalLM, packs: list[Pack]
+    model: PreTrainedModel, packs: list[Pack]
 ) -> None:
-    states(model, PADDED, Padded.of(packs, WINDOW)).square().sum().backward()
+    states(model, PADDED, Padded.of(packs, sliding_window(model))).square().sum().backward()
     for name, parameter in model.model.named_parameters():
         assert parameter.grad is not None, name
         assert torch.isfinite(parameter.grad).all(), name

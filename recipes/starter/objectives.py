@@ -10,17 +10,16 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - what everybody calls it
-from transformers import Gemma2ForCausalLM
+from transformers import PreTrainedModel
 
 from recipes.starter.sampling import Example, split_words
 from recipes.starter.wording import HARMS, Guidelines
 from shieldgate.prompt import Control, Segment, Template
 from shieldgate.scoring.encoding import PromptEncoder
+from shieldgate.scoring.local import decoder
 from shieldgate.scoring.pack import Pack, pack
 from shieldgate.tuning.attention import Padded, by_size
 from shieldgate.types import Exchange
-
-_NO_MASK = {"full_attention": None, "sliding_attention": None}
 
 # How much a text's embedding counts beside its labels, and how much both count beside questions.
 _EMBEDDING = 0.7
@@ -39,7 +38,7 @@ class Student:
     texts, words are cut at up to a share of `cuts` of their letters.
     """
 
-    model: Gemma2ForCausalLM
+    model: PreTrainedModel
     encoder: PromptEncoder
     template: Template
     tokens: int = 3000
@@ -76,31 +75,17 @@ class Student:
     def hidden(self, layout: Padded) -> Tensor:
         """Compute the last hidden states, [tokens, hidden]."""
         with torch.autocast(self.device.type, torch.bfloat16, enabled=self.half):
-            states: Tensor = self.model.model(
-                input_ids=layout.ids[None],
-                position_ids=layout.positions[None],
-                attention_mask=_NO_MASK,
-                use_cache=False,
-                layout=layout,
-            ).last_hidden_state[0]
-        return states
+            return decoder.hidden_states(self.model, layout)
 
     def margins(self, states: Tensor) -> Tensor:
         """Compute z_yes - z_no of last hidden states, fp32 [branches], as scoring does."""
-        answers = self.model.lm_head.weight[list(self.answers)]
-        logits = states.float() @ answers.float().T
-        cap = self.model.config.final_logit_softcapping
-        if cap is not None:
-            logits = cap * torch.tanh(logits / cap)
-        yes, no = logits.unbind(-1)
-        margins: Tensor = yes - no
-        return margins
+        return decoder.margins(self.model, states, self.answers)
 
     def layouts(self, packs: Sequence[Pack]) -> Iterator[tuple[list[int], Padded]]:
         """Lay a step's packs out in groups of similar size; yields their indices beside."""
-        config: Any = self.model.config
+        window = decoder.sliding_window(self.model)
         for group in by_size(packs, self.tokens):
-            layout = Padded.of([packs[i] for i in group], config.sliding_window)
+            layout = Padded.of([packs[i] for i in group], window)
             yield group, layout.to(self.device)
 
 
@@ -112,7 +97,7 @@ class WordStage(nn.Module):
 
     def __init__(self, student: Student, batches: Batches) -> None:
         super().__init__()
-        self.embedding: nn.Embedding = student.model.model.embed_tokens
+        self.embedding: Any = student.model.get_input_embeddings()
         self.heads = nn.Linear(student.model.config.hidden_size, len(HARMS)).to(student.device)
         self._student = student
         self._batches = batches

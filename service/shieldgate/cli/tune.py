@@ -43,7 +43,7 @@ def tune(
         str,
         typer.Option(
             metavar="MODEL",
-            help="What to start from: google/shieldgemma-2b (-9b, -27b), the path of a Gemma 2 "
+            help="What to start from: google/shieldgemma-2b (-9b, -27b), the path of a "
             "checkpoint, or 'starter'.",
         ),
     ],

@@ -8,11 +8,12 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from transformers import Gemma2Config, Gemma2ForCausalLM
+from transformers import AutoConfig, PreTrainedModel
 
 from shieldgate.errors import ConfigurationError, needed
 from shieldgate.policy import Policy
 from shieldgate.scoring.local import PackedEngine
+from shieldgate.scoring.local.decoder import sliding_window
 from shieldgate.scoring.pack import Pack
 from shieldgate.tuning.attention import PADDED, Padded, by_size
 from shieldgate.types import Exchange
@@ -32,7 +33,7 @@ _COPIED = (
 )
 
 
-def method_for(model: Gemma2ForCausalLM) -> Method:
+def method_for(model: PreTrainedModel) -> Method:
     """Choose by size: all weights of a small model, low-rank adapters of a large one."""
     return "lora" if sum(p.numel() for p in model.parameters()) >= LARGE else "full"
 
@@ -108,20 +109,21 @@ class TrainableScorer:
         base = Path(model.name_or_path)
         if self.method == "lora":
             _merge_adapters(model)
-        kind = Gemma2Config.from_pretrained(base, local_files_only=True).dtype or torch.float32
+        kind = AutoConfig.from_pretrained(base, local_files_only=True).dtype or torch.float32
         model.activation_checkpointing_disable()
-        model.to(kind).save_pretrained(folder)
+        # As the decoder that it is now, even if it was loaded as a part of a larger model.
+        model.to(kind).save_pretrained(folder, save_original_format=False)
         for name in _COPIED:
             if (base / name).is_file():
                 shutil.copyfile(base / name, folder / name)
 
     def _margins(self, packs: Sequence[Pack]) -> Tensor:
-        config: Any = self.scorer.model.config
-        layout = Padded.of(packs, config.sliding_window)
-        return self.scorer.margins(layout.to(self.scorer.model.device))
+        model = self.scorer.model
+        layout = Padded.of(packs, sliding_window(model))
+        return self.scorer.margins(layout.to(model.device))
 
 
-def _add_adapters(model: Gemma2ForCausalLM) -> None:
+def _add_adapters(model: PreTrainedModel) -> None:
     with needed("Training a large model", "tune"):
         from peft import LoraConfig, inject_adapter_in_model  # noqa: PLC0415
     config = LoraConfig(r=RANK, lora_alpha=2 * RANK, target_modules=list(_ADAPTED))
@@ -131,7 +133,7 @@ def _add_adapters(model: Gemma2ForCausalLM) -> None:
             parameter.data = parameter.data.float()  # peft made them like the weights beside them
 
 
-def _merge_adapters(model: Gemma2ForCausalLM) -> None:
+def _merge_adapters(model: PreTrainedModel) -> None:
     from peft.tuners.lora import LoraLayer  # noqa: PLC0415
 
     for name, module in list(model.named_modules()):

@@ -28,7 +28,8 @@ class Padded:
     `gather` [packs x size] holds the row
     of each place of the padded square, `scatter` the places of the real rows, in order. `place`
     and `part`, [packs, size], say of each place its position and whether it belongs to the trunk
-    (0), to the branch of that number, or to nothing (-1). `window` is the model's, in tokens.
+    (0), to the branch of that number, or to nothing (-1). `window` is the model's, in tokens, if
+    it has one.
     """
 
     ids: Tensor
@@ -39,11 +40,11 @@ class Padded:
     scatter: Tensor
     place: Tensor
     part: Tensor
-    window: int
+    window: int | None
 
     @classmethod
-    def of(cls, packs: Sequence[Pack], window: int) -> "Padded":
-        """Lay packs out; `window` is the model's sliding window in tokens."""
+    def of(cls, packs: Sequence[Pack], window: int | None) -> "Padded":
+        """Lay packs out; `window` is the model's, in tokens, if it has one."""
         size = max(item.tokens for item in packs)
         ids: list[int] = []
         reads: list[int] = []
@@ -96,7 +97,7 @@ class Padded:
     @cached_property
     def far(self) -> Tensor:
         """The same with the sliding window."""
-        return self.hidden | (self._back >= self.window)
+        return self.hidden if self.window is None else self.hidden | (self._back >= self.window)
 
     @property
     def _back(self) -> Tensor:
@@ -124,8 +125,8 @@ def padded_attention(
     *,
     layout: Padded,
     scaling: float,
-    softcap: float,
-    sliding_window: int | None,
+    softcap: float | None = None,
+    sliding_window: int | None = None,
     **unused: Any,
 ) -> tuple[Tensor, None]:
     """Attend within each trunk, and from each branch to its trunk and itself.
@@ -136,13 +137,16 @@ def padded_attention(
     _, heads, tokens, dim = query.shape
     kv_heads = key.shape[1]
     shared = heads // kv_heads
-    rows = [x[0].transpose(0, 1).flatten(1) for x in (query * (scaling / softcap), key, value)]
+    scale = scaling / (softcap or 1.0)
+    rows = [x[0].transpose(0, 1).flatten(1) for x in (query * scale, key, value)]
     packs, size = layout.part.shape
     q, k, v = (x.index_select(0, layout.gather).view(packs, size, -1, dim) for x in rows)
     asked = q.view(packs, size, kv_heads, shared, dim).permute(0, 2, 3, 1, 4)
     asked = asked.reshape(packs * kv_heads, shared * size, dim)
     scores = asked @ k.permute(0, 2, 3, 1).reshape(packs * kv_heads, dim, size)
-    scores = (torch.tanh(scores) * softcap).view(packs, heads, size, size)
+    if softcap is not None:
+        scores = torch.tanh(scores) * softcap
+    scores = scores.view(packs, heads, size, size)
     hidden = layout.hidden if sliding_window is None else layout.far
     weights = torch.softmax(scores.masked_fill(hidden[:, None], float("-inf")), -1)
     values = v.transpose(1, 2).reshape(packs * kv_heads, size, dim)

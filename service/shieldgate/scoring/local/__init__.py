@@ -1,4 +1,4 @@
-"""ShieldGemma in this process; importing this room imports torch."""
+"""A guard model in this process; importing this room imports torch."""
 
 from shieldgate.prompt import find_template
 from shieldgate.scoring.local.checkpoint import Checkpoint, load_checkpoint, load_tokenizer

@@ -1,4 +1,4 @@
-"""Gemma 2 attention over a packed layout, as an attention function of transformers.
+"""Attention over a packed layout, as an attention function of transformers.
 
 The layout travels as the forward argument `layout`; the model passes arguments it doesn't know
 through to the attention function. Blocks in which nothing is visible are never computed.
@@ -7,9 +7,8 @@ through to the attention function. Blocks in which nothing is visible are never 
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from transformers import AttentionInterface
-from transformers.models.gemma2.modeling_gemma2 import Gemma2Attention
 
 from shieldgate.scoring.local.packing import Block, Layout
 
@@ -17,7 +16,7 @@ PACKED = "shieldgate_packed"
 
 
 def packed_attention(
-    module: Gemma2Attention,
+    module: nn.Module,
     query: Tensor,
     key: Tensor,
     value: Tensor,
@@ -25,14 +24,15 @@ def packed_attention(
     *,
     layout: Layout,
     scaling: float,
-    softcap: float | None,
-    sliding_window: int | None,
+    softcap: float | None = None,
+    sliding_window: int | None = None,
     **others: Any,
 ) -> tuple[Tensor, None]:
     """Attend within each trunk, and from each branch to its trunk and itself.
 
     `query` is [1, heads, tokens, dim], `key` and `value` [1, groups, tokens, dim]; returns
-    [1, tokens, heads, dim]. Scores are soft-capped as cap * tanh(scores / cap), softmax is fp32.
+    [1, tokens, heads, dim]. Scores are soft-capped as cap * tanh(scores / cap) if there is a cap;
+    softmax is fp32.
     """
     heads, tokens, dim = query.shape[1:]
     groups = key.shape[1]
@@ -41,7 +41,8 @@ def packed_attention(
     queries = (grouped * (scaling / (softcap or 1.0))).contiguous()
     keys, values = key[0], value[0]
     if layout.memory is not None:
-        keys, values = layout.memory.extend(module.layer_idx, keys, values, layout.trunks)
+        layer: Any = module.layer_idx
+        keys, values = layout.memory.extend(layer, keys, values, layout.trunks)
     blocks = layout.full if sliding_window is None else layout.sliding
     out = [_attend(queries, keys, values, block, softcap) for block in blocks]
     return torch.cat(out).view(1, tokens, heads, dim), None

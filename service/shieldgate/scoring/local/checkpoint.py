@@ -1,6 +1,7 @@
 """Find a checkpoint, refuse what can't be a scorer, and load it as the hardware allows."""
 
 import hashlib
+import logging
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,19 +18,22 @@ from huggingface_hub.errors import (
     LocalEntryNotFoundError,
     RepositoryNotFoundError,
     RevisionNotFoundError,
+    StrictDataclassError,
 )
 from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
+    AutoModelForCausalLM,
     AutoTokenizer,
-    Gemma2Config,
-    Gemma2ForCausalLM,
+    PretrainedConfig,
+    PreTrainedModel,
     PreTrainedTokenizerBase,
 )
 from transformers.utils.logging import disable_progress_bar
 
 from shieldgate.errors import ModelError
 from shieldgate.scoring.local.attention import PACKED
+from shieldgate.scoring.local.families import ModelFamily, find_family
 from shieldgate.scoring.local.feedforward import use_blocks
 
 _WANTED = ("*.json", "*.safetensors", "*.jinja")
@@ -43,7 +47,7 @@ class Checkpoint:
 
     name: str
     weights: str
-    model: Gemma2ForCausalLM
+    model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
 
 
@@ -58,15 +62,17 @@ def load_checkpoint(
     """
     folder, commit = _locate(model, revision, _WANTED)
     weights = commit or _digest(folder)
-    config = _config(folder, model)
+    family, config = _config(folder, model)
     place = _device(device)
     kind = _dtype(dtype, place)
     if not sys.stderr.isatty():
         disable_progress_bar()  # it would stand between the lines of a log
+    if family.tensors:  # it lists each tensor of the parts that are left out
+        logging.getLogger("transformers.modeling_utils").addFilter(_is_no_load_report)
     spread = place.type == "cuda" and torch.cuda.device_count() > 1
     try:
         # Typed by its first overload only; with the loading info it returns a pair.
-        pair: Any = Gemma2ForCausalLM.from_pretrained(
+        pair: Any = AutoModelForCausalLM.from_pretrained(
             folder,
             config=config,
             dtype=kind,
@@ -75,6 +81,7 @@ def load_checkpoint(
             local_files_only=True,
             use_safetensors=True,
             output_loading_info=True,
+            key_mapping=dict(family.tensors) or None,
         )
         loaded, report = pair
     except (OSError, SafetensorError) as missing:
@@ -96,6 +103,10 @@ def load_checkpoint(
     return Checkpoint(name, weights, loaded, tokenizer)
 
 
+def _is_no_load_report(record: logging.LogRecord) -> bool:
+    return "LOAD REPORT" not in record.getMessage()
+
+
 def load_tokenizer(
     model: str, *, revision: str | None = None
 ) -> tuple[PreTrainedTokenizerBase, int]:
@@ -104,7 +115,7 @@ def load_tokenizer(
     Raises ModelError.
     """
     folder, _ = _locate(model, revision, ("*.json", "*.jinja"))
-    config = _config(folder, model)
+    _, config = _config(folder, model)
     return _tokenizer(folder, model), int(config.max_position_embeddings)
 
 
@@ -173,7 +184,7 @@ def _digest(folder: Path) -> str:
     return whole.hexdigest()
 
 
-def _config(folder: Path, model: str) -> Gemma2Config:
+def _config(folder: Path, model: str) -> tuple[ModelFamily, PretrainedConfig]:
     if not (folder / "config.json").is_file():
         raise ModelError(
             f"{model}: the folder {folder} holds no config.json, so it is no checkpoint. "
@@ -184,16 +195,14 @@ def _config(folder: Path, model: str) -> Gemma2Config:
             raise ModelError(f"{model}: the folder {folder} lacks {name}. Fetch it again.")
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError, KeyError) as broken:
+    except (OSError, ValueError, KeyError, StrictDataclassError) as broken:
         raise ModelError(
             f"{model}: its config.json can't be read: {_first_line(broken)}"
         ) from broken
-    if not isinstance(config, Gemma2Config):
-        raise ModelError(
-            f"{model} is a {config.model_type} model, and the scorer is Gemma 2. Use a ShieldGemma "
-            "2B, 9B or 27B checkpoint, or one tuned from it."
-        )
-    return config
+    try:
+        return find_family(config)
+    except ValueError as refused:
+        raise ModelError(f"{model} {refused}") from refused
 
 
 def _device(wanted: str) -> torch.device:
@@ -214,7 +223,7 @@ def _device(wanted: str) -> torch.device:
 
 
 def _dtype(wanted: str, device: torch.device) -> torch.dtype:
-    """Choose bfloat16 where the hardware has it, else float32; float16 overflows in Gemma 2."""
+    """Choose bfloat16 where the hardware has it, else float32; float16 overflows in Gemma."""
     if wanted == "auto":
         native = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
         return torch.bfloat16 if native else torch.float32

@@ -1,4 +1,4 @@
-"""The Gemma 2 scoring engine: one packed forward pass for many policies and many callers."""
+"""The scoring engine: one packed forward pass for many policies and many callers."""
 
 import math
 from collections.abc import Iterable, Sequence
@@ -13,6 +13,7 @@ from shieldgate.errors import ModelError
 from shieldgate.policy import Policy
 from shieldgate.prompt import TEMPLATES, Template, template_name
 from shieldgate.scoring.interfaces import Identity, Prepared
+from shieldgate.scoring.local import decoder
 from shieldgate.scoring.local.attention import PACKED
 from shieldgate.scoring.local.checkpoint import Checkpoint
 from shieldgate.scoring.local.packing import Layout, Packed
@@ -22,13 +23,11 @@ from shieldgate.scoring.pack import Pack, pack
 from shieldgate.scoring.prompts import PromptBuilder
 from shieldgate.types import Exchange
 
-_NO_MASK = {"full_attention": None, "sliding_attention": None}
-
 log = structlog.get_logger(__name__)
 
 
 class PackedEngine:
-    """Scores exchanges with a Gemma 2 checkpoint; an Engine.
+    """Scores exchanges with a checkpoint of a known family; an Engine.
 
     The margin is the logit of the template's positive answer less that of its negative one, with
     ShieldGemma z_yes - z_no, at a prompt's last token, computed in fp32 from the last hidden state
@@ -44,17 +43,16 @@ class PackedEngine:
         `prefix_bytes` bounds the keys and values kept for answers that are still growing.
         """
         self.model = checkpoint.model
-        self._config: Any = checkpoint.model.config
         self.template = adopted(template, checkpoint.tokenizer, checkpoint.name)
         encoder = prompt_encoder(checkpoint.tokenizer, self.template.control_tokens)
-        embedding = checkpoint.model.lm_head.weight
-        if encoder.largest_id >= len(embedding):
+        embedding: Any = checkpoint.model.get_input_embeddings()
+        if encoder.largest_id >= embedding.num_embeddings:
             raise ModelError(
                 f"{checkpoint.name}: the tokenizer has ids up to {encoder.largest_id} and "
-                f"the model {len(embedding)} embeddings. The two don't belong together."
+                f"the model {embedding.num_embeddings} embeddings. The two don't belong together."
             )
         self._prefixes = PrefixCache(prefix_bytes)
-        context = int(self._config.max_position_embeddings)
+        context = int(checkpoint.model.config.max_position_embeddings)
         self._prompts = PromptBuilder(self.template, encoder, context)
         self._answers = list(self._prompts.answers)
         self.identity = Identity(
@@ -84,7 +82,8 @@ class PackedEngine:
         Raises FloatingPointError when a margin is not finite.
         """
         memory = self._remember(work)
-        layout = Layout.of(work, self._config.sliding_window, self.model.device, memory)
+        window = decoder.sliding_window(self.model)
+        layout = Layout.of(work, window, self.model.device, memory)
         margins = self.margins(layout).tolist()
         if not all(map(math.isfinite, margins)):
             raise FloatingPointError("The model produced a score that is not finite.")
@@ -107,20 +106,9 @@ class PackedEngine:
 
     def margins(self, layout: Packed) -> Tensor:
         """Compute the margins of all branches of a layout, fp32 [branches]; differentiable."""
-        readout = self.model.lm_head.weight[self._answers].float()
-        hidden = self.model.model(
-            input_ids=layout.ids[None],
-            position_ids=layout.positions[None],
-            attention_mask=_NO_MASK,
-            use_cache=False,
-            layout=layout,
-        ).last_hidden_state[0]
-        logits = hidden[layout.reads.to(hidden.device)].float() @ readout.to(hidden.device).T
-        cap = self._config.final_logit_softcapping
-        if cap is not None:
-            logits = cap * torch.tanh(logits / cap)
-        margins: Tensor = logits[:, 0] - logits[:, 1]
-        return margins
+        states = decoder.hidden_states(self.model, layout)
+        read = states[layout.reads.to(states.device)]
+        return decoder.margins(self.model, read, self._answers)
 
     def check(self) -> None:
         """Score a canary packed and by the plain model; raise ModelError if they differ.

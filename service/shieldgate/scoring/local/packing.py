@@ -75,11 +75,11 @@ class Layout:
     def of(
         cls,
         packs: Sequence[Pack],
-        window: int,
+        window: int | None,
         device: torch.device,
         memory: PrefixKV | None = None,
     ) -> "Layout":
-        """Lay packs out one behind the other; `window` is the model's sliding window in tokens."""
+        """Lay packs out one behind the other; `window` is the model's, in tokens, if it has one."""
         known = memory.lengths if memory else [0] * len(packs)
         past = 0  # the keys remembered come first, pack by pack
         before = sum(known)

@@ -9,16 +9,17 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from transformers import Gemma2ForCausalLM
 
 from shieldgate.errors import ModelError
 from shieldgate.prompt import GEMMA_CONTROL_TOKENS, Segment
 from shieldgate.scoring.local import Checkpoint
+from shieldgate.scoring.local.decoder import soft_capped
 from shieldgate.scoring.local.tokenizer import prompt_encoder
 from shieldgate.worker.generation import SamplingParams
 from shieldgate.worker.generator.attention import RAGGED, KVCache, SequenceSlice
 from shieldgate.worker.generator.sampling import accept, probabilities, sample
 
-_NO_MASK = {"full_attention": None, "sliding_attention": None}
 _PREFILL_CHUNK = 2048  # tokens of prompts in one step: bounds memory, and the wait of others
 _DRAFT_TOKENS = 5  # tokens that the assistant writes ahead
 
@@ -55,6 +56,11 @@ class _IncrementalModel:
     """A model that reads on where each text's cache ends."""
 
     def __init__(self, checkpoint: Checkpoint) -> None:
+        if not isinstance(checkpoint.model, Gemma2ForCausalLM):
+            raise ModelError(
+                f"{checkpoint.name} is a {checkpoint.model.config.model_type} model, and the "
+                "generator is Gemma 2. Use a checkpoint such as google/gemma-2-2b-it."
+            )
         self._model = checkpoint.model
         self._model.set_attn_implementation(RAGGED)
         self._config: Any = checkpoint.model.config
@@ -82,24 +88,21 @@ class _IncrementalModel:
         hidden = self._model.model(
             input_ids=torch.tensor([ids], device=self.device),
             position_ids=torch.tensor([positions], device=self.device),
-            attention_mask=_NO_MASK,
             use_cache=False,
             pieces=pieces,
         ).last_hidden_state[0]
         for piece in pieces:
             piece.cache.length += piece.rows.stop - piece.rows.start
-        logits = self._model.lm_head(hidden[wanted]).to(self.device)
-        cap = self._config.final_logit_softcapping
-        if cap is not None:
-            logits = torch.tanh(logits / cap) * cap
-        return list(logits.float().split(sizes))
+        capped = soft_capped(self._model.lm_head(hidden[wanted]), self._config)
+        return list(torch.split(capped.to(self.device).float(), sizes))
 
 
 class GemmaGenerator:
     """Writes texts with a Gemma 2 checkpoint and, if there is one, an assistant that drafts.
 
     One thread at a time. Texts that are stepped together get what they would get alone.
-    Raises ModelError when the tokenizer can't serve, or is not the assistant's.
+    Raises ModelError for another model, and when the tokenizer can't serve or is not the
+    assistant's.
     """
 
     def __init__(self, checkpoint: Checkpoint, assistant: Checkpoint | None = None) -> None:
@@ -222,7 +225,7 @@ class GemmaGenerator:
 
 
 def _vocabulary(checkpoint: Checkpoint) -> tuple[int, dict[str, int]]:
-    return len(checkpoint.model.lm_head.weight), checkpoint.tokenizer.get_vocab()
+    return checkpoint.model.config.vocab_size, checkpoint.tokenizer.get_vocab()
 
 
 def _fork(text: TokenSequence) -> None:

@@ -1,0 +1,46 @@
+"""What scoring and training both ask of a decoder, whatever its family."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from transformers import PreTrainedModel
+
+from shieldgate.scoring.local.packing import Packed
+
+
+def sliding_window(model: PreTrainedModel) -> int | None:
+    """Give the tokens that a sliding layer sees, its own included; None where no layer slides."""
+    window: int | None = getattr(model.config, "sliding_window", None)
+    return window
+
+
+def hidden_states(model: PreTrainedModel, layout: Packed) -> Tensor:
+    """Compute the last hidden states of a layout, [tokens, hidden]; differentiable."""
+    # transformers makes no mask for an attention function that registers none.
+    states: Tensor = model.base_model(
+        input_ids=layout.ids[None],
+        position_ids=layout.positions[None],
+        use_cache=False,
+        layout=layout,
+    ).last_hidden_state[0]
+    return states
+
+
+def margins(model: PreTrainedModel, states: Tensor, answers: Sequence[int]) -> Tensor:
+    """Compute z_yes - z_no from last hidden states [branches, hidden]; fp32 [branches].
+
+    `answers` are the token ids of yes and no, in this order.
+    """
+    head: Any = model.get_output_embeddings()
+    readout = head.weight[list(answers)].float().to(states.device)
+    yes, no = soft_capped(states.float() @ readout.T, model.config).unbind(-1)
+    found: Tensor = yes - no
+    return found
+
+
+def soft_capped(logits: Tensor, config: Any) -> Tensor:
+    """Soft-cap logits where a config says so: cap * tanh(logits / cap) (arXiv 2408.00118)."""
+    cap = getattr(config, "final_logit_softcapping", None)
+    return logits if cap is None else cap * torch.tanh(logits / cap)
