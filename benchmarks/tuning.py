@@ -23,8 +23,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline, make_union
 
-from shieldgate.cli.labels import chosen_adapter
-from shieldgate.evaluation.adapters import ADAPTERS
+from shieldgate.evaluation.adapters import ADAPTERS, choose_adapter
 from shieldgate.evaluation.datasets import Dataset
 from shieldgate.evaluation.labels import Labelling
 from shieldgate.evaluation.sources import open_source
@@ -57,7 +56,7 @@ def main() -> None:
     arguments = parser.parse_args()
     configure_logging("warning", as_json=False)
     console = Console(highlight=False, soft_wrap=True)
-    data = Dataset(open_source(arguments.data), chosen_adapter(arguments.adapter, arguments.map))
+    data = Dataset(open_source(arguments.data), choose_adapter(arguments.adapter, arguments.map))
     policy, rows = _read(data, load_book(arguments.policies).policies, arguments.policy)
     test, pool = _drawn(rows, arguments.held_out, "held out")
     share = mean(row.labels[policy.id] for row in test)

@@ -290,3 +290,8 @@ TEMPLATES = {
         Template("blog", _BLOG_PROMPT, None, strip=True),
     )
 }
+
+
+def template_name(digest: str) -> str:
+    """Name the published format of this digest; one that nobody published has its digest."""
+    return next((t.name for t in TEMPLATES.values() if t.digest == digest), digest)

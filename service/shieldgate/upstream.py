@@ -16,9 +16,9 @@ from urllib.parse import SplitResult, urlsplit
 import aiohttp
 import orjson
 
-from shieldgate import __version__
 from shieldgate.errors import ConfigurationError, UpstreamError
 from shieldgate.openai.sse import DONE, Decoder, Event
+from shieldgate.version import __version__
 
 _TRACING = ("traceparent", "tracestate")
 _ACCOUNT = ("authorization", "openai-organization", "openai-project")

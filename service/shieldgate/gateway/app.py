@@ -7,13 +7,13 @@ from typing import Any
 
 from fastapi import FastAPI
 
-from shieldgate import __version__
 from shieldgate.gateway import chat, moderations, operations, screen
 from shieldgate.gateway.admission import OPEN, Admission
 from shieldgate.gateway.drain import Draining
 from shieldgate.gateway.edge import Account, BodyLimit
 from shieldgate.gateway.errors import declared, install
 from shieldgate.gateway.services import Services
+from shieldgate.version import __version__
 
 _LAST_SPANS_SECONDS = 2.0
 

@@ -17,12 +17,12 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import StreamingResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from shieldgate import __version__
 from shieldgate.errors import GeneratorBusy, GeneratorFailed
 from shieldgate.openai.errors import ErrorBody, ErrorEnvelope
 from shieldgate.openai.models import Model, ModelList
 from shieldgate.openai.sse import DONE, Event
 from shieldgate.settings import WorkerSettings
+from shieldgate.version import __version__
 from shieldgate.worker.order import Finish, Order
 from shieldgate.worker.scheduler import Job, Scheduler
 from shieldgate.worker.turns import gemma_prompt

@@ -1,6 +1,7 @@
 """The Gemma 2 scoring engine: one packed forward pass for many policies and many callers."""
 
 import math
+import threading
 from collections.abc import Sequence
 from typing import Any
 
@@ -53,6 +54,7 @@ class PackedEngine:
             )
         self._answers = [self._encoder.yes, self._encoder.no]
         self._prefixes = PrefixCache(prefix_bytes)
+        self._forwarding = threading.Lock()
         self.template = _template(checkpoint, template)
         context = int(self._config.max_position_embeddings)
         self._windows = WindowRule(context, overlap=min(256, context // 8))
@@ -79,12 +81,17 @@ class PackedEngine:
         encoded = (self._encoder.encode(self._prompts(w, policies)) for w in windows)
         return Prepared(tuple(pack(p, growing=exchange.growing) for p in encoded), omitted)
 
-    @torch.inference_mode()
     def forward(self, work: Sequence[Pack]) -> list[list[float]]:
         """Run one forward pass over packs; returns the margins, [packs][policies].
 
-        Raises FloatingPointError when a margin is not finite.
+        Passes run one at a time, whichever threads ask. Raises FloatingPointError when a margin is
+        not finite.
         """
+        with self._forwarding:
+            return self._forward(work)
+
+    @torch.inference_mode()
+    def _forward(self, work: Sequence[Pack]) -> list[list[float]]:
         memory = self._remember(work)
         layout = Layout.of(work, self._config.sliding_window, self.model.device, memory)
         margins = self.margins(layout).tolist()
