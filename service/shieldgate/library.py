@@ -4,8 +4,9 @@ import asyncio
 import sys
 import tempfile
 import threading
+import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
@@ -20,6 +21,7 @@ from shieldgate.scoring import Batched, Engine, Identity, Scorer
 from shieldgate.scoring.factory import open_engine
 from shieldgate.scoring.gateway_client import GatewayScorer
 from shieldgate.settings import ScoringSettings, load
+from shieldgate.telemetry import log_as_library
 from shieldgate.types import Exchange, Verdict
 
 if TYPE_CHECKING:
@@ -44,9 +46,7 @@ class _Opened:
         """Put one's own policies into the book; gives it with the ids of all."""
         own = {p.id: p for p in policies if isinstance(p, Policy)}
         if own and self.engine is None:
-            raise ConfigurationError(
-                "A gateway judges by its own policies: name them by their ids."
-            )
+            raise ConfigurationError("A gateway judges by its own policies: name them by id.")
         book = replace(self.book, policies={**self.book.policies, **own})
         return book, [p.id if isinstance(p, Policy) else p for p in policies]
 
@@ -70,10 +70,11 @@ def open_scorer(
 
     Raises ConfigurationError where a setting or a policy file is wrong.
     """
+    log_as_library()
     if name is not None and name.startswith(("http://", "https://")):
         if policies is not None or template or revision or device or dtype:
             raise ConfigurationError(
-                f"{name} is a gateway, which has a model and policies of its own: give its URL alone."
+                f"{name} is a gateway, which has a model and policies of its own; give no others."
             )
         return ScorerHandle(partial(_gateway, name))
     book = policies if isinstance(policies, PolicyBook) else None
@@ -123,7 +124,7 @@ class ScorerHandle:
         self._opening = opening
         self._lock = threading.Lock()
         self._state: tuple[BlockingPortal, _Opened] | None = None
-        self._resources = ExitStack()
+        self._unclosed: weakref.finalize[[ExitStack], ScorerHandle] | None = None
 
     @property
     def identity(self) -> Identity:
@@ -190,7 +191,7 @@ class ScorerHandle:
         profile: str = "default",
         policies: Sequence[str | Policy] = (),
         options: "EvaluationOptions | None" = None,
-        out: Path | None = None,
+        out: str | Path | None = None,
     ) -> "Report":
         """Score labelled data and report how good the scores are, under `policies` alone.
 
@@ -211,7 +212,7 @@ class ScorerHandle:
         profile: str = "default",
         policies: Sequence[str | Policy] = (),
         options: "EvaluationOptions | None" = None,
-        out: Path | None = None,
+        out: str | Path | None = None,
     ) -> "Report":
         """Score labelled data and report how good the scores are; see `evaluate`."""
         return await self._run_async(
@@ -224,7 +225,9 @@ class ScorerHandle:
         """Free what was loaded; a later use loads it again."""
         with self._lock:
             self._state = None
-            self._resources.close()
+            if self._unclosed and (unclosed := self._unclosed.detach()):
+                [resources] = unclosed[2]
+                resources.close()
 
     def __enter__(self) -> Self:
         """Load the scorer; raise ConfigurationError or ScoringError."""
@@ -249,7 +252,7 @@ class ScorerHandle:
         return portal.call(work, opened)
 
     async def _run_async(self, work: Callable[[_Opened], Awaitable[T]]) -> T:
-        portal, opened = self._state or await asyncio.to_thread(self._open)
+        portal, opened = await asyncio.to_thread(self._open)
         return await asyncio.wrap_future(portal.start_task_soon(work, opened))
 
     def _open(self) -> tuple[BlockingPortal, _Opened]:
@@ -263,8 +266,15 @@ class ScorerHandle:
                 except BaseException:
                     resources.close()
                     raise
-                self._resources = resources
+                self._unclosed = weakref.finalize(self, _close_forgotten, resources)
             return self._state
+
+
+def _close_forgotten(resources: ExitStack) -> None:
+    """Close what nobody closed, when its handle is gone or the program ends."""
+    # At the end of a program some of it can't be closed any more, and need not be.
+    with suppress(RuntimeError):
+        resources.close()
 
 
 @asynccontextmanager
@@ -317,7 +327,7 @@ async def _evaluate(
     profile: str,
     policies: Sequence[str | Policy],
     options: "EvaluationOptions | None",
-    out: Path | None,
+    out: str | Path | None,
 ) -> "Report":
     with needed("Evaluating", "eval"):
         # Here, because they import numpy, which judging at a gateway does without.
@@ -342,5 +352,5 @@ async def _evaluate(
         else ReproduciblePacking(opened.engine, options.max_batch_tokens)
     )
     with tempfile.TemporaryDirectory() as folder:
-        scores = await run.score(scorer, out or Path(folder))
+        scores = await run.score(scorer, Path(out or folder))
         return await asyncio.to_thread(run.report, scores)

@@ -121,12 +121,13 @@ class Report:
         """Give all figures as plain data, which holds no text of the dataset."""
         return asdict(self)
 
-    def write(self, folder: Path, texts: Mapping[int, Exchange] | None = None) -> None:
+    def write(self, folder: str | Path, texts: Mapping[int, Exchange] | None = None) -> None:
         """Write report.json, and report.html, a page that needs no network.
 
         `texts` are the dataset's rows for the page's mistakes (see `mistaken_rows`); None leaves
         them out. Raises ConfigurationError.
         """
+        folder = Path(folder)
         write_result(
             folder / "report.json", json.dumps(self.to_dict(), indent=1, ensure_ascii=False) + "\n"
         )

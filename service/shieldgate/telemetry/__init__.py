@@ -6,7 +6,7 @@ may quote it.
 """
 
 from shieldgate.telemetry.audit import Audit, Decision, Sink
-from shieldgate.telemetry.logs import Level, configure_logging
+from shieldgate.telemetry.logs import Level, configure_logging, log_as_library
 from shieldgate.telemetry.metrics import (
     Breaker,
     BreakerState,
@@ -33,4 +33,5 @@ __all__ = [
     "Traces",
     "Untraced",
     "configure_logging",
+    "log_as_library",
 ]
