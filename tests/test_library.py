@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 import structlog
+from anyio.from_thread import start_blocking_portal
 from fakes import FakeScorer, small_book
 from serving import gateway
 from typer.testing import CliRunner
@@ -344,7 +345,11 @@ async def test_every_snippet_of_the_guide_runs(
     snippets = re.findall(r"```python\n(.*?)```", GUIDE.read_text(), re.DOTALL)
     assert len(snippets) >= 7
     names: dict[str, Any] = {}
-    async with gateway(FakeScorer()) as served:
+    with (
+        # In a loop of its own: where a script waits for an answer, its own loop stands still.
+        start_blocking_portal() as portal,
+        portal.wrap_async_context_manager(gateway(FakeScorer())) as served,
+    ):
         for snippet in snippets:
             code = compile(
                 snippet.replace("http://localhost:8000", served.url),
