@@ -31,8 +31,8 @@ from shieldgate.policy import Policy, load_book
 from shieldgate.prompt import TEMPLATES
 from shieldgate.statistics import curve
 from shieldgate.telemetry import configure_logging
-from shieldgate.tuning.labelled import Labelled, deal
-from shieldgate.tuning.tune import Order, tune
+from shieldgate.tuning.labelled import Labelled, split_rows
+from shieldgate.tuning.tune import TuningTask, tune
 
 
 def main() -> None:
@@ -111,18 +111,18 @@ def _point(
 ) -> Point:
     shipped = load_book().policies
     with tempfile.TemporaryDirectory() as folder:
-        order = Order(
+        task = TuningTask(
             base=arguments.base,
             out=Path(folder) / "tuned",
             template=TEMPLATES["chat"],
             policies={policy.id: policy},
             kept=[p for id, p in shipped.items() if id.startswith("shieldgemma/") and p != policy],
-            parts=deal(rows, test, seed=seed),
+            splits=split_rows(rows, test, seed=seed),
             seed=seed,
             device=arguments.device,
             method=arguments.method,
         )
-        report = tune(order)
+        report = tune(task)
     [measured] = report.measured
     return Point(
         base=measured.before["average_precision"].value or 0.0,

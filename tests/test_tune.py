@@ -15,11 +15,11 @@ from shieldgate.errors import ConfigurationError
 from shieldgate.policy import Policy
 from shieldgate.prompt import TEMPLATES
 from shieldgate.scoring.local import PackedEngine, load_checkpoint, load_engine
-from shieldgate.tuning.adapt import Method, Pupil, method_for
-from shieldgate.tuning.fit import Lessons, Recipe
-from shieldgate.tuning.labelled import Labelled, deal
-from shieldgate.tuning.loop import Check, Schedule, Watch, train
-from shieldgate.tuning.tune import Listener, Order, tune
+from shieldgate.tuning.adapt import Method, TrainableScorer, method_for
+from shieldgate.tuning.fit import Hyperparameters, PolicyObjective
+from shieldgate.tuning.labelled import Labelled, split_rows
+from shieldgate.tuning.loop import Check, EarlyStopping, Schedule, train
+from shieldgate.tuning.tune import TuningCallback, TuningTask, tune
 from shieldgate.types import Exchange
 
 CHAT = TEMPLATES["chat"]
@@ -66,15 +66,15 @@ def scorer(folder: Path) -> PackedEngine:
     return PackedEngine(load_checkpoint(str(folder), device="cpu"), CHAT)
 
 
-def order(base: Path, out: Path, **changes: Any) -> Order:
-    """Make a small order, which takes about a second."""
-    made = Order(
+def task(base: Path, out: Path, **changes: Any) -> TuningTask:
+    """Make a small task, which takes about a second."""
+    made = TuningTask(
         base=str(base),
         out=out,
         template=CHAT,
         policies={FOXES.id: FOXES},
         kept=[TEA],
-        parts=deal(rows(60), rows(40, seed=1)),
+        splits=split_rows(rows(60), rows(40, seed=1)),
         device="cpu",
         changes={"steps": 30, "rate": 1e-2, "every": 5},
     )
@@ -98,21 +98,23 @@ def test_training_computes_the_margins_that_scoring_computes(
     assert [len(p.work) > 1 for p in prepared] == [False, False, True, False]
     scores = [p.scores([plain.forward([work])[0] for work in p.work]) for p in prepared]
     wanted = [[score.margin for score in found] for found in scores]
-    pupil = Pupil.of(scorer(base), method, tokens=400, seed=0)
-    for found, margins in zip(pupil.ask(asked), wanted, strict=True):
+    trainable = TrainableScorer.of(scorer(base), method, tokens=400, seed=0)
+    for found, margins in zip(trainable.ask(asked), wanted, strict=True):
         assert found == pytest.approx(margins, abs=MARGIN)
 
 
 def test_adapters_alone_are_trained_and_checkpointing_changes_no_gradient(calm: Path) -> None:
     gradients = []
     for checkpointing in (True, False):
-        pupil = Pupil.of(scorer(calm), "lora", tokens=2000, seed=0)
+        trainable = TrainableScorer.of(scorer(calm), "lora", tokens=2000, seed=0)
         if not checkpointing:
-            pupil.scorer.model.activation_checkpointing_disable()
-        lessons = Lessons(pupil, rows(20), {FOXES.id: FOXES}, [TEA], Recipe("lora", 1, 1e-3, 0))
-        for loss in lessons.losses(0):
+            trainable.scorer.model.activation_checkpointing_disable()
+        objective = PolicyObjective(
+            trainable, rows(20), {FOXES.id: FOXES}, [TEA], Hyperparameters("lora", 1, 1e-3, 0)
+        )
+        for loss in objective.losses(0):
             loss.backward()
-        names = dict(lessons.named_parameters())
+        names = dict(objective.named_parameters())
         assert names
         assert all("lora_" in name for name in names)
         gradients.append({name: p.grad for name, p in names.items()})
@@ -126,33 +128,37 @@ def test_adapters_alone_are_trained_and_checkpointing_changes_no_gradient(calm: 
 def test_adapters_beside_weights_in_bf16_are_fp32(calm: Path, tmp_path: Path) -> None:
     """In bf16 a small step of a learning rate would be rounded away."""
     checkpoint = load_checkpoint(str(calm), device="cpu", dtype="bfloat16")
-    pupil = Pupil.of(PackedEngine(checkpoint, CHAT), "lora", tokens=2000, seed=0)
-    lessons = Lessons(pupil, rows(20), {FOXES.id: FOXES}, [TEA], Recipe("lora", 1, 1e-3, 0))
-    for loss in lessons.losses(0):
+    trainable = TrainableScorer.of(PackedEngine(checkpoint, CHAT), "lora", tokens=2000, seed=0)
+    objective = PolicyObjective(
+        trainable, rows(20), {FOXES.id: FOXES}, [TEA], Hyperparameters("lora", 1, 1e-3, 0)
+    )
+    for loss in objective.losses(0):
         loss.backward()
-    trained = [parameter for _, parameter in lessons.named_parameters()]
+    trained = [parameter for _, parameter in objective.named_parameters()]
     assert {parameter.dtype for parameter in trained} == {torch.float32}
     assert sum(float(parameter.grad.abs().sum()) for parameter in trained) > 0
-    assert pupil.scorer.model.dtype == torch.bfloat16
+    assert trainable.scorer.model.dtype == torch.bfloat16
 
 
 def test_a_base_on_several_devices_is_refused(calm: Path) -> None:
     spread = scorer(calm)
     spread.model.model.norm.to("meta")
     with pytest.raises(ConfigurationError, match="CUDA_VISIBLE_DEVICES"):
-        Pupil.of(spread, "full", tokens=2000, seed=0)
+        TrainableScorer.of(spread, "full", tokens=2000, seed=0)
 
 
 def test_an_unlabelled_policy_teaches_nothing(calm: Path) -> None:
     """Rows that don't label a policy give the same gradient, whatever that policy says."""
 
     def gradient(other: Policy) -> list[torch.Tensor]:
-        pupil = Pupil.of(scorer(calm), "full", tokens=2000, seed=0)
+        trainable = TrainableScorer.of(scorer(calm), "full", tokens=2000, seed=0)
         policies = {FOXES.id: FOXES, other.id: other}
-        lessons = Lessons(pupil, rows(20), policies, [], Recipe("full", 1, 1e-3, 0))
-        for loss in lessons.losses(0):
+        objective = PolicyObjective(
+            trainable, rows(20), policies, [], Hyperparameters("full", 1, 1e-3, 0)
+        )
+        for loss in objective.losses(0):
             loss.backward()
-        return [p.grad for _, p in lessons.named_parameters()]
+        return [p.grad for _, p in objective.named_parameters()]
 
     pairs = zip(gradient(TEA), gradient(WIZARDS), strict=True)
     assert all(torch.equal(a, b) for a, b in pairs)
@@ -160,10 +166,12 @@ def test_an_unlabelled_policy_teaches_nothing(calm: Path) -> None:
 
 def test_a_policy_with_one_answer_left_to_learn_from_is_still_asked(calm: Path) -> None:
     """Few rows that label several policies can be dealt out so."""
-    pupil = Pupil.of(scorer(calm), "full", tokens=2000, seed=0)
+    trainable = TrainableScorer.of(scorer(calm), "full", tokens=2000, seed=0)
     some = [row for row in rows(12) if row.labels[FOXES.id]]
-    lessons = Lessons(pupil, some, {FOXES.id: FOXES}, [], Recipe("full", 1, 1e-3, 0))
-    assert sum(loss.item() for loss in lessons.losses(0)) > 0
+    objective = PolicyObjective(
+        trainable, some, {FOXES.id: FOXES}, [], Hyperparameters("full", 1, 1e-3, 0)
+    )
+    assert sum(loss.item() for loss in objective.losses(0)) > 0
 
 
 def test_size_decides_the_method(calm: Path) -> None:
@@ -177,7 +185,7 @@ def test_size_decides_the_method(calm: Path) -> None:
 def test_what_is_saved_serves_and_says_what_training_said(
     method: Method, calm: Path, tmp_path: Path
 ) -> None:
-    report = tune(order(calm, tmp_path / "mine", method=method))
+    report = tune(task(calm, tmp_path / "mine", method=method))
     [measured] = report.measured
     gain = measured.gain["average_precision"]
     assert gain.low is not None
@@ -192,25 +200,25 @@ def test_what_is_saved_serves_and_says_what_training_said(
 @pytest.mark.parametrize("method", METHODS)
 def test_saving_merges_and_keeps_dtype_and_tokenizer(method: Method, tmp_path: Path) -> None:
     base = save_calm_checkpoint(tmp_path / "base", torch.bfloat16)
-    pupil = Pupil.of(scorer(base), method, tokens=2000, seed=0)
+    trainable = TrainableScorer.of(scorer(base), method, tokens=2000, seed=0)
     with torch.no_grad():
-        for parameter in pupil.scorer.model.parameters():
+        for parameter in trainable.scorer.model.parameters():
             if parameter.requires_grad:
                 parameter.add_(0.05 * torch.randn_like(parameter))
     asked = [(Exchange(words(30, seed=n)), [FOXES, TEA]) for n in range(4)]
-    trained = pupil.ask(asked)
-    pupil.save(tmp_path / "mine")
+    trained = trainable.ask(asked)
+    trainable.save(tmp_path / "mine")
     saved = load_file(tmp_path / "mine/model.safetensors")
     assert saved.keys() == load_file(base / "model.safetensors").keys()
     assert {tensor.dtype for tensor in saved.values()} == {torch.bfloat16}
     for name in ("tokenizer.json", "tokenizer_config.json"):
         assert (tmp_path / "mine" / name).read_bytes() == (base / name).read_bytes()
-    again = Pupil.of(scorer(tmp_path / "mine"), "full", tokens=2000, seed=0).ask(asked)
+    again = TrainableScorer.of(scorer(tmp_path / "mine"), "full", tokens=2000, seed=0).ask(asked)
     for a, b in zip(again, trained, strict=True):
         assert a == pytest.approx(b, abs=0.05)  # rounded to bf16
 
 
-class _Stop(Listener):
+class _Stop(TuningCallback):
     def __init__(self, at: int) -> None:
         self._at = at
 
@@ -222,7 +230,7 @@ class _Stop(Listener):
 @pytest.mark.parametrize("method", METHODS)
 def test_a_stopped_run_ends_as_an_unbroken_one(method: Method, calm: Path, tmp_path: Path) -> None:
     wanted = {"steps": 12, "every": 4, "rate": 1e-2}
-    whole = order(calm, tmp_path / "whole/mine", method=method, changes=wanted)
+    whole = task(calm, tmp_path / "whole/mine", method=method, changes=wanted)
     broken = replace(whole, out=tmp_path / "broken/mine")
     unbroken = tune(whole)
     with pytest.raises(KeyboardInterrupt):
@@ -233,7 +241,7 @@ def test_a_stopped_run_ends_as_an_unbroken_one(method: Method, calm: Path, tmp_p
 
 
 def test_a_run_that_is_done_is_read_and_another_is_refused(calm: Path, tmp_path: Path) -> None:
-    mine = order(calm, tmp_path / "mine", changes={"steps": 2})
+    mine = task(calm, tmp_path / "mine", changes={"steps": 2})
     first = tune(mine)
     assert tune(mine, _Stop(0)) == first
     with pytest.raises(ConfigurationError, match=r"another run:\n  recipe\.steps: 2 -> 3\n"):
@@ -267,9 +275,9 @@ def test_training_stops_early_and_restores_the_best(
         places.append(objective.place.item())
         return (-abs(objective.place.item() - peak),)
 
-    watch = Watch(measure, every=1, patience=patience, on_check=seen.append)
+    stopping = EarlyStopping(measure, every=1, patience=patience, on_check=seen.append)
     schedule = Schedule(8, 0.1, warm_up=1)
-    checks = train(objective, schedule, tmp_path / "state.pt", muon=False, watch=watch)
+    checks = train(objective, schedule, tmp_path / "state.pt", muon=False, early_stopping=stopping)
     assert checks == seen
     assert checks[-1].steps == ends
     assert objective.place.item() == places[kept]
@@ -287,22 +295,22 @@ def test_rows_are_dealt_evenly_and_a_text_stays_in_one_part() -> None:
         *rows(100),
         *(replace(r, exchange=Exchange(r.exchange.prompt.upper())) for r in rows(20)),
     ]
-    parts = deal(some, seed=3)
-    keys = [{row.key for row in part} for part in (parts.train, parts.validation, parts.test)]
+    splits = split_rows(some, seed=3)
+    keys = [{row.key for row in part} for part in (splits.train, splits.validation, splits.test)]
     assert [len(k) for k in keys] == [60, 20, 20]
     assert len(keys[0] | keys[1] | keys[2]) == 100
-    for part in (parts.train, parts.validation, parts.test):
+    for part in (splits.train, splits.validation, splits.test):
         share = sum(row.labels[FOXES.id] for row in part) / len(part)
         assert 0.4 < share < 0.6
-    assert deal(list(reversed(some)), seed=3).validation[0] in parts.validation
-    assert deal(some, seed=4) != parts
+    assert split_rows(list(reversed(some)), seed=3).validation[0] in splits.validation
+    assert split_rows(some, seed=4) != splits
 
 
 def test_given_test_rows_are_never_learnt_from() -> None:
     some = rows(100)
-    parts = deal(some, some[:30])
-    learnt = {row.key for row in (*parts.train, *parts.validation)}
-    assert parts.test == some[:30]
+    splits = split_rows(some, some[:30])
+    learnt = {row.key for row in (*splits.train, *splits.validation)}
+    assert splits.test == some[:30]
     assert learnt == {row.key for row in some[30:]}
 
 
@@ -311,4 +319,4 @@ def test_too_few_rows_of_a_class_are_refused(violated: bool) -> None:
     one_sided = [row for row in rows(40) if row.labels[FOXES.id] is violated]
     few = [row for row in rows(40) if row.labels[FOXES.id] is not violated][:4]
     with pytest.raises(ConfigurationError, match=r"acme/foxes: 4 rows .* at least 5"):
-        deal([*one_sided, *few])
+        split_rows([*one_sided, *few])

@@ -38,7 +38,7 @@ def method_for(model: Gemma2ForCausalLM) -> Method:
 
 
 @dataclass(frozen=True, slots=True)
-class Pupil:
+class TrainableScorer:
     """A scorer in training: prompts, tokens, packs and margins are the scorer's own.
 
     A pass holds about `tokens` tokens, padding counted.
@@ -49,7 +49,9 @@ class Pupil:
     tokens: int
 
     @classmethod
-    def of(cls, scorer: PackedEngine, method: Method, *, tokens: int, seed: int) -> "Pupil":
+    def of(
+        cls, scorer: PackedEngine, method: Method, *, tokens: int, seed: int
+    ) -> "TrainableScorer":
         """Make a scorer's model trainable, in place; the seed draws what adapters start from.
 
         Adapters are fp32 beside weights of any dtype (LoRA, arXiv 2106.09685). For full training
