@@ -4,6 +4,7 @@ import asyncio
 import json
 import random
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -339,3 +340,32 @@ async def test_what_is_no_gateway_is_said(tmp_path: Path):
             book = await client.book()
     assert book.policies["test/threat"].guidelines == POLICIES[0].guidelines
     assert book.policies["test/threat"].thresholds == {"prompt": 0.5, "response": 0.4}
+
+
+async def test_a_url_that_is_none_is_refused_at_once_and_silence_is_tried_again():
+    waits: list[float] = []
+
+    async def wait(seconds: float) -> None:
+        waits.append(seconds)
+
+    with pytest.raises(ConfigurationError, match="is no URL"):
+        await GatewayScorer("http://localhost:http", sleep=wait).__aenter__()
+    assert waits == []
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        port = closed.getsockname()[1]
+    with pytest.raises(ScorerUnavailable, match="failed 8 times, at last with no reply: Client"):
+        await GatewayScorer(f"http://127.0.0.1:{port}", sleep=wait).__aenter__()
+    assert len(waits) == 7
+    assert all(0 <= wait <= 2**n for n, wait in enumerate(waits))
+
+
+async def test_any_scorer_will_do_and_what_is_under_way_ends_when_a_row_fails(tmp_path: Path):
+    scorer = FakeScorer({("crude", "test/threat"): 3.0})
+    with ScoreFile(tmp_path / "whole.jsonl", HEADER) as file:
+        await score_rows(Concurrent(scorer, 4), SOME, TASK, file)
+    assert [row.row for row in read(tmp_path / "whole.jsonl")] == list(range(9))
+    scorer.fails_on = "fine"
+    scorer.released.clear()
+    with ScoreFile(tmp_path / "part.jsonl", HEADER) as file, pytest.raises(ScorerUnavailable):
+        await score_rows(Concurrent(scorer, 4), SOME, TASK, file)
+    assert asyncio.all_tasks() == {asyncio.current_task()}
