@@ -2,6 +2,7 @@
 
 import asyncio
 import re
+import signal
 import sys
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
@@ -35,8 +36,6 @@ from shieldgate.scoring.factory import open_engine
 from shieldgate.scoring.gateway_client import GatewayScorer
 from shieldgate.settings import ScoringSettings
 from shieldgate.telemetry import configure_logging
-
-INTERRUPTED = 130
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +79,7 @@ class EvaluateCommand:
             typer.echo(
                 "Stopped. What was scored is saved: give the same command to go on.", err=True
             )
-            sys.exit(INTERRUPTED)
+            sys.exit(128 + signal.SIGINT)
 
     def _measure(self, evaluation: Evaluation, out: Path | None) -> Scored:
         """Score, print the report and write it."""

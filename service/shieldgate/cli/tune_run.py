@@ -1,5 +1,6 @@
 """What `shieldgate tune` does: trains, shows how far it is, and what was gained."""
 
+import signal
 import sys
 from typing import NoReturn
 
@@ -15,8 +16,6 @@ from shieldgate.statistics import Estimate, doubts
 from shieldgate.tuning.fit import Hyperparameters
 from shieldgate.tuning.loop import Check, best
 from shieldgate.tuning.tune import TuningCallback, TuningReport, TuningTask, tune
-
-INTERRUPTED = 130
 
 
 def run(task: TuningTask) -> None:
@@ -35,7 +34,7 @@ def run(task: TuningTask) -> None:
         _fail(str(failure))
     except KeyboardInterrupt:
         typer.echo("Stopped. Give the same command again to go on.", err=True)
-        sys.exit(INTERRUPTED)
+        sys.exit(128 + signal.SIGINT)
     _show(report, task)
 
 
