@@ -19,7 +19,7 @@ from shieldgate.errors import ConfigurationError, ScorerUnavailable
 from shieldgate.policy import Policy, PolicyBook, Profile
 from shieldgate.prompt import TEMPLATES
 from shieldgate.scoring.interfaces import Identity
-from shieldgate.types import Direction, Exchange, Score
+from shieldgate.types import Exchange, Score
 
 ATTEMPTS = 8
 _LONGEST_WAIT = 60.0  # seconds
@@ -30,39 +30,17 @@ B = TypeVar("B", bound=BaseModel)
 
 
 # What is read of the gateway's replies. Newer gateways may say more, so the rest is ignored.
-class _PolicyPart(BaseModel):
-    id: str
-    title: str
-    openai: list[str]
-    guidelines: dict[Direction, str]
-    thresholds: dict[Direction, float]
-
-
 class _Policies(BaseModel):
     version: str
-    policies: list[_PolicyPart]
-
-
-class _Scorer(BaseModel):
-    name: str
-    weights: str
-    dtype: str
-    template: str
-    windows: str
-
-
-class _Margin(BaseModel):
-    margin: float
-    windows: int
-    prompt_omitted: int = 0
+    policies: list[Policy]
 
 
 class _Result(BaseModel):
-    policies: dict[str, _Margin]
+    policies: dict[str, Score]
 
 
 class _Screened(BaseModel):
-    scorer: _Scorer | None
+    scorer: Identity | None
     results: list[_Result]
 
 
@@ -124,10 +102,7 @@ class GatewayScorer:
         Raises ConfigurationError or ScorerUnavailable.
         """
         reply = self._read(_Policies, await self._request("GET", "/v1/policies"))
-        policies = {
-            p.id: Policy(p.id, p.title, p.guidelines, p.thresholds, tuple(p.openai))
-            for p in reply.policies
-        }
+        policies = {policy.id: policy for policy in reply.policies}
         default = Profile("default", tuple(policies))
         return PolicyBook(policies, {default.name: default}, reply.version)
 
@@ -143,8 +118,7 @@ class GatewayScorer:
                 f"{self.url} changed its scorer from {self.identity.name} to {identity.name} "
                 "while it was being asked. Start again to score with the new one."
             )
-        found = [result.policies[policy.id] for policy in policies]
-        return [Score(f.margin, f.windows, f.prompt_omitted) for f in found]
+        return [result.policies[policy.id] for policy in policies]
 
     async def _screen(
         self, exchange: Exchange, policies: Sequence[str]
@@ -155,7 +129,7 @@ class GatewayScorer:
         if reply.scorer is None or not all(id in result.policies for id in policies):
             # Where its profile says so, a gateway whose guard failed lets texts pass unjudged.
             raise ScorerUnavailable(f"{self.url} could not judge a text. Look at its log.")
-        return Identity(**reply.scorer.model_dump()), result
+        return reply.scorer, result
 
     async def _request(self, method: str, path: str, body: object = None) -> bytes:
         # One for each request: tenacity keeps the state of an attempt in the object.
