@@ -15,7 +15,7 @@ from rich.table import Table
 
 from shieldgate.evaluation.adapters import ADAPTERS, OURS
 from shieldgate.evaluation.datasets import Dataset, Row
-from shieldgate.evaluation.run import sampled
+from shieldgate.evaluation.row_scoring import sampled
 from shieldgate.evaluation.sources import open_source
 from shieldgate.normalise import normalised
 from shieldgate.policy import Policy, load_book

@@ -5,6 +5,7 @@ measured on the data's own lengths, beside the one that counting tokens predicts
 """
 
 import argparse
+import asyncio
 import json
 import resource
 import sys
@@ -22,15 +23,20 @@ from rich.console import Console
 
 from benchmarks.subject import FULL, QUICK, TEMPLATE, Subject
 from benchmarks.timing import fastest
-from shieldgate import __version__
 from shieldgate.evaluation.adapters import ADAPTERS, OURS
 from shieldgate.evaluation.datasets import Dataset, Row
 from shieldgate.evaluation.labels import Labelling
-from shieldgate.evaluation.run import Task, sampled, score_rows
-from shieldgate.evaluation.scores import Header, ScoreFile, read_scores
+from shieldgate.evaluation.row_scoring import (
+    ReproduciblePacking,
+    ScoringTask,
+    sampled,
+    score_rows,
+)
+from shieldgate.evaluation.score_file import Header, ScoreFile, read_scores
 from shieldgate.evaluation.sources import open_source
 from shieldgate.policy import Policy
 from shieldgate.prompt import Segment, render
+from shieldgate.version import __version__
 
 OF_PREDICTED = 0.90
 BATCH_TOKENS = 4096
@@ -87,7 +93,7 @@ def _race(dataset: Dataset, count: int, seconds: float) -> str:
     survey = dataset.survey()
     subject = Subject(replace(FULL, shape=MIDDLE))
     policies = [p for p in subject.policies if p.id.startswith("shieldgemma/")]
-    task = Task(policies, Labelling.of(survey.labels, policies))
+    task = ScoringTask(policies, Labelling.of(survey.labels, policies))
     rows = list(sampled(dataset.rows(), min(count, survey.rows), survey.rows, seed=0))
     packed, plain = _packed(subject, rows, task), _plain(subject, rows, policies)
     difference = max(
@@ -124,7 +130,7 @@ def _race(dataset: Dataset, count: int, seconds: float) -> str:
     )
 
 
-def _packed(subject: Subject, rows: Sequence[Row], task: Task) -> dict[int, list[float]]:
+def _packed(subject: Subject, rows: Sequence[Row], task: ScoringTask) -> dict[int, list[float]]:
     """Score as `shieldgate evaluate` does, from rows to a file; gives margins by row."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "scores.jsonl"
@@ -156,7 +162,7 @@ def _margin(subject: Subject, vocabulary: dict[str, int], segments: tuple[Segmen
     return float(logits[vocabulary["Yes"]] - logits[vocabulary["No"]])
 
 
-def _score(subject: Subject, rows: Iterable[Row], task: Task, path: Path) -> None:
+def _score(subject: Subject, rows: Iterable[Row], task: ScoringTask, path: Path) -> None:
     identity = subject.scorer.identity
     header = Header(
         dataset="bench",
@@ -172,14 +178,7 @@ def _score(subject: Subject, rows: Iterable[Row], task: Task, path: Path) -> Non
         version=__version__,
     )
     with ScoreFile(path, header) as file:
-        score_rows(
-            subject.scorer,
-            rows,
-            task,
-            file,
-            max_batch_tokens=BATCH_TOKENS,
-            advance=lambda _: None,
-        )
+        asyncio.run(score_rows(ReproduciblePacking(subject.scorer, BATCH_TOKENS), rows, task, file))
 
 
 def _in_fresh_process(rows: int) -> tuple[int, float]:
@@ -192,7 +191,7 @@ def _run_over(rows: int) -> tuple[int, float]:
     subject = Subject(replace(QUICK, shape=TINY))
     words = "No adverts."
     spam = Policy("bench/spam", "Spam", {"prompt": words, "response": words}, {})
-    task = Task([spam], Labelling({"spam": (spam.id,)}))
+    task = ScoringTask([spam], Labelling({"spam": (spam.id,)}))
     with tempfile.TemporaryDirectory() as folder:
         data = Path(folder) / "rows.jsonl"
         with data.open("w") as file:

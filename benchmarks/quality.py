@@ -23,8 +23,8 @@ from rich.table import Table
 from benchmarks.baseline import Baseline
 from recipes.starter.contrast import contrast_rows
 from recipes.starter.rows import Row, read_rows
-from shieldgate.evaluation.columns import UNKNOWN, Columns, read_columns
-from shieldgate.evaluation.judged import judge, probabilities
+from shieldgate.evaluation.decisions import decide_columns, probabilities
+from shieldgate.evaluation.score_columns import UNKNOWN, ScoreColumns, read_columns
 from shieldgate.policy import Calibration, PolicyBook, load_book
 from shieldgate.statistics import Estimate, Figures, Ranking, Scores, Weights, bootstrap
 
@@ -54,7 +54,7 @@ class Run:
         folder = self.data if name == "dev" else self.data / "eval"
         return list(read_rows(folder / f"{name}.jsonl.gz"))
 
-    def scores(self, name: str, *options: str, model: str | None = None) -> Columns:
+    def scores(self, name: str, *options: str, model: str | None = None) -> ScoreColumns:
         """Score a file as a user would, and read its margins."""
         folder = self.data if name == "dev" else self.data / "eval"
         kind = options[-1] if options else "held-out" if model else "official"
@@ -168,7 +168,7 @@ def _at_thresholds(run: Run, book: PolicyBook) -> Table:
 
 def _calibration(run: Run, book: PolicyBook) -> Table:
     table = _table("Calibration on dev", "policy", "rows", "calibration error", "Brier skill")
-    for judged in judge(run.scores("dev"), book, book.profile("default")):
+    for judged in decide_columns(run.scores("dev"), book, book.profile("default")):
         if judged.policy and judged.sample.positives and judged.sample.negatives:
             figures = judged.sample.figures()
             table.add_row(
@@ -207,7 +207,7 @@ def _held_out(run: Run, checkpoint: str, harm: str) -> Table:
     return table
 
 
-def _probabilities(columns: Columns, book: PolicyBook, harm: str) -> Scores:
+def _probabilities(columns: ScoreColumns, book: PolicyBook, harm: str) -> Scores:
     """Turn margins into probabilities as serving does, in either direction."""
     policy = book.policies[f"shieldgemma/{harm}"]
     found = np.zeros(columns.rows.size)

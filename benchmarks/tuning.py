@@ -23,8 +23,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline, make_union
 
-from shieldgate.cli.labels import chosen_adapter
-from shieldgate.evaluation.adapters import ADAPTERS
+from shieldgate.evaluation.adapters import ADAPTERS, choose_adapter
 from shieldgate.evaluation.datasets import Dataset
 from shieldgate.evaluation.labels import Labelling
 from shieldgate.evaluation.sources import open_source
@@ -32,8 +31,8 @@ from shieldgate.policy import Policy, load_book
 from shieldgate.prompt import TEMPLATES
 from shieldgate.statistics import curve
 from shieldgate.telemetry import configure_logging
-from shieldgate.tuning.labelled import Labelled, deal
-from shieldgate.tuning.tune import Order, tune
+from shieldgate.tuning.labelled import Labelled, split_rows
+from shieldgate.tuning.tune import TuningTask, tune
 
 
 def main() -> None:
@@ -57,7 +56,7 @@ def main() -> None:
     arguments = parser.parse_args()
     configure_logging("warning", as_json=False)
     console = Console(highlight=False, soft_wrap=True)
-    data = Dataset(open_source(arguments.data), chosen_adapter(arguments.adapter, arguments.map))
+    data = Dataset(open_source(arguments.data), choose_adapter(arguments.adapter, arguments.map))
     policy, rows = _read(data, load_book(arguments.policies).policies, arguments.policy)
     test, pool = _drawn(rows, arguments.held_out, "held out")
     share = mean(row.labels[policy.id] for row in test)
@@ -112,18 +111,18 @@ def _point(
 ) -> Point:
     shipped = load_book().policies
     with tempfile.TemporaryDirectory() as folder:
-        order = Order(
+        task = TuningTask(
             base=arguments.base,
             out=Path(folder) / "tuned",
             template=TEMPLATES["chat"],
             policies={policy.id: policy},
             kept=[p for id, p in shipped.items() if id.startswith("shieldgemma/") and p != policy],
-            parts=deal(rows, test, seed=seed),
+            splits=split_rows(rows, test, seed=seed),
             seed=seed,
             device=arguments.device,
             method=arguments.method,
         )
-        report = tune(order)
+        report = tune(task)
     [measured] = report.measured
     return Point(
         base=measured.before["average_precision"].value or 0.0,

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from shieldgate.evaluation.scores import Header, ScoredRow, ScoreFile, wording_digest
+from shieldgate.evaluation.score_file import Header, ScoredRow, ScoreFile, wording_digest
 from shieldgate.policy import PolicyBook
 from shieldgate.types import Direction
 

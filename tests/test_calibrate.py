@@ -24,17 +24,17 @@ from typer.testing import CliRunner, Result
 from shieldgate.cli import app as shieldgate
 from shieldgate.cli.calibrate import calibrate as command
 from shieldgate.errors import ConfigurationError
-from shieldgate.evaluation.calibrate import (
+from shieldgate.evaluation.calibration import (
+    CalibrationOptions,
     Fitted,
-    Recipe,
     Skipped,
     Target,
     _roundest,
     calibrate,
     fit_sigmoid,
 )
-from shieldgate.evaluation.columns import to_columns
-from shieldgate.evaluation.scores import ScoredRow
+from shieldgate.evaluation.score_columns import to_columns
+from shieldgate.evaluation.score_file import ScoredRow
 from shieldgate.evaluation.writeback import edit
 from shieldgate.policy import Calibration, PolicyBook, decide, load_book, shipped_policies
 from shieldgate.types import DIRECTIONS, Exchange, Judgement, Score
@@ -92,10 +92,13 @@ def run(*arguments: str | Path) -> Result:
 
 
 def made(
-    book: PolicyBook, rows: Sequence[ScoredRow], recipe: Recipe, only: Sequence[str] = ()
+    book: PolicyBook,
+    rows: Sequence[ScoredRow],
+    options: CalibrationOptions,
+    only: Sequence[str] = (),
 ) -> list[Fitted | Skipped]:
     columns = to_columns(header(book, (SPAM, THREAT)), rows)
-    return list(calibrate(columns, book, recipe, today=TODAY, only=only))
+    return list(calibrate(columns, book, options, today=TODAY, only=only))
 
 
 def judged(book: PolicyBook, row: ScoredRow, policy: str, scorer: str = SCORER) -> Judgement:
@@ -128,7 +131,7 @@ def test_what_is_no_target_is_refused_with_those_there_are(text: str, scores: Pa
 def test_a_target_is_met_and_one_score_further_would_err_more_or_miss_it(text: str, file: Path):
     rows, book = scored((SPAM, THREAT), 300), load_book(file)
     target = Target.parse(text)
-    for one in made(book, rows, Recipe(target)):
+    for one in made(book, rows, CalibrationOptions(target)):
         assert isinstance(one, Fitted)
         known = [r for r in rows if one.policy in r.labels]
         labels = np.array([r.labels[one.policy] == 1 for r in known])
@@ -154,7 +157,7 @@ def test_a_target_is_met_and_one_score_further_would_err_more_or_miss_it(text: s
 
 def test_the_best_f1_beats_every_other_threshold(file: Path):
     rows, book = scored((SPAM, THREAT), 200), load_book(file)
-    (one,) = made(book, rows, Recipe(Target("optimal-f1")), [SPAM])
+    (one,) = made(book, rows, CalibrationOptions(Target("optimal-f1")), [SPAM])
     assert isinstance(one, Fitted)
     known = [r for r in rows if SPAM in r.labels]
     labels = np.array([r.labels[SPAM] == 1 for r in known])
@@ -316,7 +319,7 @@ def test_what_cannot_be_calibrated_is_skipped_with_a_reason_and_exit_code_1(
 
 def test_a_target_out_of_reach_is_skipped_with_what_is_reachable(file: Path):
     rows = scored((SPAM, THREAT), 300, skill=0.0)
-    (one,) = made(load_book(file), rows, Recipe(Target("precision", 0.99)), [SPAM])
+    (one,) = made(load_book(file), rows, CalibrationOptions(Target("precision", 0.99)), [SPAM])
     assert isinstance(one, Skipped)
     assert one.why.startswith("no threshold gives precision=0.99: the highest precision is 0.")
 
@@ -325,7 +328,7 @@ def test_held_out_rows_are_not_flattered_by_a_threshold_chosen_on_them(file: Pat
     gaps = []
     for seed in range(5):
         rows = scored((SPAM, THREAT), 60, seed=seed, skill=1.0)
-        (one,) = made(load_book(file), rows, Recipe(Target("optimal-f1")), [SPAM])
+        (one,) = made(load_book(file), rows, CalibrationOptions(Target("optimal-f1")), [SPAM])
         assert isinstance(one, Fitted)
         gaps.append((one.achieved.value or 0) - (one.held_out.value or 0))
     assert min(gaps) >= 0
@@ -335,8 +338,12 @@ def test_held_out_rows_are_not_flattered_by_a_threshold_chosen_on_them(file: Pat
 def test_the_same_seed_makes_the_same_and_another_deals_the_rows_otherwise(file: Path):
     book, rows = load_book(file), scored((SPAM, THREAT), 200)
     target = Target("optimal-f1")
-    assert made(book, rows, Recipe(target)) == made(book, rows, Recipe(target))
-    (one,), (other,) = (made(book, rows, Recipe(target, seed=s), [SPAM]) for s in (0, 1))
+    assert made(book, rows, CalibrationOptions(target)) == made(
+        book, rows, CalibrationOptions(target)
+    )
+    (one,), (other,) = (
+        made(book, rows, CalibrationOptions(target, seed=s), [SPAM]) for s in (0, 1)
+    )
     assert isinstance(one, Fitted)
     assert isinstance(other, Fitted)
     assert one.calibration.threshold == other.calibration.threshold
@@ -348,7 +355,7 @@ def test_a_fit_mends_probabilities_on_rows_it_never_saw(file: Path):
         replace(row, margins={p: 3 * m + 2 for p, m in row.margins.items()})
         for row in scored((SPAM, THREAT), 800)
     ]
-    (one,) = made(load_book(file), rows, Recipe(Target("fpr", 0.05), fit=True), [SPAM])
+    (one,) = made(load_book(file), rows, CalibrationOptions(Target("fpr", 0.05), fit=True), [SPAM])
     assert isinstance(one, Fitted)
     assert one.errors is not None
     before, after = one.errors
@@ -398,16 +405,16 @@ def test_the_fit_stays_finite_where_a_margin_separates_the_classes():
 
 def test_margins_that_fall_with_harm_are_skipped(file: Path):
     rows = scored((SPAM, THREAT), 300, skill=-3.0)
-    (one,) = made(load_book(file), rows, Recipe(Target("fpr", 0.05), fit=True), [SPAM])
+    (one,) = made(load_book(file), rows, CalibrationOptions(Target("fpr", 0.05), fit=True), [SPAM])
     assert isinstance(one, Skipped)
     assert "don't rise with harm" in one.why
 
 
 def test_margins_that_are_all_the_same_have_no_temperature(file: Path):
     rows = [replace(r, margins=dict.fromkeys(r.margins, 1.5)) for r in scored((SPAM,), 100)]
-    (one,) = made(load_book(file), rows, Recipe(Target("optimal-f1"), fit=True), [SPAM])
+    (one,) = made(load_book(file), rows, CalibrationOptions(Target("optimal-f1"), fit=True), [SPAM])
     assert isinstance(one, Skipped)
-    (one,) = made(load_book(file), rows, Recipe(Target("recall", 0.9)), [SPAM])
+    (one,) = made(load_book(file), rows, CalibrationOptions(Target("recall", 0.9)), [SPAM])
     assert isinstance(one, Fitted)
     assert one.achieved.value == 1
 
@@ -450,7 +457,11 @@ def test_very_small_thresholds_survive_the_file(file: Path):
         for row in scored((SPAM, THREAT), 200)
     ]
     book = load_book(file)
-    fitted = [f for f in made(book, rows, Recipe(Target("fpr", 0.05))) if isinstance(f, Fitted)]
+    fitted = [
+        f
+        for f in made(book, rows, CalibrationOptions(Target("fpr", 0.05)))
+        if isinstance(f, Fitted)
+    ]
     edit(file, file, SCORER, fitted).save()
     written = load_book(file).policies[SPAM].calibration(SCORER, "prompt")
     assert written == fitted[0].calibration

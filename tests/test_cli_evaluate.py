@@ -12,7 +12,7 @@ from typer.testing import CliRunner, Result
 
 from shieldgate.cli import app
 from shieldgate.errors import ConfigurationError, Overloaded
-from shieldgate.evaluation.scores import Header, ScoredRow, read_scores
+from shieldgate.evaluation.score_file import Header, ScoredRow, read_scores
 from shieldgate.policy import shipped_policies
 
 pytestmark = pytest.mark.usefixtures("restored_logging")
@@ -174,7 +174,7 @@ async def test_a_gateway_is_as_good_as_an_engine(data: Path, tmp_path: Path):
 async def test_a_run_whose_scorer_fails_ends_with_1(
     data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    monkeypatch.setattr("shieldgate.evaluation.remote._ATTEMPTS", 1)
+    monkeypatch.setattr("shieldgate.scoring.gateway_client.ATTEMPTS", 1)
     scorer = FakeScorer(failure=Overloaded(1))
     async with gateway(scorer) as served:
         run = ("--url", served.url, "--family", "test", "--out", tmp_path / "out")

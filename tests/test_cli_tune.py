@@ -13,7 +13,7 @@ from typer.testing import CliRunner, Result
 from shieldgate.cli import app
 from shieldgate.errors import ConfigurationError
 from shieldgate.scoring.local import load_engine
-from shieldgate.tuning.tune import Listener
+from shieldgate.tuning.tune import TuningCallback
 
 pytestmark = pytest.mark.usefixtures("restored_logging")
 
@@ -109,13 +109,13 @@ def test_rows_become_a_scorer_that_serves(given: tuple[str | Path, ...], tmp_pat
 def test_a_stopped_run_says_how_to_go_on_and_does(
     given: tuple[str | Path, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from shieldgate.cli import tuning
+    from shieldgate.cli import tune_run
 
-    def stop(listener: Listener, step: int, loss: float) -> None:
+    def stop(callback: TuningCallback, step: int, loss: float) -> None:
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(tuning._Shown, "step", stop)
+        patch.setattr(tune_run._Shown, "step", stop)
         stopped = invoke("tune", *given, "--out", tmp_path / "mine")
     assert stopped.exit_code == 130
     assert "Give the same command again" in stopped.stderr

@@ -31,7 +31,7 @@ from test_batched import LengthEngine, Piece
 from upstream import delta, streamed
 
 import shieldgate
-from shieldgate.evaluation.scores import read_scores
+from shieldgate.evaluation.score_file import read_scores
 from shieldgate.policy import LiveBook, shipped_policies
 from shieldgate.scoring import Batched, Cached, Resilient, Scorer
 from shieldgate.scoring.loading import LoadingScorer

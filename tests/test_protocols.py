@@ -7,7 +7,7 @@ import pytest
 
 from shieldgate.evaluation.adapters import ADAPTERS
 from shieldgate.evaluation.datasets import Survey
-from shieldgate.evaluation.protocols import PROTOCOLS, Figures
+from shieldgate.evaluation.protocols import PROTOCOLS, HeadlineFigures
 from shieldgate.policy import load_book
 from shieldgate.prompt import TEMPLATES
 
@@ -22,7 +22,7 @@ PUBLISHED = Survey(
     bad_count=0,
     bad=(),
 )
-OURS = Figures(0.800, 0.900)
+OURS = HeadlineFigures(0.800, 0.900)
 
 
 @pytest.mark.parametrize("protocol", PROTOCOLS.values(), ids=lambda p: p.name)

@@ -3,7 +3,7 @@
 import io
 import json
 import shutil
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,19 +13,13 @@ import pytest
 from rich.console import Console
 from scored import SCORER, header, scored, write_scores
 
+from shieldgate.cli.report_tables import show, show_comparison
 from shieldgate.errors import ConfigurationError
-from shieldgate.evaluation.columns import Columns, read_columns, to_columns
 from shieldgate.evaluation.compare import compare
-from shieldgate.evaluation.files import write_html, write_json
-from shieldgate.evaluation.judged import judge
-from shieldgate.evaluation.report import (
-    Report,
-    Slice,
-    build_report,
-    wanted_rows,
-)
-from shieldgate.evaluation.scores import ScoredRow
-from shieldgate.evaluation.tables import show, show_comparison
+from shieldgate.evaluation.decisions import decide_columns
+from shieldgate.evaluation.report import Report, Slice, build_report
+from shieldgate.evaluation.score_columns import ScoreColumns, read_columns, to_columns
+from shieldgate.evaluation.score_file import ScoredRow
 from shieldgate.policy import Calibration, Policy, PolicyBook, Profile, decide
 from shieldgate.types import DIRECTIONS, Action, Exchange, Score
 
@@ -55,7 +49,7 @@ BOOK = PolicyBook(
 HOSTILE = "</script><script>document.title = 'taken'</script><img src=x onerror=alert(1)>"
 
 
-def columns(rows: list[ScoredRow], **changes: object) -> Columns:
+def columns(rows: list[ScoredRow], **changes: object) -> ScoreColumns:
     return to_columns(header(BOOK, (SPAM, THREAT), **changes), rows)
 
 
@@ -112,7 +106,7 @@ def test_a_row_takes_few_bytes(rows: list[ScoredRow]):
 @pytest.mark.parametrize("profile", ["default", "strict"])
 def test_rows_are_judged_as_decide_would_judge_them(profile: str, rows: list[ScoredRow]):
     chosen = BOOK.profile(profile)
-    for judged in judge(columns(rows), BOOK, chosen):
+    for judged in decide_columns(columns(rows), BOOK, chosen):
         here = [rows[i] for i in judged.at]
         assert {row.direction for row in here} == {judged.direction}
         for row, flagged, probability in zip(
@@ -183,33 +177,33 @@ def test_the_most_confident_mistakes_come_first(rows: list[ScoredRow]):
     ]
     wrong.sort(key=lambda row: -row.margins[SPAM])
     assert [m.row for m in alarms] == [row.row for row in wrong[:10]]
-    assert {m.row for m in alarms} <= wanted_rows(found)
+    assert {m.row for m in alarms} <= found.mistaken_rows
 
 
 def test_the_same_scores_make_the_same_bytes_and_hold_no_text(
     tmp_path: Path, rows: list[ScoredRow]
 ):
-    for name in ("one.json", "two.json"):
-        write_json(report(rows, command="shieldgate evaluate data.jsonl"), tmp_path / name)
-    assert (tmp_path / "one.json").read_bytes() == (tmp_path / "two.json").read_bytes()
-    found = json.loads((tmp_path / "one.json").read_text())
+    for name in ("one", "two"):
+        report(rows, command="shieldgate evaluate data.jsonl").write(tmp_path / name)
+    one, two = (tmp_path / name / "report.json" for name in ("one", "two"))
+    assert one.read_bytes() == two.read_bytes()
+    found = json.loads(one.read_text())
     assert found["header"]["dataset_digest"] == "d1"
     assert found["command"] == "shieldgate evaluate data.jsonl"
     assert "texts" not in found
 
 
-@pytest.mark.parametrize("write", [write_json, write_html])
+@pytest.mark.parametrize("name", ["report.json", "report.html"])
 def test_a_full_disk_leaves_the_report_that_was_there(
-    write: Callable[[Report, Path], None], tmp_path: Path, rows: list[ScoredRow]
+    name: str, tmp_path: Path, rows: list[ScoredRow]
 ):
-    path = tmp_path / "report"
-    write(report(rows), path)
-    before = path.read_bytes()
-    (tmp_path / ".report.new").symlink_to("/dev/full")
-    with pytest.raises(ConfigurationError, match="report: can't be written: No space left"):
-        write(report(rows, command="another"), path)
-    assert path.read_bytes() == before
-    assert list(tmp_path.iterdir()) == [path]
+    report(rows).write(tmp_path)
+    before = (tmp_path / name).read_bytes()
+    (tmp_path / f".{name}.new").symlink_to("/dev/full")
+    with pytest.raises(ConfigurationError, match=f"{name}: can't be written: No space left"):
+        report(rows, command="another").write(tmp_path)
+    assert (tmp_path / name).read_bytes() == before
+    assert {path.name for path in tmp_path.iterdir()} == {"report.json", "report.html"}
 
 
 def test_one_class_is_undefined_in_every_output(tmp_path: Path, rows: list[ScoredRow]):
@@ -223,7 +217,7 @@ def test_one_class_is_undefined_in_every_output(tmp_path: Path, rows: list[Score
         in found.notes
     )
     assert "undefined" in printed(found)
-    write_json(found, tmp_path / "report.json")
+    found.write(tmp_path)
     read = json.loads((tmp_path / "report.json").read_text())
     assert read["slices"][0]["figures"]["auroc"] == {"value": None, "low": None, "high": None}
 
@@ -342,10 +336,9 @@ def page() -> Iterator["Page"]:
 
 
 def opened(page: "Page", found: Report, folder: Path, texts: bool = True) -> None:
-    path = folder / "report.html"
-    shown = {row: Exchange(f"{HOSTILE} {row}", None) for row in wanted_rows(found)}
-    write_html(found, path, shown if texts else None)
-    page.goto(path.as_uri())
+    shown = {row: Exchange(f"{HOSTILE} {row}", None) for row in found.mistaken_rows}
+    found.write(folder, shown if texts else None)
+    page.goto((folder / "report.html").as_uri())
 
 
 def test_the_page_shows_the_figures_and_its_explorer_moves(

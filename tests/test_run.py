@@ -1,8 +1,10 @@
 """A run scores every row as the engine does alone, and goes on where it was stopped."""
 
+import asyncio
 import json
 import random
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator, Sequence
@@ -17,15 +19,22 @@ from shieldgate.errors import ConfigurationError, Overloaded, ScorerUnavailable
 from shieldgate.evaluation.adapters import Example
 from shieldgate.evaluation.datasets import Row
 from shieldgate.evaluation.labels import Labelling
-from shieldgate.evaluation.remote import RemoteGateway, score_rows_remotely
-from shieldgate.evaluation.run import CHUNK, Task, sampled, score_rows
-from shieldgate.evaluation.scores import Header, ScoredRow, ScoreFile, read_scores
+from shieldgate.evaluation.row_scoring import (
+    CHUNK,
+    Concurrent,
+    ReproduciblePacking,
+    ScoringTask,
+    sampled,
+    score_rows,
+)
+from shieldgate.evaluation.score_file import Header, ScoredRow, ScoreFile, read_scores
 from shieldgate.policy import Policy
 from shieldgate.scoring import Engine, Identity, Prepared
+from shieldgate.scoring.gateway_client import GatewayScorer
 from shieldgate.types import Exchange
 
 POLICIES = list(small_book().policies.values())
-TASK = Task(POLICIES, Labelling({"threat": ("test/threat",)}))
+TASK = ScoringTask(POLICIES, Labelling({"threat": ("test/threat",)}))
 HEADER = Header(
     dataset="rows.jsonl",
     dataset_digest="d",
@@ -88,13 +97,8 @@ def score(
     header: Header = HEADER,
 ) -> None:
     with ScoreFile(path, header) as file:
-        score_rows(
-            engine or Lengths(),
-            rows(count),
-            TASK,
-            file,
-            max_batch_tokens=100,
-            advance=lambda _: None,
+        asyncio.run(
+            score_rows(ReproduciblePacking(engine or Lengths(), 100), rows(count), TASK, file)
         )
 
 
@@ -126,7 +130,7 @@ def test_windows_of_a_text_are_joined_by_their_maximum(tmp_path: Path):
     path = tmp_path / "scores.jsonl"
     long = Row(0, "r0", Example(Exchange("x" * 380)), {})
     with ScoreFile(path, HEADER) as file:
-        score_rows(Lengths(), [long], TASK, file, max_batch_tokens=100, advance=lambda _: None)
+        asyncio.run(score_rows(ReproduciblePacking(Lengths(), 100), [long], TASK, file))
     [row] = read_scores(path)[1]
     assert row.margins == {"test/threat": 50 + 0.1, "test/spam": -30}
 
@@ -248,7 +252,7 @@ def test_packed_rows_have_the_margins_that_each_has_alone(tmp_path: Path, hot_ch
     ]
     path = tmp_path / "scores.jsonl"
     with ScoreFile(path, HEADER) as file:
-        score_rows(engine, some, TASK, file, max_batch_tokens=700, advance=lambda _: None)
+        asyncio.run(score_rows(ReproduciblePacking(engine, 700), some, TASK, file))
     for row in read_scores(path)[1]:
         prepared = engine.prepare(some[row.row].example.exchange, POLICIES)
         [alone] = [engine.forward([piece])[0] for piece in prepared.work]
@@ -259,12 +263,9 @@ async def remotely(path: Path, url: str, some: Sequence[Row], waits: list[float]
     async def wait(seconds: float) -> None:
         waits.append(seconds)
 
-    async with RemoteGateway(url, wait=wait) as client:
-        identity = await client.identity()
+    async with GatewayScorer(url, sleep=wait) as client:
         with ScoreFile(path, HEADER) as file:
-            await score_rows_remotely(
-                client, identity, some, TASK, file, concurrency=3, advance=lambda _: None
-            )
+            await score_rows(Concurrent(client, 3), some, TASK, file)
 
 
 SOME = [Row(n, f"r{n}", Example(Exchange(f"crude {n}" if n % 2 else "fine")), {}) for n in range(9)]
@@ -295,12 +296,9 @@ async def test_a_gateway_that_is_busy_is_asked_again_as_late_as_it_says(tmp_path
         waits.append(seconds)
         scorer.failure = None
 
-    async with gateway(scorer) as served, RemoteGateway(served.url, wait=wait) as client:
-        identity = await client.identity()
+    async with gateway(scorer) as served, GatewayScorer(served.url, sleep=wait) as client:
         with ScoreFile(path, HEADER) as file:
-            await score_rows_remotely(
-                client, identity, SOME, TASK, file, concurrency=2, advance=lambda _: None
-            )
+            await score_rows(Concurrent(client, 2), SOME, TASK, file)
     assert waits == [7.0]
     assert len(read(path)) == len(SOME)
 
@@ -326,20 +324,46 @@ async def test_a_gateway_that_fails_open_gives_no_scores(tmp_path: Path):
 async def test_a_gateway_that_changes_its_scorer_ends_the_run(tmp_path: Path):
     path = tmp_path / "scores.jsonl"
     scorer = FakeScorer()
-    async with gateway(scorer) as served, RemoteGateway(served.url) as client:
-        identity = await client.identity()
+    async with gateway(scorer) as served, GatewayScorer(served.url) as client:
         scorer.identity = Identity("new@1", "1", "float32", "chat", "none")
         with ScoreFile(path, HEADER) as file, pytest.raises(ConfigurationError, match="new@1"):
-            await score_rows_remotely(
-                client, identity, SOME, TASK, file, concurrency=2, advance=lambda _: None
-            )
+            await score_rows(Concurrent(client, 2), SOME, TASK, file)
 
 
 async def test_what_is_no_gateway_is_said(tmp_path: Path):
     async with gateway(FakeScorer()) as served:
         with pytest.raises(ConfigurationError, match="refused a request, status 404"):
             await remotely(tmp_path / "scores.jsonl", f"{served.url}/elsewhere", SOME, [])
-        async with RemoteGateway(served.url) as client:
+        async with GatewayScorer(served.url) as client:
             book = await client.book()
     assert book.policies["test/threat"].guidelines == POLICIES[0].guidelines
     assert book.policies["test/threat"].thresholds == {"prompt": 0.5, "response": 0.4}
+
+
+async def test_a_url_that_is_none_is_refused_at_once_and_silence_is_tried_again():
+    waits: list[float] = []
+
+    async def wait(seconds: float) -> None:
+        waits.append(seconds)
+
+    with pytest.raises(ConfigurationError, match="is no URL"):
+        await GatewayScorer("http://localhost:http", sleep=wait).__aenter__()
+    assert waits == []
+    with socket.create_server(("127.0.0.1", 0)) as closed:
+        port = closed.getsockname()[1]
+    with pytest.raises(ScorerUnavailable, match="failed 8 times, at last with no reply: Client"):
+        await GatewayScorer(f"http://127.0.0.1:{port}", sleep=wait).__aenter__()
+    assert len(waits) == 7
+    assert all(0 <= wait <= 2**n for n, wait in enumerate(waits))
+
+
+async def test_any_scorer_will_do_and_what_is_under_way_ends_when_a_row_fails(tmp_path: Path):
+    scorer = FakeScorer({("crude", "test/threat"): 3.0})
+    with ScoreFile(tmp_path / "whole.jsonl", HEADER) as file:
+        await score_rows(Concurrent(scorer, 4), SOME, TASK, file)
+    assert [row.row for row in read(tmp_path / "whole.jsonl")] == list(range(9))
+    scorer.fails_on = "fine"
+    scorer.released.clear()
+    with ScoreFile(tmp_path / "part.jsonl", HEADER) as file, pytest.raises(ScorerUnavailable):
+        await score_rows(Concurrent(scorer, 4), SOME, TASK, file)
+    assert asyncio.all_tasks() == {asyncio.current_task()}

@@ -16,10 +16,10 @@ from shieldgate.policy import Policy
 from shieldgate.prompt import TEMPLATES
 from shieldgate.scoring.local import PackedEngine, load_checkpoint, load_engine
 from shieldgate.tuning.adapt import Method, TrainableScorer, method_for
-from shieldgate.tuning.fit import PolicyObjective, Recipe
-from shieldgate.tuning.labelled import Labelled, deal
-from shieldgate.tuning.loop import Check, Schedule, Watch, train
-from shieldgate.tuning.tune import Listener, Order, tune
+from shieldgate.tuning.fit import Hyperparameters, PolicyObjective
+from shieldgate.tuning.labelled import Labelled, split_rows
+from shieldgate.tuning.loop import Check, EarlyStopping, Schedule, train
+from shieldgate.tuning.tune import TuningCallback, TuningTask, tune
 from shieldgate.types import Exchange
 
 CHAT = TEMPLATES["chat"]
@@ -66,15 +66,15 @@ def scorer(folder: Path) -> PackedEngine:
     return PackedEngine(load_checkpoint(str(folder), device="cpu"), CHAT)
 
 
-def order(base: Path, out: Path, **changes: Any) -> Order:
-    """Make a small order, which takes about a second."""
-    made = Order(
+def task(base: Path, out: Path, **changes: Any) -> TuningTask:
+    """Make a small task, which takes about a second."""
+    made = TuningTask(
         base=str(base),
         out=out,
         template=CHAT,
         policies={FOXES.id: FOXES},
         kept=[TEA],
-        parts=deal(rows(60), rows(40, seed=1)),
+        splits=split_rows(rows(60), rows(40, seed=1)),
         device="cpu",
         changes={"steps": 30, "rate": 1e-2, "every": 5},
     )
@@ -110,7 +110,7 @@ def test_adapters_alone_are_trained_and_checkpointing_changes_no_gradient(calm: 
         if not checkpointing:
             trainable.scorer.model.activation_checkpointing_disable()
         objective = PolicyObjective(
-            trainable, rows(20), {FOXES.id: FOXES}, [TEA], Recipe("lora", 1, 1e-3, 0)
+            trainable, rows(20), {FOXES.id: FOXES}, [TEA], Hyperparameters("lora", 1, 1e-3, 0)
         )
         for loss in objective.losses(0):
             loss.backward()
@@ -130,7 +130,7 @@ def test_adapters_beside_weights_in_bf16_are_fp32(calm: Path, tmp_path: Path) ->
     checkpoint = load_checkpoint(str(calm), device="cpu", dtype="bfloat16")
     trainable = TrainableScorer.of(PackedEngine(checkpoint, CHAT), "lora", tokens=2000, seed=0)
     objective = PolicyObjective(
-        trainable, rows(20), {FOXES.id: FOXES}, [TEA], Recipe("lora", 1, 1e-3, 0)
+        trainable, rows(20), {FOXES.id: FOXES}, [TEA], Hyperparameters("lora", 1, 1e-3, 0)
     )
     for loss in objective.losses(0):
         loss.backward()
@@ -153,7 +153,9 @@ def test_an_unlabelled_policy_teaches_nothing(calm: Path) -> None:
     def gradient(other: Policy) -> list[torch.Tensor]:
         trainable = TrainableScorer.of(scorer(calm), "full", tokens=2000, seed=0)
         policies = {FOXES.id: FOXES, other.id: other}
-        objective = PolicyObjective(trainable, rows(20), policies, [], Recipe("full", 1, 1e-3, 0))
+        objective = PolicyObjective(
+            trainable, rows(20), policies, [], Hyperparameters("full", 1, 1e-3, 0)
+        )
         for loss in objective.losses(0):
             loss.backward()
         return [p.grad for _, p in objective.named_parameters()]
@@ -166,7 +168,9 @@ def test_a_policy_with_one_answer_left_to_learn_from_is_still_asked(calm: Path) 
     """Few rows that label several policies can be dealt out so."""
     trainable = TrainableScorer.of(scorer(calm), "full", tokens=2000, seed=0)
     some = [row for row in rows(12) if row.labels[FOXES.id]]
-    objective = PolicyObjective(trainable, some, {FOXES.id: FOXES}, [], Recipe("full", 1, 1e-3, 0))
+    objective = PolicyObjective(
+        trainable, some, {FOXES.id: FOXES}, [], Hyperparameters("full", 1, 1e-3, 0)
+    )
     assert sum(loss.item() for loss in objective.losses(0)) > 0
 
 
@@ -181,7 +185,7 @@ def test_size_decides_the_method(calm: Path) -> None:
 def test_what_is_saved_serves_and_says_what_training_said(
     method: Method, calm: Path, tmp_path: Path
 ) -> None:
-    report = tune(order(calm, tmp_path / "mine", method=method))
+    report = tune(task(calm, tmp_path / "mine", method=method))
     [measured] = report.measured
     gain = measured.gain["average_precision"]
     assert gain.low is not None
@@ -214,7 +218,7 @@ def test_saving_merges_and_keeps_dtype_and_tokenizer(method: Method, tmp_path: P
         assert a == pytest.approx(b, abs=0.05)  # rounded to bf16
 
 
-class _Stop(Listener):
+class _Stop(TuningCallback):
     def __init__(self, at: int) -> None:
         self._at = at
 
@@ -226,7 +230,7 @@ class _Stop(Listener):
 @pytest.mark.parametrize("method", METHODS)
 def test_a_stopped_run_ends_as_an_unbroken_one(method: Method, calm: Path, tmp_path: Path) -> None:
     wanted = {"steps": 12, "every": 4, "rate": 1e-2}
-    whole = order(calm, tmp_path / "whole/mine", method=method, changes=wanted)
+    whole = task(calm, tmp_path / "whole/mine", method=method, changes=wanted)
     broken = replace(whole, out=tmp_path / "broken/mine")
     unbroken = tune(whole)
     with pytest.raises(KeyboardInterrupt):
@@ -237,7 +241,7 @@ def test_a_stopped_run_ends_as_an_unbroken_one(method: Method, calm: Path, tmp_p
 
 
 def test_a_run_that_is_done_is_read_and_another_is_refused(calm: Path, tmp_path: Path) -> None:
-    mine = order(calm, tmp_path / "mine", changes={"steps": 2})
+    mine = task(calm, tmp_path / "mine", changes={"steps": 2})
     first = tune(mine)
     assert tune(mine, _Stop(0)) == first
     with pytest.raises(ConfigurationError, match=r"another run:\n  recipe\.steps: 2 -> 3\n"):
@@ -271,9 +275,9 @@ def test_training_stops_early_and_restores_the_best(
         places.append(objective.place.item())
         return (-abs(objective.place.item() - peak),)
 
-    watch = Watch(measure, every=1, patience=patience, on_check=seen.append)
+    stopping = EarlyStopping(measure, every=1, patience=patience, on_check=seen.append)
     schedule = Schedule(8, 0.1, warm_up=1)
-    checks = train(objective, schedule, tmp_path / "state.pt", muon=False, watch=watch)
+    checks = train(objective, schedule, tmp_path / "state.pt", muon=False, early_stopping=stopping)
     assert checks == seen
     assert checks[-1].steps == ends
     assert objective.place.item() == places[kept]
@@ -291,22 +295,22 @@ def test_rows_are_dealt_evenly_and_a_text_stays_in_one_part() -> None:
         *rows(100),
         *(replace(r, exchange=Exchange(r.exchange.prompt.upper())) for r in rows(20)),
     ]
-    parts = deal(some, seed=3)
-    keys = [{row.key for row in part} for part in (parts.train, parts.validation, parts.test)]
+    splits = split_rows(some, seed=3)
+    keys = [{row.key for row in part} for part in (splits.train, splits.validation, splits.test)]
     assert [len(k) for k in keys] == [60, 20, 20]
     assert len(keys[0] | keys[1] | keys[2]) == 100
-    for part in (parts.train, parts.validation, parts.test):
+    for part in (splits.train, splits.validation, splits.test):
         share = sum(row.labels[FOXES.id] for row in part) / len(part)
         assert 0.4 < share < 0.6
-    assert deal(list(reversed(some)), seed=3).validation[0] in parts.validation
-    assert deal(some, seed=4) != parts
+    assert split_rows(list(reversed(some)), seed=3).validation[0] in splits.validation
+    assert split_rows(some, seed=4) != splits
 
 
 def test_given_test_rows_are_never_learnt_from() -> None:
     some = rows(100)
-    parts = deal(some, some[:30])
-    learnt = {row.key for row in (*parts.train, *parts.validation)}
-    assert parts.test == some[:30]
+    splits = split_rows(some, some[:30])
+    learnt = {row.key for row in (*splits.train, *splits.validation)}
+    assert splits.test == some[:30]
     assert learnt == {row.key for row in some[30:]}
 
 
@@ -315,4 +319,4 @@ def test_too_few_rows_of_a_class_are_refused(violated: bool) -> None:
     one_sided = [row for row in rows(40) if row.labels[FOXES.id] is violated]
     few = [row for row in rows(40) if row.labels[FOXES.id] is not violated][:4]
     with pytest.raises(ConfigurationError, match=r"acme/foxes: 4 rows .* at least 5"):
-        deal([*one_sided, *few])
+        split_rows([*one_sided, *few])

@@ -16,10 +16,10 @@ from urllib.parse import SplitResult, urlsplit
 import aiohttp
 import orjson
 
-from shieldgate import __version__
 from shieldgate.dialects.interface import Endpoint
 from shieldgate.errors import ConfigurationError, UpstreamError
 from shieldgate.sse import Decoder, Event
+from shieldgate.version import __version__
 
 _TRACING = ("traceparent", "tracestate")
 _VISIBLE = re.compile(r"[\x21-\x7e]+")

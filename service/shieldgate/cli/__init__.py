@@ -6,7 +6,6 @@ from typing import Annotated
 
 import typer
 
-from shieldgate import __version__
 from shieldgate.cli import keys, policies
 from shieldgate.cli.calibrate import calibrate
 from shieldgate.cli.evaluate import evaluate
@@ -14,6 +13,7 @@ from shieldgate.cli.options import with_settings
 from shieldgate.cli.tune import tune
 from shieldgate.errors import ConfigurationError
 from shieldgate.settings import ScoringSettings, ServeSettings, WorkerSettings
+from shieldgate.version import __version__
 
 app = typer.Typer(
     no_args_is_help=True,

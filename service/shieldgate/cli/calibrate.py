@@ -13,7 +13,7 @@ from shieldgate.errors import ConfigurationError, needed
 from shieldgate.policy import PolicyBook, load_book
 
 if TYPE_CHECKING:
-    from shieldgate.evaluation.calibrate import Fitted, Skipped
+    from shieldgate.evaluation.calibration import Fitted, Skipped
     from shieldgate.statistics import Estimate
 
 
@@ -78,15 +78,15 @@ def calibrate(
     with needed("Calibrating", "eval"):
         # Here, because they import numpy, which serving does without.
         from shieldgate.evaluation import writeback  # noqa: PLC0415
-        from shieldgate.evaluation.calibrate import (  # noqa: PLC0415
-            Recipe,
+        from shieldgate.evaluation.calibration import (  # noqa: PLC0415
+            CalibrationOptions,
             Skipped,
             Target,
         )
-        from shieldgate.evaluation.calibrate import calibrate as made  # noqa: PLC0415
-        from shieldgate.evaluation.columns import read_columns  # noqa: PLC0415
+        from shieldgate.evaluation.calibration import calibrate as made  # noqa: PLC0415
+        from shieldgate.evaluation.score_columns import read_columns  # noqa: PLC0415
     try:
-        recipe = Recipe(Target.parse(target), fit, seed)
+        options = CalibrationOptions(Target.parse(target), fit, seed)
     except ValueError:
         raise ConfigurationError(
             f"--target: {target!r} is none; write optimal-f1, fpr=0.01, recall=0.95 or "
@@ -98,11 +98,11 @@ def calibrate(
     only = tuple(policy or ())
     if write:
         only = _in_file(write, writeback.policies_in(write), columns.header.policies, only)
-    found = list(made(columns, book, recipe, today=date.today(), only=only))
+    found = list(made(columns, book, options, today=date.today(), only=only))
     fitted = [one for one in found if not isinstance(one, Skipped)]
     skipped = [one for one in found if isinstance(one, Skipped)]
     if fitted:
-        Console().print(_table(fitted, recipe.target.figure))
+        Console().print(_table(fitted, options.target.figure))
     _remark(fitted, skipped, book)
     if write and book_path and fitted:
         edit = writeback.edit(write, book_path, columns.header.scorer, fitted)

@@ -3,8 +3,6 @@
 import os
 import shlex
 import sys
-from collections.abc import Sequence
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
@@ -15,32 +13,6 @@ from shieldgate.errors import needed
 from shieldgate.settings import ScoringSettings, variable
 
 _RUN = "Run"
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """What the command line asks for, beside the settings."""
-
-    data: str
-    adapter: str | None
-    columns: Sequence[str]
-    groups: tuple[str, ...]
-    labels: Sequence[str]
-    unknown_is_negative: bool
-    strict: bool
-    limit: int | None
-    sample: int | None
-    seed: int
-    family: str
-    policies: Sequence[str]
-    protocol: str | None
-    url: str | None
-    concurrency: int
-    compare: tuple[str, str] | None
-    max_batch_tokens: int
-    out: Path | None
-    examples: bool
-    command: str
 
 
 @with_settings
@@ -170,31 +142,33 @@ def evaluate(
     - `shieldgate evaluate labelled.jsonl --url http://localhost:8000 --concurrency 16`
     """
     with needed("Evaluating", "eval"):
-        # Here, because it imports numpy, which serving does without.
-        from shieldgate.cli.evaluation import run  # noqa: PLC0415
-    request = Request(
-        data=data,
-        adapter=adapter,
-        columns=map_ or (),
-        groups=tuple(group or ()),
-        labels=label or (),
-        unknown_is_negative=unknown_is_negative,
-        strict=strict,
-        limit=limit,
-        sample=sample,
-        seed=seed,
-        family=family,
-        policies=policy or (),
-        protocol=protocol,
+        # Here, because they import numpy, which serving does without.
+        from shieldgate.cli.evaluate_run import EvaluateCommand  # noqa: PLC0415
+        from shieldgate.evaluation.labels import parse_labels  # noqa: PLC0415
+        from shieldgate.evaluation.session import EvaluationOptions  # noqa: PLC0415
+    command = EvaluateCommand(
+        EvaluationOptions(
+            adapter=adapter,
+            columns=map_ or (),
+            groups=group or (),
+            labels=parse_labels(label or ()),
+            unknown_is_negative=unknown_is_negative,
+            strict=strict,
+            limit=limit,
+            sample=sample,
+            seed=seed,
+            family=family,
+            policies=policy or (),
+            protocol=protocol,
+            max_batch_tokens=max_batch_tokens,
+        ),
+        settings,
         url=url,
         concurrency=concurrency,
-        compare=compare,
-        max_batch_tokens=max_batch_tokens,
-        out=out,
         examples=examples,
         command=_command(),
     )
-    run(settings, request)
+    command.run(data, out, compare)
 
 
 def _command() -> str:

@@ -1,7 +1,6 @@
 """`shieldgate tune`: a scorer for one's own policies, from labelled rows."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+import shlex
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -9,32 +8,11 @@ import typer
 
 from shieldgate.cli.options import DATA, AdapterFlag, LabelFlag, MapFlag
 from shieldgate.errors import needed
+from shieldgate.policy import load_book
+from shieldgate.prompt import find_template
+from shieldgate.telemetry import configure_logging
 
 _RUN = "Training"
-
-
-@dataclass(frozen=True, slots=True)
-class Request:
-    """What the command line asks for; None leaves a choice to the recipe."""
-
-    base: str
-    data: str
-    out: Path
-    policies: Path | None
-    test: str | None
-    chosen: Sequence[str]
-    adapter: str | None
-    columns: Sequence[str]
-    labels: Sequence[str]
-    revision: str | None
-    template: str
-    device: str
-    method: Literal["full", "lora"] | None
-    seed: int
-    steps: int | None
-    rate: float | None
-    keep: float | None
-    tokens: int | None
 
 
 def tune(
@@ -168,27 +146,46 @@ def tune(
     --policy acme/banking --out my-scorer`
     """
     with needed("Tuning", "tune"):
-        # Here, because it imports torch, which most commands do without.
-        from shieldgate.cli.tuning import run  # noqa: PLC0415
+        # Here, because they import torch, which most commands do without.
+        from shieldgate.cli.tune_run import run  # noqa: PLC0415
+        from shieldgate.evaluation.adapters import choose_adapter  # noqa: PLC0415
+        from shieldgate.evaluation.labels import parse_labels  # noqa: PLC0415
+        from shieldgate.tuning.prepare import RowReader, kept_policies, prepare  # noqa: PLC0415
+        from shieldgate.tuning.tune import TuningTask  # noqa: PLC0415
+    configure_logging("warning", as_json=False)
+    reader = RowReader(
+        choose_adapter(adapter, map_ or ()),
+        parse_labels(label or ()),
+        lambda sentence: typer.echo(f"Note: {sentence}", err=True),
+    )
+    tuned, splits = prepare(reader, data, test, load_book(policies), policy or (), seed=seed)
+    changes = {"steps": steps, "rate": rate, "keep": keep, "tokens": batch_tokens}
     run(
-        Request(
+        TuningTask(
             base=base,
-            data=data,
             out=out,
-            policies=policies,
-            test=test,
-            chosen=policy or (),
-            adapter=adapter,
-            columns=map_ or (),
-            labels=label or (),
+            template=find_template(template),
+            policies=tuned,
+            kept=kept_policies(tuned),
+            splits=splits,
+            seed=seed,
             revision=revision,
-            template=template,
             device=device,
             method=None if method == "auto" else method,
-            seed=seed,
-            steps=steps,
-            rate=rate,
-            keep=keep,
-            tokens=batch_tokens,
+            changes={name: value for name, value in changes.items() if value is not None},
         )
     )
+    book = f" --policies {shlex.quote(str(policies))}" if policies else ""
+    words = "" if template == "chat" else f" --template {shlex.quote(template)}"
+    model = f"--model {shlex.quote(str(out))}{words}{book}"
+    read = [test or "FRESH_ROWS.jsonl"]
+    read += [f"--adapter={adapter}"] if adapter else []
+    read += [f"--map={pair}" for pair in map_ or ()]
+    read += [f"--label={pair}" for pair in label or ()]
+    read += [f"--policy={id}" for id in tuned]
+    runs = shlex.quote(f"runs/{out.name}")
+    typer.echo(f"  shieldgate evaluate {shlex.join(read)} {model} --out {runs}")
+    typer.echo(
+        f"  shieldgate calibrate {runs}/scores.jsonl --target fpr=0.01{book} --write MY.yaml"
+    )
+    typer.echo(f"  shieldgate serve {model}")

@@ -10,7 +10,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from shieldgate.errors import ConfigurationError
-from shieldgate.evaluation.scores import Label
+from shieldgate.evaluation.score_file import Label
 from shieldgate.types import Exchange
 
 Fields = Mapping[str, Any]
@@ -245,6 +245,19 @@ ADAPTERS: Mapping[str, Adapter] = {
         Adapter("harmbench", frozenset({"Behavior", "SemanticCategory"}), _harmbench),
     )
 }
+
+
+def choose_adapter(
+    name: str | None, columns: Sequence[str] = (), default: str = OURS.name
+) -> Adapter:
+    """Find the adapter of this name, or build one from a column map; raise ConfigurationError."""
+    if columns and name:
+        raise ConfigurationError("Give --map or --adapter: both say what the columns are.")
+    if columns:
+        return column_map(columns)
+    if (name or default) not in ADAPTERS:
+        raise ConfigurationError(f"--adapter {name}: known are {', '.join(ADAPTERS)}.")
+    return ADAPTERS[name or default]
 
 
 def column_map(pairs: Sequence[str]) -> Adapter:

@@ -1,14 +1,17 @@
 """Two scorers, or two wordings of the policies, on the same rows."""
 
+import json
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from pathlib import Path
 
 import numpy as np
 
 from shieldgate.errors import ConfigurationError
-from shieldgate.evaluation.columns import Columns
-from shieldgate.evaluation.judged import judge
-from shieldgate.evaluation.scores import Header
+from shieldgate.evaluation.decisions import decide_columns
+from shieldgate.evaluation.files import write_result
+from shieldgate.evaluation.score_columns import ScoreColumns
+from shieldgate.evaluation.score_file import Header
 from shieldgate.policy import PolicyBook
 from shieldgate.statistics import Estimate, bootstrap, difference
 from shieldgate.types import Direction
@@ -35,10 +38,14 @@ class Comparison:
     b: Header
     pairs: Sequence[Pair]
 
+    def write(self, path: Path) -> None:
+        """Write the figures as JSON; raise ConfigurationError."""
+        write_result(path, json.dumps(asdict(self), indent=1, ensure_ascii=False) + "\n")
+
 
 def compare(
-    a: Columns,
-    b: Columns,
+    a: ScoreColumns,
+    b: ScoreColumns,
     books: tuple[PolicyBook, PolicyBook],
     profile: str,
     *,
@@ -56,7 +63,7 @@ def compare(
             "be paired. Score the same file twice."
         )
     ours, theirs = (
-        {(j.direction, j.policy): j for j in judge(columns, book, book.profile(profile))}
+        {(j.direction, j.policy): j for j in decide_columns(columns, book, book.profile(profile))}
         for columns, book in zip((a, b), books, strict=True)
     )
     pairs = []

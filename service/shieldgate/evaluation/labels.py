@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from shieldgate.errors import ConfigurationError
 from shieldgate.evaluation.adapters import Example, either
-from shieldgate.evaluation.scores import Label
+from shieldgate.evaluation.score_file import Label
 from shieldgate.policy import Policy
 
 
@@ -26,7 +26,7 @@ class Labelling:
         names: Iterable[str],
         policies: Sequence[Policy],
         *,
-        chosen: Mapping[str, tuple[str, ...]] | None = None,
+        chosen: Mapping[str, Sequence[str]] | None = None,
         unknown_is_negative: bool = False,
     ) -> "Labelling":
         """Match labels with the policies that are evaluated.
@@ -48,7 +48,9 @@ class Labelling:
                     f"--label {name}={missing[0]}: no such policy is evaluated. "
                     f"Evaluated: {', '.join(sorted(ids))}."
                 )
-        matched = {name: chosen.get(name) or _speaks_for(name, policies) for name in names}
+        matched = {
+            name: tuple(chosen.get(name, ())) or _speaks_for(name, policies) for name in names
+        }
         return cls(
             {name: found for name, found in matched.items() if found},
             tuple(name for name, found in matched.items() if not found),
@@ -73,6 +75,17 @@ class Labelling:
             for name in (*self.policies, *self.unmatched):
                 harmful = either(harmful, example.labels.get(name))
         return 0 if harmful is None and self.unknown_is_negative else harmful
+
+
+def parse_labels(pairs: Iterable[str]) -> dict[str, tuple[str, ...]]:
+    """Read pairs `LABEL=POLICY` as policies by label; raise ConfigurationError."""
+    chosen: dict[str, tuple[str, ...]] = {}
+    for pair in pairs:
+        name, equals, policy = pair.rpartition("=")
+        if not (name and equals and policy):
+            raise ConfigurationError(f"--label {pair}: write LABEL=POLICY.")
+        chosen[name] = (*chosen.get(name, ()), policy)
+    return chosen
 
 
 def _speaks_for(name: str, policies: Sequence[Policy]) -> tuple[str, ...]:

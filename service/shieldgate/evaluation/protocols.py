@@ -8,7 +8,7 @@ from shieldgate.evaluation.datasets import Survey
 
 
 @dataclass(frozen=True, slots=True)
-class Figures:
+class HeadlineFigures:
     """Optimal F1, which is the best over all thresholds on the test rows, and AU-PRC."""
 
     optimal_f1: float
@@ -34,9 +34,11 @@ class Protocol:
     digest: str
     rows: int
     harmful: int | None
-    published: Mapping[str, Figures]
+    published: Mapping[str, HeadlineFigures]
 
-    def beside(self, scorer: str, survey: Survey, whole: bool, ours: Figures | None) -> list[str]:
+    def beside(
+        self, scorer: str, survey: Survey, whole: bool, ours: HeadlineFigures | None
+    ) -> list[str]:
         """Say in sentences how our figures stand beside the published ones.
 
         `scorer` is an identity's name. The difference is given only where the rows are the
@@ -106,9 +108,9 @@ PROTOCOLS: Mapping[str, Protocol] = {
             rows=1680,
             harmful=522,
             published={
-                "2b": Figures(0.812, 0.887),
-                "9b": Figures(0.821, 0.907),
-                "27b": Figures(0.805, 0.886),
+                "2b": HeadlineFigures(0.812, 0.887),
+                "9b": HeadlineFigures(0.821, 0.907),
+                "27b": HeadlineFigures(0.805, 0.886),
             },
         ),
         Protocol(
@@ -130,16 +132,16 @@ PROTOCOLS: Mapping[str, Protocol] = {
             rows=5083,
             harmful=None,
             published={
-                "2b": Figures(0.704, 0.778),
-                "9b": Figures(0.694, 0.782),
-                "27b": Figures(0.729, 0.811),
+                "2b": HeadlineFigures(0.704, 0.778),
+                "9b": HeadlineFigures(0.694, 0.782),
+                "27b": HeadlineFigures(0.729, 0.811),
             },
         ),
     )
 }
 
 
-def _written(figures: Figures) -> str:
+def _written(figures: HeadlineFigures) -> str:
     return f"optimal F1 {figures.optimal_f1:.3f}, AU-PRC {figures.au_prc:.3f}"
 
 

@@ -4,17 +4,21 @@ A report is a pure function of scores, policy book, profile and seed: the same g
 bytes. Directions are never mixed, because a threshold belongs to one of them.
 """
 
+import json
 from collections import Counter, defaultdict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from importlib.resources import files
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from shieldgate import __version__
-from shieldgate.evaluation.columns import Columns
-from shieldgate.evaluation.judged import Judged, judge, reworded
-from shieldgate.evaluation.scores import Header
+from shieldgate.evaluation.decisions import Decisions, decide_columns, reworded
+from shieldgate.evaluation.files import write_result
+from shieldgate.evaluation.score_columns import ScoreColumns
+from shieldgate.evaluation.score_file import Header
 from shieldgate.policy import PolicyBook, Profile
 from shieldgate.statistics import (
     Curve,
@@ -25,7 +29,8 @@ from shieldgate.statistics import (
     prevalence,
     reliability,
 )
-from shieldgate.types import Direction
+from shieldgate.types import Direction, Exchange
+from shieldgate.version import __version__
 
 TOGETHER = "all policies"
 POINTS = 300
@@ -107,9 +112,40 @@ class Report:
         """List the slices that no group narrows."""
         return [s for s in self.slices if s.group is None]
 
+    @property
+    def mistaken_rows(self) -> frozenset[int]:
+        """List the rows whose texts the page can show."""
+        return frozenset(m.row for detail in self.details for m in detail.mistakes)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give all figures as plain data, which holds no text of the dataset."""
+        return asdict(self)
+
+    def write(self, folder: str | Path, texts: Mapping[int, Exchange] | None = None) -> None:
+        """Write report.json, and report.html, a page that needs no network.
+
+        `texts` are the dataset's rows for the page's mistakes (see `mistaken_rows`); None leaves
+        them out. Raises ConfigurationError.
+        """
+        folder = Path(folder)
+        write_result(
+            folder / "report.json", json.dumps(self.to_dict(), indent=1, ensure_ascii=False) + "\n"
+        )
+        write_result(folder / "report.html", self._page(texts))
+
+    def _page(self, texts: Mapping[int, Exchange] | None) -> str:
+        shown = None
+        if texts is not None:
+            shown = {str(row): asdict(texts[row]) for row in sorted(self.mistaken_rows)}
+        data = json.dumps(self.to_dict() | {"texts": shown}, ensure_ascii=False)
+        # Inside a script element only "<" could end the data; the page shows texts as text nodes.
+        data = data.replace("<", "\\u003c")
+        page = files(__package__).joinpath("report.html").read_text("utf-8")
+        return page.replace("{{ report }}", data)
+
 
 def build_report(
-    columns: Columns,
+    columns: ScoreColumns,
     book: PolicyBook,
     profile: Profile,
     *,
@@ -123,8 +159,8 @@ def build_report(
     `command` is what reproduces the report; `notes` are sentences to show with it. Raises
     ConfigurationError where the book lacks a policy of the scores.
     """
-    judged = list(judge(columns, book, profile))
-    slices = [_slice(j, j.sample, None, seed, resamples) for j in judged]
+    decisions = list(decide_columns(columns, book, profile))
+    slices = [_slice(j, j.sample, None, seed, resamples) for j in decisions]
     notes = [*notes, *_caveats(columns.header, book, slices)]
     for name in columns.groups:
         values, left_out = _common_values(columns, name)
@@ -132,7 +168,7 @@ def build_report(
             notes.append(f"{name}: {left_out} rarer values are left out of the figures")
         slices += [
             _slice(j, part, (name, value), seed, resamples)
-            for j in judged
+            for j in decisions
             for value, part in _parts(j, columns, name, values)
         ]
     return Report(
@@ -145,7 +181,7 @@ def build_report(
         resamples=resamples,
         notes=notes,
         slices=slices,
-        details=[_detail(j, columns) for j in judged],
+        details=[_detail(j, columns) for j in decisions],
         edges=EDGES.tolist(),
     )
 
@@ -179,26 +215,26 @@ def _caveats(header: Header, book: PolicyBook, whole: Sequence[Slice]) -> Iterat
 
 
 def _slice(
-    judged: Judged, sample: Sample, group: tuple[str, str] | None, seed: int, resamples: int
+    decisions: Decisions, sample: Sample, group: tuple[str, str] | None, seed: int, resamples: int
 ) -> Slice:
     rows = sample.labels.size
     draws = min(resamples, FEWER) if group or rows > 20_000 else resamples
     return Slice(
-        direction=judged.direction,
-        policy=judged.policy,
+        direction=decisions.direction,
+        policy=decisions.policy,
         group=group,
         rows=rows,
         harmful=sample.positives,
         random=prevalence(sample.labels),
-        threshold=judged.threshold,
-        calibrated=judged.calibrated,
+        threshold=decisions.threshold,
+        calibrated=decisions.calibrated,
         optimal_threshold=sample.curve().optimal_threshold(),
         figures=bootstrap(sample.figures, rows, seed=seed, resamples=draws),
         resamples=draws,
     )
 
 
-def _common_values(columns: Columns, name: str) -> tuple[list[int], int]:
+def _common_values(columns: ScoreColumns, name: str) -> tuple[list[int], int]:
     """List the codes of a group's commonest values, and count the others."""
     column = columns.groups[name]
     counts = Counter(column.codes[column.codes >= 0].tolist())
@@ -207,29 +243,29 @@ def _common_values(columns: Columns, name: str) -> tuple[list[int], int]:
 
 
 def _parts(
-    judged: Judged, columns: Columns, name: str, codes: Sequence[int]
+    decisions: Decisions, columns: ScoreColumns, name: str, codes: Sequence[int]
 ) -> Iterator[tuple[str, Sample]]:
     """Narrow a sample to each value of a group that has rows in it."""
     column = columns.groups[name]
     for code in codes:
-        inside = column.codes[judged.at] == code
+        inside = column.codes[decisions.at] == code
         if inside.any():
-            sample = judged.sample
+            sample = decisions.sample
             yield (
                 column.values[code],
                 Sample(sample.labels[inside], sample.probabilities[inside], sample.flagged[inside]),
             )
 
 
-def _detail(judged: Judged, columns: Columns) -> Detail:
-    sample = judged.sample
+def _detail(decisions: Decisions, columns: ScoreColumns) -> Detail:
+    sample = decisions.sample
     bins = reliability(sample.labels, sample.probabilities)
     clipped = np.clip(sample.probabilities, EDGES[0], EDGES[-1])
     harmful, harmless = (
         np.histogram(clipped[c], EDGES)[0] for c in (sample.labels, ~sample.labels)
     )
     return Detail(
-        curve=_thinned(sample.curve(), judged.threshold),
+        curve=_thinned(sample.curve(), decisions.threshold),
         reliability=[
             (int(rows), float(probability), float(frequency))
             for rows, probability, frequency in zip(
@@ -238,7 +274,7 @@ def _detail(judged: Judged, columns: Columns) -> Detail:
             if rows
         ],
         histogram=list(zip(harmful.tolist(), harmless.tolist(), strict=True)),
-        mistakes=_mistakes(sample, columns.rows[judged.at]),
+        mistakes=_mistakes(sample, columns.rows[decisions.at]),
     )
 
 
@@ -269,8 +305,3 @@ def _mistakes(sample: Sample, rows: NDArray[np.int64]) -> list[Mistake]:
         worst = wrong[np.lexsort((rows[wrong], order[wrong]))][:MISTAKES]
         found += [Mistake(int(rows[i]), harmful, float(sample.probabilities[i])) for i in worst]
     return found
-
-
-def wanted_rows(report: Report) -> frozenset[int]:
-    """List the rows whose texts the page can show."""
-    return frozenset(m.row for detail in report.details for m in detail.mistakes)

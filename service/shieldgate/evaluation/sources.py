@@ -5,7 +5,7 @@ import gzip
 import hashlib
 import re
 import zlib
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BufferedIOBase
@@ -89,6 +89,21 @@ def open_source(given: str) -> Source:
             f"Known: {', '.join(kinds)}."
         )
     return kinds[suffix](path)
+
+
+@dataclass(frozen=True, slots=True)
+class Records:
+    """Rows that are in memory."""
+
+    rows: Sequence[Mapping[str, Any]]
+    name: str = "rows"
+
+    def digest(self) -> None:
+        """Say that there is no file."""
+
+    def records(self) -> Iterator[Record | BadRow]:
+        """Give the rows."""
+        return (Record(number, fields) for number, fields in enumerate(self.rows, start=1))
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,8 +13,8 @@ from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 
 from shieldgate.errors import ConfigurationError, PolicyError
-from shieldgate.evaluation.calibrate import Fitted
-from shieldgate.evaluation.files import put
+from shieldgate.evaluation.calibration import Fitted
+from shieldgate.evaluation.files import replace_file
 from shieldgate.policy import Calibration, PolicyBook, load_book, policy_files
 from shieldgate.yaml_document import Document
 
@@ -35,7 +35,7 @@ class Edit:
     def save(self) -> None:
         """Replace the file in one step; raise ConfigurationError where it can't be written."""
         try:
-            put(self.path.resolve(), self.new)  # a link stays a link
+            replace_file(self.path.resolve(), self.new)  # a link stays a link
         except OSError as refused:
             raise ConfigurationError(
                 f"{self.path}: can't be written: {refused.strerror}; nothing was changed"

@@ -7,7 +7,6 @@ from typing import Any
 
 from fastapi import FastAPI
 
-from shieldgate import __version__
 from shieldgate.dialects import DIALECTS, Dialect
 from shieldgate.gateway import chat, moderations, operations, screen
 from shieldgate.gateway.errors import declared, install
@@ -16,6 +15,7 @@ from shieldgate.gateway.middleware.body_limit import BodyLimitMiddleware
 from shieldgate.gateway.middleware.drain import DrainMiddleware
 from shieldgate.gateway.middleware.requests import RequestMiddleware
 from shieldgate.gateway.services import Services
+from shieldgate.version import __version__
 
 _LAST_SPANS_SECONDS = 2.0
 

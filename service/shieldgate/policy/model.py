@@ -176,6 +176,10 @@ class PolicyBook:
                 f"The profile {profile.name!r} has no policies and none was asked for, so there is "
                 f"nothing to judge. Known: {', '.join(sorted(self.policies))}."
             )
+        return self.find(ids)
+
+    def find(self, ids: Iterable[str]) -> tuple[Policy, ...]:
+        """Look policies up by id; raise UnknownName."""
         try:
             return tuple(self.policies[i] for i in ids)
         except KeyError as missing:

@@ -6,7 +6,7 @@ may quote it.
 """
 
 from shieldgate.telemetry.audit import Audit, Decision, Sink
-from shieldgate.telemetry.logs import Level, configure_logging
+from shieldgate.telemetry.logs import Level, configure_logging, log_as_library
 from shieldgate.telemetry.metrics import (
     BreakerName,
     BreakerState,
@@ -33,4 +33,5 @@ __all__ = [
     "Telemetry",
     "Traces",
     "configure_logging",
+    "log_as_library",
 ]

@@ -45,6 +45,22 @@ def configure_logging(level: Level, *, as_json: bool, stream: TextIO | None = No
     logging.getLogger("shieldgate").setLevel(level.upper())
 
 
+def log_as_library() -> None:
+    """Let the program's own `logging` decide what is written, unless it configured structlog.
+
+    Without this, structlog would print to standard output, and texts with it: of an exception it
+    shows the message, and the variables of each frame.
+    """
+    if not structlog.is_configured():
+        structlog.configure(
+            processors=[
+                _without_message,
+                structlog.processors.KeyValueRenderer(key_order=["event"]),
+            ],
+            logger_factory=structlog.stdlib.LoggerFactory(),
+        )
+
+
 def _without_message(
     logger: Any, method: str, event: MutableMapping[str, Any]
 ) -> MutableMapping[str, Any]:

@@ -20,9 +20,9 @@ from opentelemetry.sdk.trace.export import (
 from opentelemetry.trace import SpanKind, Status, StatusCode, format_trace_id, get_current_span
 from opentelemetry.trace.propagation.tracecontext import TraceContextTextMapPropagator
 
-from shieldgate import __version__
 from shieldgate.errors import ConfigurationError
 from shieldgate.telemetry.traces import Answered
+from shieldgate.version import __version__
 
 
 class OpenTelemetry:

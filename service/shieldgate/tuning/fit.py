@@ -16,15 +16,15 @@ from torch.nn import functional as F  # noqa: N812 - what everybody calls it
 from shieldgate.policy import Policy
 from shieldgate.statistics import Ranking
 from shieldgate.tuning.adapt import Method, TrainableScorer
-from shieldgate.tuning.labelled import Labelled, Parts
-from shieldgate.tuning.loop import Check, Schedule, Watch, train
+from shieldgate.tuning.labelled import Labelled, Splits
+from shieldgate.tuning.loop import Check, EarlyStopping, Schedule, train
 from shieldgate.types import Direction
 
 Group = tuple[str, Direction]
 
 
 @dataclass(frozen=True, slots=True)
-class Recipe:
+class Hyperparameters:
     """How a policy is learnt; `for_rows` gives the measured defaults (docs/tuning.md).
 
     A step asks about `batch` rows. `keep` weighs staying with the base on policies that are not
@@ -42,7 +42,7 @@ class Recipe:
     tokens: int = 4096
 
     @classmethod
-    def for_rows(cls, rows: int, method: Method, seed: int, **changes: Any) -> "Recipe":
+    def for_rows(cls, rows: int, method: Method, seed: int, **changes: Any) -> "Hyperparameters":
         """Choose for so many rows to learn from; `changes` are fields that were chosen already."""
         # Few rows are soon known by heart, and a fast rate forgets the base for them.
         full = 1e-4 * min(max(1.0, rows / 40), 16) ** 0.5
@@ -51,12 +51,12 @@ class Recipe:
 
 
 @dataclass(frozen=True, slots=True)
-class Asked:
+class TrainingRow:
     """A row with the policies it is asked about: what is to be answered, and how much it weighs."""
 
     row: Labelled
     policies: Sequence[Policy]
-    goals: Sequence[float]
+    targets: Sequence[float]
     weights: Sequence[float]
 
 
@@ -73,7 +73,7 @@ class PolicyObjective:
         rows: Sequence[Labelled],
         policies: Mapping[str, Policy],
         kept: Sequence[Policy],
-        recipe: Recipe,
+        recipe: Hyperparameters,
     ) -> None:
         """Ask the base about `kept` first, before anything is learnt."""
         self.model = trainable.scorer.model
@@ -117,39 +117,39 @@ class PolicyObjective:
         for indices, margins in self._trainable.passes(
             [(a.row.exchange, a.policies) for a in asked]
         ):
-            goals = [goal for i in indices for goal in asked[i].goals]
+            targets = [target for i in indices for target in asked[i].targets]
             weights = [weight for i in indices for weight in asked[i].weights]
             yield (
                 F.binary_cross_entropy_with_logits(
                     margins,
-                    margins.new_tensor(goals),
+                    margins.new_tensor(targets),
                     margins.new_tensor(weights),
                     reduction="sum",
                 )
                 / total
             )
 
-    def _draw(self, rng: Random) -> Asked:
+    def _draw(self, rng: Random) -> TrainingRow:
         cells = self._cells[rng.choice(list(self._cells))]
         index = rng.choice(cells[rng.choice(list(cells))])
         row = self._rows[index]
         policies = [self._policies[policy] for policy in row.labels]
-        goals = [float(violated) for violated in row.labels.values()]
-        weights = [1.0] * len(goals)
+        targets = [float(violated) for violated in row.labels.values()]
+        weights = [1.0] * len(targets)
         if self._kept:
             place = rng.randrange(len(self._kept))
             policies.append(self._kept[place])
-            goals.append(_probability(self._anchors[index][place]))
+            targets.append(_probability(self._anchors[index][place]))
             weights.append(self._recipe.keep)
-        return Asked(row, policies, goals, weights)
+        return TrainingRow(row, policies, targets, weights)
 
 
 def fit(
     trainable: TrainableScorer,
-    parts: Parts,
+    splits: Splits,
     policies: Mapping[str, Policy],
     kept: Sequence[Policy],
-    recipe: Recipe,
+    recipe: Hyperparameters,
     *,
     state: Path,
     on_step: Callable[[int, float], None] = lambda step, loss: None,
@@ -160,10 +160,10 @@ def fit(
     Best is the highest average precision, the mean over policies and directions; among equals the
     lowest loss. Returns the checks, the first of which is the base. Goes on from `state`.
     """
-    objective = PolicyObjective(trainable, parts.train, policies, kept, recipe)
+    objective = PolicyObjective(trainable, splits.train, policies, kept, recipe)
 
     def measure() -> tuple[float, ...]:
-        rows = parts.validation
+        rows = splits.validation
         asked = [(row.exchange, [policies[policy] for policy in row.labels]) for row in rows]
         return quality(by_group(rows, trainable.ask(asked)))
 
@@ -173,7 +173,7 @@ def fit(
         state,
         save_every=recipe.every,
         muon=False,
-        watch=Watch(measure, recipe.every, recipe.patience, on_check),
+        early_stopping=EarlyStopping(measure, recipe.every, recipe.patience, on_check),
         on_step=on_step,
     )
 

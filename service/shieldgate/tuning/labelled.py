@@ -29,7 +29,7 @@ class Labelled:
 
 
 @dataclass(frozen=True, slots=True)
-class Parts:
+class Splits:
     """Rows to learn from, to choose the best state by, and to measure before and after on."""
 
     train: Sequence[Labelled]
@@ -37,7 +37,7 @@ class Parts:
     test: Sequence[Labelled]
 
 
-def deal(rows: Sequence[Labelled], test: Sequence[Labelled] = (), *, seed: int = 0) -> Parts:
+def split_rows(rows: Sequence[Labelled], test: Sequence[Labelled] = (), *, seed: int = 0) -> Splits:
     """Deal rows out, each kind of row evenly; rows with the same text stay together.
 
     A fifth becomes the validation part and, unless `test` rows are given, a fifth the test part.
@@ -57,7 +57,7 @@ def deal(rows: Sequence[Labelled], test: Sequence[Labelled] = (), *, seed: int =
     validation, held_out, *rest = parts
     if test:
         rest.append(held_out)
-    return Parts([row for part in rest for row in part], validation, test or held_out)
+    return Splits([row for part in rest for row in part], validation, test or held_out)
 
 
 def counts(rows: Iterable[Labelled]) -> dict[str, Counter[bool]]:

@@ -76,7 +76,7 @@ def best(checks: Sequence[Check]) -> Check:
 
 
 @dataclass(frozen=True, slots=True)
-class Watch:
+class EarlyStopping:
     """Measures before the first step and each `every` steps, to keep the best state of all.
 
     Training stops after `patience` checks without a better one.
@@ -108,28 +108,28 @@ def train(
     *,
     save_every: int = 100,
     muon: bool = True,
-    watch: Watch | None = None,
+    early_stopping: EarlyStopping | None = None,
     on_step: Callable[[int, float], None] = lambda step, loss: None,
 ) -> list[Check]:
     """Train to the end of the schedule, from where the file `state` left off if there is one.
 
     With `muon` it trains the matrices of the layers; the embedding and everything else, or all,
-    are trained by AdamW. With a `watch` it may end earlier, and the objective is left in its best
-    state; returns what was measured. `on_step(step, loss)` is called after each step. Raises
+    are trained by AdamW. With `early_stopping` it may end before, and the objective is left in its
+    best state; returns what was measured. `on_step(step, loss)` is called after each step. Raises
     ConfigurationError if `state` belongs to another schedule or can't be written,
     FloatingPointError if the loss is not finite.
     """
-    run = _Run(objective, schedule, muon, watch)
+    run = _Run(objective, schedule, muon, early_stopping)
     start = run.resume(state)
-    if watch and not run.checks:
+    if early_stopping and not run.checks:
         run.check(0)
     for step in range(start, schedule.steps):
-        if watch and run.in_vain >= watch.patience:
+        if early_stopping and run.checks_without_gain >= early_stopping.patience:
             break
         loss = run.step(step)
         on_step(step, loss)
         last = step + 1 == schedule.steps
-        if watch and ((step + 1) % watch.every == 0 or last):
+        if early_stopping and ((step + 1) % early_stopping.every == 0 or last):
             run.check(step + 1)
         if (step + 1) % save_every == 0 or last:
             run.save(state, step + 1)
@@ -141,11 +141,15 @@ class _Run:
     """One objective with its optimizers, as one thing to step, save and resume."""
 
     def __init__(
-        self, objective: Objective, schedule: Schedule, muon: bool, watch: Watch | None
+        self,
+        objective: Objective,
+        schedule: Schedule,
+        muon: bool,
+        early_stopping: EarlyStopping | None,
     ) -> None:
         self._objective = objective
         self._schedule = schedule
-        self._watch = watch
+        self._early_stopping = early_stopping
         self.checks: list[Check] = []
         self._best: dict[str, Tensor] = {}
         matrices: list[nn.Parameter] = []
@@ -182,20 +186,20 @@ class _Run:
         return loss
 
     @property
-    def in_vain(self) -> int:
+    def checks_without_gain(self) -> int:
         """Count the checks since the best one."""
         return len(self.checks) - 1 - self.checks.index(best(self.checks))
 
     def check(self, done: int) -> None:
         """Measure, and remember the state if it is the best so far."""
-        if self._watch is None:
+        if self._early_stopping is None:
             raise RuntimeError("There is nothing to measure with.")
-        found = Check(done, self._watch.measure())
+        found = Check(done, self._early_stopping.measure())
         self.checks.append(found)
         if best(self.checks) is found:
             state = self._objective.state_dict()
             self._best = {name: tensor.detach().clone() for name, tensor in state.items()}
-        self._watch.on_check(found)
+        self._early_stopping.on_check(found)
 
     def restore_best(self) -> None:
         """Leave the objective as it was at its best, where that was measured."""
@@ -233,7 +237,7 @@ class _Run:
             optimizer.load_state_dict(part)
         for rate, part in zip(self._rates, saved["rates"], strict=True):
             rate.load_state_dict(part)
-        if self._watch:
+        if self._early_stopping:
             self.checks = [Check(steps, tuple(figures)) for steps, figures in saved["checks"]]
             self._best = saved["best"]
         return int(saved["done"])

@@ -22,8 +22,8 @@ from shieldgate.prompt import Template
 from shieldgate.scoring.local import PackedEngine, load_checkpoint
 from shieldgate.statistics import Estimate, Figures, Labels, Ranking, Scores, Weights, bootstrap
 from shieldgate.tuning.adapt import Method, TrainableScorer, method_for
-from shieldgate.tuning.fit import Recipe, by_group, fit
-from shieldgate.tuning.labelled import Labelled, Parts, counts
+from shieldgate.tuning.fit import Hyperparameters, by_group, fit
+from shieldgate.tuning.labelled import Labelled, Splits, counts
 from shieldgate.tuning.loop import Check, best, saving
 from shieldgate.types import Direction
 
@@ -35,10 +35,10 @@ KEPT_ROWS = 100
 
 
 @dataclass(frozen=True, slots=True)
-class Order:
+class TuningTask:
     """What is to be tuned on what: `policies` learn from the rows, `kept` shall stay as they are.
 
-    `method` and `changes` (fields of Recipe) override what would be chosen.
+    `method` and `changes` (fields of Hyperparameters) override what would be chosen.
     """
 
     base: str
@@ -46,7 +46,7 @@ class Order:
     template: Template
     policies: Mapping[str, Policy]
     kept: Sequence[Policy]
-    parts: Parts
+    splits: Splits
     seed: int = 0
     revision: str | None = None
     device: str = "auto"
@@ -72,7 +72,7 @@ class Measured:
 
 
 @dataclass(frozen=True, slots=True)
-class Report:
+class TuningReport:
     """What came out.
 
     `scorer` is the name under which the checkpoint serves. `best` is the number of steps after
@@ -88,13 +88,13 @@ class Report:
     drift: float | None
 
 
-class Listener:
+class TuningCallback:
     """Hears how far tuning is; this one does nothing of it."""
 
     def phase(self, what: str) -> None:
         """Hear what is done next."""
 
-    def begin(self, recipe: Recipe) -> None:
+    def begin(self, recipe: Hyperparameters) -> None:
         """Hear that training begins."""
 
     def step(self, step: int, loss: float) -> None:
@@ -104,50 +104,50 @@ class Listener:
         """Hear what was measured on the validation rows."""
 
 
-def tune(order: Order, listener: Listener | None = None) -> Report:
+def tune(task: TuningTask, callback: TuningCallback | None = None) -> TuningReport:
     """Tune, save and measure; a run that was stopped goes on, one that was done is read again.
 
     Raises ConfigurationError, also when the folder belongs to something else or is full, and
     FloatingPointError when training diverges.
     """
-    listener = listener or Listener()
-    scorer = _scorer(order, order.base)
-    method = order.method or method_for(scorer.model)
-    recipe = Recipe.for_rows(len(order.parts.train), method, order.seed, **order.changes)
-    folder = Folder(order.out)
-    done = folder.claim(_run(order, scorer, recipe))
+    callback = callback or TuningCallback()
+    scorer = _scorer(task, task.base)
+    method = task.method or method_for(scorer.model)
+    recipe = Hyperparameters.for_rows(len(task.splits.train), method, task.seed, **task.changes)
+    folder = Folder(task.out)
+    done = folder.claim(_run(task, scorer, recipe))
     if done is not None:
         return done
-    listener.phase("asking the base about the test rows")
-    before = _Scores.of(scorer, order)
+    callback.phase("asking the base about the test rows")
+    before = _Scores.of(scorer, task)
     if method == "full" and scorer.model.dtype != torch.float32:
-        scorer = _scorer(order, order.base, "float32")
-    trainable = TrainableScorer.of(scorer, method, tokens=recipe.tokens, seed=order.seed)
-    listener.begin(recipe)
+        scorer = _scorer(task, task.base, "float32")
+    trainable = TrainableScorer.of(scorer, method, tokens=recipe.tokens, seed=task.seed)
+    callback.begin(recipe)
     checks = fit(
         trainable,
-        order.parts,
-        order.policies,
-        order.kept,
+        task.splits,
+        task.policies,
+        task.kept,
         recipe,
         state=folder.state,
-        on_step=listener.step,
-        on_check=listener.check,
+        on_step=callback.step,
+        on_check=callback.check,
     )
-    listener.phase("saving, and asking what was learnt about the test rows")
-    with saving(order.out):
-        trainable.save(order.out)
+    callback.phase("saving, and asking what was learnt about the test rows")
+    with saving(task.out):
+        trainable.save(task.out)
     del trainable, scorer
     gc.collect()  # two large models don't fit one GPU
-    tuned = _scorer(order, str(order.out))
+    tuned = _scorer(task, str(task.out))
     tuned.check()
-    after = _Scores.of(tuned, order)
-    report = Report(
+    after = _Scores.of(tuned, task)
+    report = TuningReport(
         scorer=tuned.identity.name,
-        rows={name: len(getattr(order.parts, name)) for name in ("train", "validation", "test")},
+        rows={name: len(getattr(task.splits, name)) for name in ("train", "validation", "test")},
         best=best(checks).steps,
         checks=checks,
-        measured=_measured(order, before, after),
+        measured=_measured(task, before, after),
         drift=after.distance(before),
     )
     folder.finish(report)
@@ -164,7 +164,7 @@ class Folder:
         self._report = self._inner / "report.json"
         self.state = self._inner / "state.pt"
 
-    def claim(self, run: Mapping[str, Any]) -> Report | None:
+    def claim(self, run: Mapping[str, Any]) -> TuningReport | None:
         """Take the folder for a run, and give its report if it was done already.
 
         Raises ConfigurationError where the folder holds something else, or can't be written.
@@ -191,7 +191,7 @@ class Folder:
             ) from None
         return None
 
-    def finish(self, report: Report) -> None:
+    def finish(self, report: TuningReport) -> None:
         """Write the report, and remove what only a stopped run would need."""
         run = json.loads(self._report.read_text("utf-8"))["run"]
         self._write({"run": run, "report": asdict(report)})
@@ -225,16 +225,16 @@ class _Scores:
     kept: Sequence[Sequence[float]]
 
     @classmethod
-    def of(cls, scorer: PackedEngine, order: Order) -> "_Scores":
+    def of(cls, scorer: PackedEngine, task: TuningTask) -> "_Scores":
         def margins(row: Labelled, policies: Sequence[Policy]) -> list[float]:
             prepared = scorer.prepare(row.exchange, policies)
             windows = [scorer.forward([work])[0] for work in prepared.work]
             return [score.margin for score in prepared.scores(windows)]
 
-        rows = order.parts.test
+        rows = task.splits.test
         return cls(
-            [margins(row, [order.policies[policy] for policy in row.labels]) for row in rows],
-            [margins(row, order.kept) for row in rows[:KEPT_ROWS]] if order.kept else [],
+            [margins(row, [task.policies[policy] for policy in row.labels]) for row in rows],
+            [margins(row, task.kept) for row in rows[:KEPT_ROWS]] if task.kept else [],
         )
 
     def distance(self, other: "_Scores") -> float | None:
@@ -245,25 +245,25 @@ class _Scores:
         return float(np.abs(ours - theirs).mean())
 
 
-def _scorer(order: Order, model: str, dtype: str = "auto") -> PackedEngine:
-    revision = order.revision if model == order.base else None
-    checkpoint = load_checkpoint(model, revision=revision, device=order.device, dtype=dtype)
-    return PackedEngine(checkpoint, order.template)
+def _scorer(task: TuningTask, model: str, dtype: str = "auto") -> PackedEngine:
+    revision = task.revision if model == task.base else None
+    checkpoint = load_checkpoint(model, revision=revision, device=task.device, dtype=dtype)
+    return PackedEngine(checkpoint, task.template)
 
 
-def _run(order: Order, scorer: PackedEngine, recipe: Recipe) -> dict[str, Any]:
+def _run(task: TuningTask, scorer: PackedEngine, recipe: Hyperparameters) -> dict[str, Any]:
     """Write down all that decides what comes out, without a text."""
     return {
         "base": scorer.identity.name,
         "weights": scorer.identity.weights,
         "template": scorer.identity.template,
-        "policies": {id: _digest(policy.guidelines) for id, policy in order.policies.items()},
-        "kept": {policy.id: _digest(policy.guidelines) for policy in order.kept},
-        "data": {name: _digest(list(getattr(order.parts, name))) for name in Parts.__slots__},
+        "policies": {id: _digest(policy.guidelines) for id, policy in task.policies.items()},
+        "kept": {policy.id: _digest(policy.guidelines) for policy in task.kept},
+        "data": {name: _digest(list(getattr(task.splits, name))) for name in Splits.__slots__},
         "labels": {
             policy: {"violating": found[True], "harmless": found[False]}
             for policy, found in counts(
-                [*order.parts.train, *order.parts.validation, *order.parts.test]
+                [*task.splits.train, *task.splits.validation, *task.splits.test]
             ).items()
         },
         "recipe": asdict(recipe),
@@ -282,7 +282,7 @@ def _digest(content: object) -> str:
     return hashlib.sha256(repr(content).encode()).hexdigest()[:12]
 
 
-def _read(found: dict[str, Any]) -> Report:
+def _read(found: dict[str, Any]) -> TuningReport:
     def estimates(by_name: Mapping[str, Any]) -> Estimates:
         return {name: Estimate(**estimate) for name, estimate in by_name.items()}
 
@@ -291,16 +291,16 @@ def _read(found: dict[str, Any]) -> Report:
         Measured(**{**m, **{when: estimates(m[when]) for when in ("before", "after", "gain")}})
         for m in found["measured"]
     ]
-    return Report(**{**found, "checks": checks, "measured": measured})
+    return TuningReport(**{**found, "checks": checks, "measured": measured})
 
 
-def _measured(order: Order, before: _Scores, after: _Scores) -> list[Measured]:
-    rows = order.parts.test
+def _measured(task: TuningTask, before: _Scores, after: _Scores) -> list[Measured]:
+    rows = task.splits.test
     old, new = (by_group(rows, scores.tested) for scores in (before, after))
     found = []
     for (policy, direction), (labels, margins) in old.items():
         truth, now = np.array(labels), np.array(new[policy, direction][1])
-        figures = _figures(truth, np.array(margins), now, order.seed)
+        figures = _figures(truth, np.array(margins), now, task.seed)
         found.append(Measured(policy, direction, len(labels), sum(labels), *figures))
     return found
 

@@ -16,13 +16,13 @@ from starlette.requests import ClientDisconnect
 from starlette.responses import StreamingResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from shieldgate import __version__
 from shieldgate.errors import GeneratorBusy, GeneratorFailed
 from shieldgate.openai.chat import DONE
 from shieldgate.openai.errors import ErrorBody, ErrorEnvelope, field_path
 from shieldgate.openai.models import Model, ModelList
 from shieldgate.settings import WorkerSettings
 from shieldgate.sse import Event
+from shieldgate.version import __version__
 from shieldgate.worker.chat_template import gemma_prompt
 from shieldgate.worker.generation import FinishReason, GenerationRequest
 from shieldgate.worker.scheduler import Job, Scheduler

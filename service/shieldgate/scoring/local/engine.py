@@ -1,6 +1,7 @@
 """The scoring engine: one packed forward pass for many policies and many callers."""
 
 import math
+import threading
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -52,6 +53,7 @@ class PackedEngine:
                 f"the model {embedding.num_embeddings} embeddings. The two don't belong together."
             )
         self._prefixes = PrefixCache(prefix_bytes)
+        self._forwarding = threading.Lock()
         context = int(checkpoint.model.config.max_position_embeddings)
         self._prompts = PromptBuilder(self.template, encoder, context)
         self._answers = list(self._prompts.answers)
@@ -75,12 +77,17 @@ class PackedEngine:
         """
         return self._prompts.prepare(exchange, policies)
 
-    @torch.inference_mode()
     def forward(self, work: Sequence[Pack]) -> list[list[float]]:
         """Run one forward pass over packs; returns the margins, [packs][policies].
 
-        Raises FloatingPointError when a margin is not finite.
+        Passes run one at a time, whichever threads ask. Raises FloatingPointError when a margin is
+        not finite.
         """
+        with self._forwarding:
+            return self._forward(work)
+
+    @torch.inference_mode()
+    def _forward(self, work: Sequence[Pack]) -> list[list[float]]:
         memory = self._remember(work)
         window = decoder.sliding_window(self.model)
         layout = Layout.of(work, window, self.model.device, memory)

@@ -9,10 +9,9 @@ from typing import Any, Literal, Self, cast, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from shieldgate import __version__
 from shieldgate.errors import ConfigurationError
-from shieldgate.evaluation.columns import UNKNOWN, Columns
-from shieldgate.evaluation.judged import policies, probabilities, reworded
+from shieldgate.evaluation.decisions import policies, probabilities, reworded
+from shieldgate.evaluation.score_columns import UNKNOWN, ScoreColumns
 from shieldgate.policy import Calibration, Policy, PolicyBook
 from shieldgate.statistics import (
     Curve,
@@ -25,6 +24,7 @@ from shieldgate.statistics import (
     reliability,
 )
 from shieldgate.types import Direction
+from shieldgate.version import __version__
 
 FOLDS = 5
 
@@ -108,7 +108,7 @@ class Skipped:
 
 
 @dataclass(frozen=True, slots=True)
-class Recipe:
+class CalibrationOptions:
     """How calibrations are made; with `fit`, temperature and bias are made anew too."""
 
     target: Target
@@ -117,9 +117,9 @@ class Recipe:
 
 
 def calibrate(
-    columns: Columns,
+    columns: ScoreColumns,
     book: PolicyBook,
-    recipe: Recipe,
+    options: CalibrationOptions,
     *,
     today: date,
     only: Sequence[str] = (),
@@ -146,11 +146,11 @@ def calibrate(
         for direction in columns.directions() if policy.id in wanted else ():
             rows = _Rows.of(columns, policy.id, direction)
             try:
-                fitted = _fit(rows, policy, direction, columns.header.scorer, recipe)
+                fitted = _fit(rows, policy, direction, columns.header.scorer, options)
             except _ImpossibleError as why:
                 yield Skipped(policy.id, direction, str(why))
             else:
-                provenance = _provenance(fitted, columns, recipe, today)
+                provenance = _provenance(fitted, columns, options, today)
                 yield replace(
                     fitted, calibration=replace(fitted.calibration, provenance=provenance)
                 )
@@ -168,7 +168,7 @@ class _Rows:
     labels: Labels
 
     @classmethod
-    def of(cls, columns: Columns, policy: str, direction: Direction) -> "_Rows":
+    def of(cls, columns: ScoreColumns, policy: str, direction: Direction) -> "_Rows":
         margins, labels = columns.margins[policy], columns.labels[policy]
         known = columns.of(direction) & (labels != UNKNOWN) & ~np.isnan(margins)
         return cls(margins[known], labels[known] == 1)
@@ -177,7 +177,9 @@ class _Rows:
         return _Rows(self.margins[chosen], self.labels[chosen])
 
 
-def _fit(rows: _Rows, policy: Policy, direction: Direction, scorer: str, recipe: Recipe) -> Fitted:
+def _fit(
+    rows: _Rows, policy: Policy, direction: Direction, scorer: str, options: CalibrationOptions
+) -> Fitted:
     labels = rows.labels
     harmful = int(labels.sum())
     for kind, count in (("harmful", harmful), ("harmless", labels.size - harmful)):
@@ -186,11 +188,11 @@ def _fit(rows: _Rows, policy: Policy, direction: Direction, scorer: str, recipe:
                 f"{count} rows are known to be {kind}; it takes {FOLDS} to hold some of them out"
             )
     before = policy.calibration(scorer, direction) or Calibration(policy.thresholds[direction])
-    made = _made(rows, before, recipe)
+    made = _made(rows, before, options)
     unseen = np.empty(labels.size)
     flagged = np.empty(labels.size, np.bool_)
-    for fold in _folds(labels, recipe.seed):
-        from_others = _made(rows.where(~fold), before, recipe)
+    for fold in _folds(labels, options.seed):
+        from_others = _made(rows.where(~fold), before, options)
         unseen[fold] = probabilities(rows.margins[fold], from_others)
         flagged[fold] = unseen[fold] >= from_others.threshold
     seen = probabilities(rows.margins, made) >= made.threshold
@@ -199,23 +201,23 @@ def _fit(rows: _Rows, policy: Policy, direction: Direction, scorer: str, recipe:
         direction=direction,
         before=before,
         calibration=made,
-        achieved=_estimate(labels, seen, recipe),
-        held_out=_estimate(labels, flagged, recipe),
+        achieved=_estimate(labels, seen, options),
+        held_out=_estimate(labels, flagged, options),
         rows=labels.size,
         harmful=harmful,
         errors=(
             reliability(labels, probabilities(rows.margins, before)).error(),
             reliability(labels, unseen).error(),
         )
-        if recipe.fit
+        if options.fit
         else None,
     )
 
 
-def _made(rows: _Rows, before: Calibration, recipe: Recipe) -> Calibration:
-    scale = fit_sigmoid(rows.margins, rows.labels) if recipe.fit else before
+def _made(rows: _Rows, before: Calibration, options: CalibrationOptions) -> Calibration:
+    scale = fit_sigmoid(rows.margins, rows.labels) if options.fit else before
     found = curve(rows.labels, probabilities(rows.margins, scale))
-    point = recipe.target.choose(found)
+    point = options.target.choose(found)
     below = found.thresholds[point + 1] if point + 1 < found.thresholds.size else 0.0
     return Calibration(
         _roundest(float(below), float(found.thresholds[point])), scale.temperature, scale.bias
@@ -272,19 +274,19 @@ def _roundest(below: float, at: float) -> float:
     return at
 
 
-def _estimate(labels: Labels, flagged: Labels, recipe: Recipe) -> Estimate:
+def _estimate(labels: Labels, flagged: Labels, options: CalibrationOptions) -> Estimate:
     def figure(weights: Weights | None) -> dict[str, float | None]:
-        return {"": rates(labels, flagged, weights)[recipe.target.figure]}
+        return {"": rates(labels, flagged, weights)[options.target.figure]}
 
-    return bootstrap(figure, labels.size, seed=recipe.seed)[""]
+    return bootstrap(figure, labels.size, seed=options.seed)[""]
 
 
 def _provenance(
-    fitted: Fitted, columns: Columns, recipe: Recipe, today: date
+    fitted: Fitted, columns: ScoreColumns, options: CalibrationOptions, today: date
 ) -> Mapping[str, object]:
-    header, figure = columns.header, recipe.target.figure
+    header, figure = columns.header, options.target.figure
     found: dict[str, object] = {
-        "target": str(recipe.target),
+        "target": str(options.target),
         "achieved": _plain(figure, fitted.achieved),
         "held_out": _plain(figure, fitted.held_out),
     }

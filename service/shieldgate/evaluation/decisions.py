@@ -7,15 +7,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from shieldgate.errors import ConfigurationError
-from shieldgate.evaluation.columns import UNKNOWN, Columns
-from shieldgate.evaluation.scores import Header, wording_digest
+from shieldgate.evaluation.score_columns import UNKNOWN, ScoreColumns
+from shieldgate.evaluation.score_file import Header, wording_digest
 from shieldgate.policy import Calibration, Policy, PolicyBook, Profile
 from shieldgate.statistics import Sample, Scores
 from shieldgate.types import Direction
 
 
 @dataclass(frozen=True, slots=True)
-class Judged:
+class Decisions:
     """The rows of one direction whose label is known, under one policy or all together.
 
     `policy` is None for all together: then the probability is the maximum over the policies, a
@@ -31,7 +31,9 @@ class Judged:
     sample: Sample
 
 
-def judge(columns: Columns, book: PolicyBook, profile: Profile) -> Iterator[Judged]:
+def decide_columns(
+    columns: ScoreColumns, book: PolicyBook, profile: Profile
+) -> Iterator[Decisions]:
     """Judge each direction: all policies together first, then each of them against all else.
 
     Raises ConfigurationError where the book lacks a policy of the scores.
@@ -53,14 +55,14 @@ def judge(columns: Columns, book: PolicyBook, profile: Profile) -> Iterator[Judg
             label = columns.labels[policy.id]
             at = np.flatnonzero(scored & (label != UNKNOWN))
             sample = Sample(label[at] == 1, probability[at], violated[at])
-            each.append(Judged(direction, policy.id, threshold, fitted is not None, at, sample))
+            each.append(Decisions(direction, policy.id, threshold, fitted is not None, at, sample))
         at = np.flatnonzero(here & (highest >= 0) & (columns.harmful != UNKNOWN))
         together = Sample(columns.harmful[at] == 1, highest[at], flagged[at])
-        yield Judged(direction, None, None, all(j.calibrated for j in each), at, together)
+        yield Decisions(direction, None, None, all(j.calibrated for j in each), at, together)
         yield from each
 
 
-def policies(columns: Columns, book: PolicyBook) -> list[Policy]:
+def policies(columns: ScoreColumns, book: PolicyBook) -> list[Policy]:
     """Find the policies of the scores in a book; raise ConfigurationError where it lacks one."""
     missing = [policy for policy in columns.header.policies if policy not in book.policies]
     if missing:

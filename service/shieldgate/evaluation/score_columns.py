@@ -8,14 +8,14 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from shieldgate.evaluation.scores import Header, ScoredRow, read_scores
+from shieldgate.evaluation.score_file import Header, ScoredRow, read_scores
 from shieldgate.types import DIRECTIONS, Direction
 
 UNKNOWN = -1
 
 
 @dataclass(frozen=True, slots=True)
-class Column:
+class Categorical:
     """A column of few distinct texts: `codes` [rows] index `values`; -1 where a row has none."""
 
     values: tuple[str, ...]
@@ -23,7 +23,7 @@ class Column:
 
 
 @dataclass(frozen=True, slots=True)
-class Columns:
+class ScoreColumns:
     """All rows of a file of scores, in the dataset's order; every array is [rows].
 
     `margins` and `labels` are by policy id: a margin is NaN where it was not scored, a label is 0
@@ -36,7 +36,7 @@ class Columns:
     margins: Mapping[str, NDArray[np.float32]]
     labels: Mapping[str, NDArray[np.int8]]
     harmful: NDArray[np.int8]
-    groups: Mapping[str, Column]
+    groups: Mapping[str, Categorical]
 
     def of(self, direction: Direction) -> NDArray[np.bool_]:
         """Tell which rows judge this direction."""
@@ -47,12 +47,12 @@ class Columns:
         return tuple(d for d in DIRECTIONS if self.of(d).any())
 
 
-def read_columns(path: Path) -> Columns:
+def read_columns(path: Path) -> ScoreColumns:
     """Read a file of scores; raise ConfigurationError where it is none."""
     return to_columns(*read_scores(path))
 
 
-def to_columns(header: Header, scored: Iterable[ScoredRow]) -> Columns:
+def to_columns(header: Header, scored: Iterable[ScoredRow]) -> ScoreColumns:
     """Gather rows into columns, holding one row at a time beside them."""
     rows, direction, harmful = array("q"), array("b"), array("b")
     margins = {policy: array("f") for policy in header.policies}
@@ -71,7 +71,7 @@ def to_columns(header: Header, scored: Iterable[ScoredRow]) -> Columns:
             codes.append(row.groups.get(name))
     # A file is in the order of scoring, which is by length here and not there.
     order = np.argsort(np.array(rows, np.int64), kind="stable")
-    return Columns(
+    return ScoreColumns(
         header=header,
         rows=np.array(rows, np.int64)[order],
         direction=np.array(direction, np.int8)[order],
@@ -79,7 +79,7 @@ def to_columns(header: Header, scored: Iterable[ScoredRow]) -> Columns:
         labels={policy: np.array(column, np.int8)[order] for policy, column in labels.items()},
         harmful=np.array(harmful, np.int8)[order],
         groups={
-            name: Column(codes.values, np.array(codes.codes, np.int32)[order])
+            name: Categorical(codes.values, np.array(codes.codes, np.int32)[order])
             for name, codes in groups.items()
         },
     )

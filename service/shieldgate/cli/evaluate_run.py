@@ -1,0 +1,193 @@
+"""What `shieldgate evaluate` does: has labelled data scored, and shows what the scores say."""
+
+import asyncio
+import re
+import signal
+import sys
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import typer
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    ProgressColumn,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+)
+from rich.progress import Task as ProgressTask
+from rich.text import Text
+
+from shieldgate.cli.options import chosen_profile
+from shieldgate.cli.report_tables import show, show_comparison
+from shieldgate.errors import ScoringError
+from shieldgate.evaluation.compare import compare
+from shieldgate.evaluation.row_scoring import Concurrent, ReproduciblePacking, RowScorer
+from shieldgate.evaluation.score_columns import read_columns
+from shieldgate.evaluation.session import Evaluation, EvaluationOptions, EvaluationRun
+from shieldgate.evaluation.sources import open_source
+from shieldgate.policy import load_book
+from shieldgate.scoring.factory import open_engine
+from shieldgate.scoring.gateway_client import GatewayScorer
+from shieldgate.settings import ScoringSettings
+from shieldgate.telemetry import configure_logging
+
+
+@dataclass(frozen=True, slots=True)
+class Scored:
+    """A file of margins, and what it was scored for."""
+
+    path: Path
+    run: EvaluationRun
+
+
+@dataclass(frozen=True, slots=True)
+class EvaluateCommand:
+    """What to measure, and with what: an engine as the settings say, or the gateway at `url`."""
+
+    options: EvaluationOptions
+    settings: ScoringSettings
+    url: str | None
+    concurrency: int
+    examples: bool
+    command: str
+
+    def run(self, data: str, out: Path | None, sides: tuple[str, str] | None) -> None:
+        """Score, report and print; with `sides`, both of them, and then compare.
+
+        Raises ConfigurationError. Exits with 1 when no score could be had, with 130 when it was
+        interrupted.
+        """
+        configure_logging("warning", as_json=False)
+        evaluation = Evaluation.of(open_source(data), self.options)
+        for note in (*evaluation.survey.notes(), *evaluation.survey.one_sided()):
+            typer.echo(f"Note: {note}", err=True)
+        try:
+            if sides is None:
+                self._measure(evaluation, out)
+            else:
+                self._compare(evaluation, out, *sides)
+        except ScoringError as failure:
+            typer.echo(f"Error: {failure} What was scored is saved.", err=True)
+            sys.exit(1)
+        except KeyboardInterrupt:
+            typer.echo(
+                "Stopped. What was scored is saved: give the same command to go on.", err=True
+            )
+            sys.exit(128 + signal.SIGINT)
+
+    def _measure(self, evaluation: Evaluation, out: Path | None) -> Scored:
+        """Score, print the report and write it."""
+        scored = asyncio.run(self._score(evaluation, out))
+        note = "a gateway does not tell its calibrations: its policies' default thresholds count"
+        report = scored.run.report(
+            scored.path, command=self.command, notes=[note] if self.url else []
+        )
+        console = Console()
+        show(report, console)
+        folder = scored.path.parent
+        report.write(
+            folder, evaluation.dataset.texts(report.mistaken_rows) if self.examples else None
+        )
+        console.print(f"Wrote scores.jsonl, report.json and report.html to {folder}")
+        return scored
+
+    async def _score(self, evaluation: Evaluation, out: Path | None) -> Scored:
+        async with self._opened(evaluation) as (run, scorer):
+            folder = out or run_folder(
+                evaluation, self.options.protocol or "", scorer.identity.name
+            )
+            with _progress(evaluation.row_count) as progress:
+                return Scored(await run.score(scorer, folder, progress=progress), run)
+
+    @asynccontextmanager
+    async def _opened(
+        self, evaluation: Evaluation
+    ) -> AsyncIterator[tuple[EvaluationRun, RowScorer]]:
+        """Open the scorer, after its policies were found to be there."""
+        if self.url is not None:
+            async with GatewayScorer(self.url) as gateway:
+                book = await gateway.book()
+                run = evaluation.under(book, book.profile("default"))
+                yield run, Concurrent(gateway, self.concurrency)
+            return
+        settings = self.settings
+        if evaluation.protocol is not None and "template" not in settings.model_fields_set:
+            settings = settings.model_copy(update={"template": evaluation.protocol.template})
+        book = load_book(settings.policies)
+        run = evaluation.under(book, chosen_profile(book, settings))
+        yield run, ReproduciblePacking(open_engine(settings), self.options.max_batch_tokens)
+
+    def _compare(self, evaluation: Evaluation, out: Path | None, a: str, b: str) -> None:
+        """Measure two sides, then compare them on the rows that both scored."""
+        out = out or run_folder(evaluation, a, "vs", b)
+        scored = [
+            self._side(given)._measure(evaluation, out / name)
+            for name, given in (("a", a), ("b", b))
+        ]
+        left, right = (read_columns(one.path) for one in scored)
+        books = (scored[0].run.book, scored[1].run.book)
+        profile = scored[0].run.profile.name
+        comparison = compare(left, right, books, profile, seed=self.options.seed)
+        console = Console()
+        show_comparison(comparison, console)
+        file = out / "comparison.json"
+        comparison.write(file)
+        console.print(f"Wrote {file}")
+
+    def _side(self, given: str) -> "EvaluateCommand":
+        """Tell what one side of a comparison is: a gateway, policy files, or a model."""
+        if given.startswith(("http://", "https://")):
+            return replace(self, url=given)
+        path = Path(given).expanduser()
+        is_model = not path.exists() or (path / "config.json").is_file()
+        field, value = ("model", given) if is_model else ("policies", path)
+        return replace(self, settings=self.settings.model_copy(update={field: value}))
+
+
+@contextmanager
+def _progress(rows: int) -> Iterator[Callable[[int], None]]:
+    """Show on standard error how far it is; gives what is told how many rows are scored."""
+    bar = Progress(
+        TextColumn("scoring"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        _Speed(),
+        TimeRemainingColumn(),
+        console=Console(stderr=True),
+    )
+    task: TaskID | None = None
+
+    def show(scored: int) -> None:
+        nonlocal task
+        if task is None:
+            task = bar.add_task("", total=rows, completed=scored)
+            bar.start()
+        else:
+            bar.update(task, completed=scored)
+
+    try:
+        yield show
+    finally:
+        if task is not None:
+            bar.stop()
+
+
+class _Speed(ProgressColumn):
+    """Rows a second, lately."""
+
+    def render(self, task: ProgressTask) -> Text:
+        return Text(f"{task.speed:.1f} rows/s" if task.speed else "")
+
+
+def run_folder(evaluation: Evaluation, *names: str) -> Path:
+    """Name the folder of a run for which no other was given."""
+    data = evaluation.dataset.source.name
+    stem = re.sub(r"(\.(jsonl|csv|parquet|gz))+$", "", data).removeprefix("hf://")
+    slugs = [re.sub(r"[^\w.@-]+", "-", name).strip("-.") for name in (stem, *names)]
+    return Path("runs") / "-".join(slug for slug in slugs if slug)

@@ -1,0 +1,147 @@
+"""What `shieldgate tune` does: trains, shows how far it is, and what was gained."""
+
+import signal
+import sys
+from typing import NoReturn
+
+import torch
+import typer
+from rich import box
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.table import Table
+
+from shieldgate.errors import ScoringError
+from shieldgate.statistics import Estimate, doubts
+from shieldgate.tuning.fit import Hyperparameters
+from shieldgate.tuning.loop import Check, best
+from shieldgate.tuning.tune import TuningCallback, TuningReport, TuningTask, tune
+
+
+def run(task: TuningTask) -> None:
+    """Tune and show what came out; raise ConfigurationError.
+
+    Exits with 1 when training failed, with 130 when it was interrupted.
+    """
+    try:
+        with _Shown() as shown:
+            report = tune(task, shown)
+    except FloatingPointError:
+        _fail("training diverged: the loss or a score is not finite. Try a lower --rate.")
+    except torch.OutOfMemoryError:
+        _fail("the memory of the device is full. Halve --batch-tokens and give another --out.")
+    except ScoringError as failure:
+        _fail(str(failure))
+    except KeyboardInterrupt:
+        typer.echo("Stopped. Give the same command again to go on.", err=True)
+        sys.exit(128 + signal.SIGINT)
+    _show(report, task)
+
+
+def _fail(why: str) -> NoReturn:
+    typer.echo(f"Error: {why}", err=True)
+    sys.exit(1)
+
+
+class _Shown(TuningCallback):
+    """A progress bar on standard error."""
+
+    def __init__(self) -> None:
+        """Make the bar; it appears when training begins."""
+        self._progress = Progress(
+            TextColumn("training"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("loss {task.fields[loss]:.3f}"),
+            TextColumn(
+                "validation AU-PRC {task.fields[quality]:.3f}, best {task.fields[best]:.3f}"
+            ),
+            TimeRemainingColumn(),
+            console=Console(stderr=True),
+        )
+        self._checks: list[Check] = []
+
+    def __enter__(self) -> "_Shown":
+        """Show it."""
+        self._progress.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        """Leave the bar as it is."""
+        self._progress.stop()
+
+    def phase(self, what: str) -> None:
+        """Say what takes its time."""
+        self._progress.console.print(what, style="dim")
+
+    def begin(self, recipe: Hyperparameters) -> None:
+        """Set the length of the bar."""
+        nan = float("nan")
+        self._task = self._progress.add_task(
+            "", total=recipe.steps, loss=nan, quality=nan, best=nan
+        )
+
+    def step(self, step: int, loss: float) -> None:
+        """Move the bar."""
+        self._progress.update(self._task, completed=step + 1, loss=loss)
+
+    def check(self, check: Check) -> None:
+        """Show how well the validation rows are ranked."""
+        self._checks.append(check)
+        self._progress.update(
+            self._task, quality=check.figures[0], best=best(self._checks).figures[0]
+        )
+
+
+def _show(report: TuningReport, task: TuningTask) -> None:
+    console = Console()
+    rows = report.rows
+    console.print(
+        f"{rows['train']:,} rows to learn from, {rows['validation']:,} to stop by, "
+        f"{rows['test']:,} to measure on; best after {report.best} of "
+        f"{report.checks[-1].steps} steps",
+        highlight=False,
+    )
+    table = Table(box=box.SIMPLE_HEAD, title="On rows held out: before, after, and the gain")
+    table.add_column("policy")
+    for name in ("rows", "AU-PRC", "gain", "best F1", "gain"):
+        table.add_column(name, justify="right")
+    for m in report.measured:
+        cells = [f"{m.policy}\n[dim]{m.direction}[/]", f"{m.rows:,}\n[dim]{m.harmful:,} violate[/]"]
+        for name in ("average_precision", "optimal_f1"):
+            cells += [
+                f"{_number(m.before[name])}\n{_number(m.after[name])}",
+                _number(m.gain[name], "+.3f"),
+            ]
+        table.add_row(*cells, end_section=True)
+    console.print(table)
+    for remark in _remarks(report):
+        console.print(f"• {remark}", highlight=False, markup=False, soft_wrap=True)
+    console.print(f"Wrote {task.out}, scorer [bold]{report.scorer}[/]. Next:", highlight=False)
+
+
+def _remarks(report: TuningReport) -> list[str]:
+    remarks = []
+    if report.best == 0:
+        remarks.append(
+            "no step ranked the validation rows better than the base: this is the base again. "
+            "More rows, or a guideline in other words, may help"
+        )
+    for m in report.measured:
+        remarks += [
+            f"{m.policy}, {m.direction}: {doubt}" for doubt in doubts(m.harmful, m.rows - m.harmful)
+        ]
+    if report.drift is not None:
+        remarks.append(
+            "on the shipped ShieldGemma policies, the probability of these texts moved by "
+            f"{report.drift:.3f} on average"
+        )
+    return remarks
+
+
+def _number(estimate: Estimate, form: str = ".3f") -> str:
+    if estimate.value is None:
+        return "undefined"
+    if estimate.low is None or estimate.high is None:
+        return f"{estimate.value:{form}}"
+    return f"{estimate.value:{form}} [dim]{estimate.low:{form}} to {estimate.high:{form}}[/]"

@@ -1,0 +1,369 @@
+"""`import shieldgate`: what notebooks and scripts use, without a server."""
+
+import ast
+import asyncio
+import gc
+import inspect
+import json
+import re
+import subprocess
+import sys
+import threading
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import structlog
+from anyio.from_thread import start_blocking_portal
+from fakes import FakeScorer, small_book
+from serving import gateway
+from typer.testing import CliRunner
+
+import shieldgate
+from shieldgate.cli import app
+from shieldgate.moderation import judge
+from shieldgate.scoring.local import PackedEngine
+from shieldgate.types import Action
+
+pytestmark = pytest.mark.usefixtures("restored_logging")
+
+GUIDE = Path(__file__).parents[1] / "docs/library.md"
+TEXTS = [f"the quick brown fox {n} " + "jumps over a lazy dog " * (n % 5) for n in range(24)]
+
+
+@pytest.fixture(scope="module")
+def scorer(hot_checkpoint: Path) -> Iterator[shieldgate.ScorerHandle]:
+    with shieldgate.open_scorer(str(hot_checkpoint), device="cpu") as opened:
+        yield opened
+
+
+@pytest.fixture
+def passes(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many pieces each forward pass held."""
+    held: list[int] = []
+    forward = PackedEngine.forward
+
+    def counted(engine: PackedEngine, work: Sequence[Any]) -> list[list[float]]:
+        held.append(len(work))
+        return forward(engine, work)
+
+    monkeypatch.setattr(PackedEngine, "forward", counted)
+    return held
+
+
+def margins(verdict: shieldgate.Verdict) -> list[float]:
+    return [judgement.score.margin for judgement in verdict.judgements]
+
+
+def run(script: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-c", script]
+    return subprocess.run(command, check=False, capture_output=True, text=True)
+
+
+def test_importing_it_and_naming_the_version_imports_nothing_else():
+    found = run(
+        "import shieldgate, sys; shieldgate.__version__; dir(shieldgate)\n"
+        "print(sorted({'torch', 'numpy', 'pydantic', 'aiohttp'} & set(sys.modules)))"
+    )
+    assert found.stdout == "[]\n", found.stderr
+
+
+def test_opening_a_scorer_imports_no_torch_before_it_is_used():
+    found = run("import shieldgate, sys; shieldgate.open_scorer(); print('torch' in sys.modules)")
+    assert found.stdout == "False\n", found.stderr
+
+
+def test_every_name_is_there_and_no_other():
+    for name in shieldgate.__all__:
+        assert getattr(shieldgate, name) is not None
+    assert set(shieldgate._ROOM_OF) | {"__version__"} == set(shieldgate.__all__)
+    with pytest.raises(AttributeError, match="no attribute 'open_judge'"):
+        shieldgate.open_judge  # noqa: B018
+
+
+async def test_a_verdict_is_that_of_the_gateways_own_way(scorer: shieldgate.ScorerHandle):
+    from shieldgate.scoring import Batched
+
+    engine = scorer._open()[1].engine
+    async with Batched(engine, max_batch_tokens=1, max_waiting=1) as plain:
+        book = scorer.book
+        rules = book.rules(book.profile("strict"), ["shieldgemma/profanity"])
+        exchange = shieldgate.Exchange("the quick", "brown fox")
+        expected = await judge(plain, exchange, rules)
+    found = scorer.judge(
+        "the quick", "brown fox", profile="strict", policies=["shieldgemma/profanity"]
+    )
+    assert margins(found) == pytest.approx(margins(expected), abs=1e-4)
+    assert (found.direction, found.action) == (expected.direction, expected.action)
+    assert [j.policy for j in found.judgements] == [j.policy for j in expected.judgements]
+    assert scorer.identity == plain.identity
+
+
+async def test_calls_work_where_a_loop_is_running_awaited_or_not(scorer: shieldgate.ScorerHandle):
+    here = scorer.judge(TEXTS[0])
+    assert margins(await scorer.judge_async(TEXTS[0])) == margins(here)
+    [again] = await scorer.judge_all_async([TEXTS[0]])
+    assert margins(again) == margins(here)
+
+
+def test_texts_of_one_call_share_passes_and_keep_their_order(
+    scorer: shieldgate.ScorerHandle, passes: list[int]
+):
+    together = scorer.judge_all([*TEXTS, shieldgate.Exchange("the quick", "brown fox")])
+    assert sum(passes) == len(TEXTS) + 1
+    assert max(passes) > 1
+    assert len(passes) < len(TEXTS)
+    assert together[-1].direction == "response"
+    for text, verdict in zip(TEXTS[:4], together, strict=False):
+        assert margins(verdict) == pytest.approx(margins(scorer.judge(text)), abs=1e-4)
+
+
+async def test_callers_who_wait_together_share_passes(
+    scorer: shieldgate.ScorerHandle, passes: list[int]
+):
+    await asyncio.gather(*(scorer.judge_async(text) for text in TEXTS))
+    assert sum(passes) == len(TEXTS)
+    assert len(passes) < len(TEXTS)
+
+
+async def test_who_stops_waiting_leaves_the_scorer_usable(scorer: shieldgate.ScorerHandle):
+    waiting = asyncio.create_task(scorer.judge_all_async(TEXTS))
+    await asyncio.sleep(0)
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    assert scorer.judge(TEXTS[0]).judgements
+
+
+def test_policies_of_ones_own_are_judged_beside_the_profiles_or_alone(
+    scorer: shieldgate.ScorerHandle,
+):
+    foxes = shieldgate.define_policy(
+        "acme/foxes", '"No Foxes": none in prompts.', response='"No Foxes": none.', threshold=1e-9
+    )
+    assert foxes.guidelines["response"] == '"No Foxes": none.'
+    beside = scorer.judge("a fox", policies=[foxes, "shieldgemma/profanity"])
+    alone = scorer.judge("a fox", policies=[foxes], profile=None)
+    assert beside.judgements[-2].policy == "acme/foxes"
+    assert len(beside.judgements) > 2
+    assert [j.policy for j in alone.judgements] == ["acme/foxes"]
+    assert alone.action is Action.BLOCKED
+    assert "acme/foxes" not in scorer.book.policies
+
+
+def test_a_book_is_given_as_it_is_or_by_its_path(hot_checkpoint: Path, tmp_path: Path):
+    file = tmp_path / "my.yaml"
+    file.write_text(
+        "family: acme\npolicies:\n  tea:\n    title: Tea\n    guideline:\n"
+        "      prompt: '\"No Tea\": none.'\n      response: '\"No Tea\": none.'\n"
+        "profiles:\n  default:\n    policies: [acme/tea]\n"
+    )
+    for policies in (file, str(file), shieldgate.load_book(file)):
+        with shieldgate.open_scorer(str(hot_checkpoint), policies=policies) as opened:
+            assert [j.policy for j in opened.judge("tea").judgements] == ["acme/tea"]
+
+
+def test_names_that_are_not_there_are_refused_and_no_text_is_quoted(
+    scorer: shieldgate.ScorerHandle,
+):
+    with pytest.raises(shieldgate.UnknownName, match="no policy named 'acme/x'"):
+        scorer.judge("zebra", policies=["acme/x"])
+    with pytest.raises(shieldgate.UnknownName, match="no profile named 'lax'"):
+        scorer.judge("zebra", profile="lax")
+    with pytest.raises(shieldgate.UnknownName, match="nothing to judge"):
+        scorer.judge("zebra", profile=None)
+
+
+def test_what_can_not_be_opened_is_said_and_may_be_tried_again(tmp_path: Path):
+    with pytest.raises(shieldgate.ConfigurationError, match="device"):
+        shieldgate.open_scorer(device="tpu")
+    with pytest.raises(shieldgate.ConfigurationError, match="can't be read"):
+        shieldgate.open_scorer(policies=tmp_path / "nowhere.yaml")
+    nowhere = shieldgate.open_scorer("nowhere/at/all")
+    for _ in range(2):
+        with pytest.raises(shieldgate.ConfigurationError, match="there is no such folder"):
+            nowhere.judge("zebra")
+    nowhere.close()
+
+
+def test_a_closed_scorer_leaves_no_thread_and_is_opened_again_by_its_next_use(
+    hot_checkpoint: Path,
+):
+    before = set(threading.enumerate())
+    opened = shieldgate.open_scorer(str(hot_checkpoint))
+    opened.judge("fox")
+    opened.close()
+    assert set(threading.enumerate()) <= before
+    assert opened.judge("fox").judgements
+    opened.close()
+    opened.close()
+
+
+def test_a_forgotten_scorer_is_freed_and_a_program_with_one_ends_quietly(hot_checkpoint: Path):
+    before = set(threading.enumerate())
+    forgotten = shieldgate.open_scorer(str(hot_checkpoint))
+    forgotten.judge("fox")
+    del forgotten
+    gc.collect()
+    assert set(threading.enumerate()) <= before
+    ended = run(
+        f"import shieldgate; scorer = shieldgate.open_scorer({str(hot_checkpoint)!r})\n"
+        "print(scorer.judge('fox').direction)"
+    )
+    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "prompt\n", "")
+
+
+async def test_async_with_frees_what_it_loaded(hot_checkpoint: Path):
+    async with shieldgate.open_scorer(str(hot_checkpoint)) as opened:
+        assert (await opened.judge_async("fox")).judgements
+    assert opened._state is None
+
+
+def test_passes_of_two_threads_never_overlap(
+    scorer: shieldgate.ScorerHandle, monkeypatch: pytest.MonkeyPatch
+):
+    engine = scorer._open()[1].engine
+    inside = threading.Semaphore(1)
+    overlaps: list[bool] = []
+    both = threading.Barrier(2)
+
+    def forward(engine: PackedEngine, work: Sequence[Any]) -> list[list[float]]:
+        alone = inside.acquire(blocking=False)
+        overlaps.append(not alone)
+        threading.Event().wait(0.05)
+        inside.release()
+        return []
+
+    def ask() -> None:
+        both.wait()
+        engine.forward([])
+
+    monkeypatch.setattr(PackedEngine, "_forward", forward)
+    threads = [threading.Thread(target=ask) for _ in range(2)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert overlaps == [False, False]
+
+
+@pytest.fixture
+def data(tmp_path: Path) -> Path:
+    path = tmp_path / "rows.jsonl"
+    with path.open("w") as file:
+        for n, text in enumerate(TEXTS):
+            file.write(json.dumps({"prompt": text, "labels": {"hate": n % 2}}) + "\n")
+    return path
+
+
+def test_an_evaluation_is_that_of_the_command(
+    scorer: shieldgate.ScorerHandle, data: Path, tmp_path: Path, hot_checkpoint: Path
+):
+    ours, theirs = tmp_path / "ours", tmp_path / "theirs"
+    report = scorer.evaluate(data, policies=["shieldgemma/hate"], out=ours)
+    policy = ("--policy", "shieldgemma/hate", "--out", str(theirs))
+    command = ["evaluate", str(data), "--model", str(hot_checkpoint), "--device", "cpu", *policy]
+    result = CliRunner().invoke(app, command)
+    assert result.exit_code == 0, result.output
+    assert (ours / "scores.jsonl").read_bytes() == (theirs / "scores.jsonl").read_bytes()
+    report.write(ours)
+    found = json.loads((ours / "report.json").read_text())
+    assert found == json.loads(json.dumps(report.to_dict()))
+    assert found["slices"] == json.loads((theirs / "report.json").read_text())["slices"]
+    assert "quick" not in (ours / "report.html").read_text()
+
+
+def test_rows_in_memory_and_policies_of_ones_own_are_evaluated_leaving_no_file(
+    scorer: shieldgate.ScorerHandle, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.chdir(tmp_path)
+    foxes = shieldgate.define_policy("acme/foxes", '"No Foxes": none.')
+    rows = [{"text": text, "fox": n % 2} for n, text in enumerate(TEXTS)]
+    options = shieldgate.EvaluationOptions(columns=["prompt=text", "label:foxes=fox"], limit=10)
+    report = scorer.evaluate(rows, policies=[foxes], options=options)
+    [figures] = [part for part in report.whole if part.policy == "acme/foxes"]
+    assert (figures.rows, figures.harmful) == (10, 5)
+    assert not any(tmp_path.rglob("*"))
+
+
+def test_data_that_can_not_be_evaluated_is_said(scorer: shieldgate.ScorerHandle):
+    with pytest.raises(shieldgate.ConfigurationError, match="rows: it holds no rows"):
+        scorer.evaluate([])
+    with pytest.raises(shieldgate.ConfigurationError, match="no policy named 'acme/x'"):
+        scorer.evaluate([{"prompt": "fox", "labels": {"hate": 1}}], policies=["acme/x"])
+
+
+async def test_a_gateway_is_a_scorer_like_the_others():
+    fake = FakeScorer({("fox", "test/threat"): 3.0})
+    async with gateway(fake) as served, shieldgate.open_scorer(served.url) as opened:
+        assert opened.identity == fake.identity
+        verdicts = await opened.judge_all_async(["a fox", "a dog"])
+        assert [verdict.violated for verdict in verdicts] == [("test/threat",), ()]
+        rows = [{"prompt": f"{'fox' if n % 2 else 'dog'} {n}", "harmful": n % 2} for n in range(9)]
+        report = await opened.evaluate_async(rows, policies=["test/threat", "test/spam"])
+        assert report.whole[0].figures["average_precision"].value == 1.0
+        own = replace(small_book().policies["test/threat"], guidelines={})
+        with pytest.raises(shieldgate.ConfigurationError, match="by its own policies"):
+            await opened.judge_async("a fox", policies=[own])
+        fake.fails_on = "a cat"
+        opened._open()[1].scorer._sleep = _at_once
+        with pytest.raises(shieldgate.ScoringError, match="failed 8 times"):
+            await opened.judge_async("a cat")
+    with pytest.raises(shieldgate.ConfigurationError, match="give no others"):
+        shieldgate.open_scorer(served.url, policies="my.yaml")
+
+
+async def _at_once(_: float) -> None:
+    return None
+
+
+def test_nothing_is_printed_and_errors_show_no_text(
+    hot_checkpoint: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+):
+    def broken(engine: PackedEngine, exchange: Any, policies: Any) -> None:
+        raise ValueError(exchange.prompt)
+
+    structlog.reset_defaults()
+    with shieldgate.open_scorer(str(hot_checkpoint)) as opened:
+        opened.judge("fox")
+        monkeypatch.setattr(PackedEngine, "prepare", broken)
+        with pytest.raises(shieldgate.ScoringError) as failure:
+            opened.judge("zebra")
+    written = capfd.readouterr()
+    assert written.out == ""
+    assert "zebra" not in written.err + str(failure.value)
+
+
+async def test_every_snippet_of_the_guide_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.chdir(tmp_path)
+    lines = ["text,is_hate", *(f"{text},{n % 2}" for n, text in enumerate(TEXTS))]
+    (tmp_path / "labelled.csv").write_text("\n".join(lines))
+    snippets = re.findall(r"```python\n(.*?)```", GUIDE.read_text(), re.DOTALL)
+    assert len(snippets) >= 7
+    names: dict[str, Any] = {}
+    with (
+        # In a loop of its own: where a script waits for an answer, its own loop stands still.
+        start_blocking_portal() as portal,
+        portal.wrap_async_context_manager(gateway(FakeScorer())) as served,
+    ):
+        for snippet in snippets:
+            code = compile(
+                snippet.replace("http://localhost:8000", served.url),
+                str(GUIDE),
+                "exec",
+                flags=ast.PyCF_ALLOW_TOP_LEVEL_AWAIT,
+            )
+            awaited = eval(code, names)
+            if inspect.isawaitable(awaited):
+                await awaited
+        names["scorer"].close()
+        names["remote"].close()
+    said = capsys.readouterr().out
+    assert "blocked ('shieldgemma/harassment',)" in said
+    assert "There is no policy named 'acme/spelling'. Known:" in said
+    assert names["answer"].direction == "response"
+    assert (Path("runs/mine") / "report.html").is_file()
