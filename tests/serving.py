@@ -15,6 +15,7 @@ from prometheus_client import CollectorRegistry
 from shieldgate.access.keys import LiveKeys
 from shieldgate.access.rate_limits import RateLimiter
 from shieldgate.gateway.app import create_app
+from shieldgate.gateway.drain import Drain
 from shieldgate.gateway.services import Policies, Services, Worker
 from shieldgate.redis.client import RedisClient
 from shieldgate.scoring.loading import LoadingScorer
@@ -52,6 +53,7 @@ class Gateway:
     registry: CollectorRegistry
     scorer: FakeScorer
     stopped_by: list[Exception]
+    drain: Drain
 
     def metric(self, name: str, **labels: str) -> float | None:
         return self.registry.get_sample_value(name, labels)
@@ -115,4 +117,4 @@ async def gateway(
         running(create_app(services)) as url,
         httpx.AsyncClient(base_url=url, timeout=20, verify=False) as client,
     ):
-        yield Gateway(url, client, telemetry.registry, scorer, stopped_by)
+        yield Gateway(url, client, telemetry.registry, scorer, stopped_by, services.drain)

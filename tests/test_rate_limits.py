@@ -148,6 +148,20 @@ async def test_a_process_that_dies_gives_its_places_back_and_one_that_lives_keep
         renewing.cancel()
 
 
+async def test_the_places_of_a_process_that_died_come_back_one_by_one(server: RedisServer) -> None:
+    allowed = RateLimit("web", concurrent=3)
+    async with replicas(server) as (dead, alive), AsyncExitStack() as held:
+        redis = held.enter_context(server.client())
+        for _ in range(3):
+            await held.enter_async_context(dead.admit(allowed))
+        (places,) = redis.keys()
+        for lease in redis.zrange(places, 0, 1):
+            assert not await admitted(alive, allowed)
+            redis.zadd(places, {lease: redis.time()[0] * 1_000_000})  # it has run out
+            await held.enter_async_context(alive.admit(allowed))
+        assert not await admitted(alive, allowed)
+
+
 async def test_without_redis_each_counts_by_itself_and_with_it_again_together(
     server: RedisServer,
 ) -> None:

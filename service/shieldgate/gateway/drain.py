@@ -78,9 +78,10 @@ class Draining:
                 streams = headers.get("content-type", "").startswith("text/event-stream")
                 if self._drain.stopping:
                     headers["connection"] = "close"
-            else:
-                complete = not message.get("more_body") or message["body"].endswith(_LAST)
             await send(message)
+            # Not before, because sending waits for a slow reader, and the deadline may come first.
+            if message["type"] == "http.response.body":
+                complete |= not message.get("more_body") or message["body"].endswith(_LAST)
 
         limit = self._drain.enter()
         try:
