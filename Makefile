@@ -13,7 +13,7 @@ serve: $(SERVABLE)
 	$(BIN)/shieldgate serve --port $(PORT)
 
 test: $(INSTALLED)
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses 2 --dist worksteal
 
 check: $(INSTALLED)
 	$(BIN)/ruff check .

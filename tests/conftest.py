@@ -12,6 +12,10 @@ from front import Open, opening
 from hypothesis import settings
 from serving import Gateway, gateway
 
+# The models of tests are so small that threads of one pass wait for each other longer than they
+# compute, all the more where tests run side by side. Torch reads it when it is first imported.
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
 # How long an example takes says more of the machine, which tests share, than of the code.
 settings.register_profile("unhurried", deadline=None)
 settings.load_profile("unhurried")

@@ -55,6 +55,7 @@ class Gateway:
     registry: CollectorRegistry
     scorer: FakeScorer
     stopped_by: list[Exception]
+    drain: Drain
 
     def metric(self, name: str, **labels: str) -> float | None:
         return self.registry.get_sample_value(name, labels)
@@ -122,4 +123,4 @@ async def gateway(
         running(create_app(services, dialects)) as url,
         httpx.AsyncClient(base_url=url, timeout=20, verify=False) as client,
     ):
-        yield Gateway(url, client, telemetry.registry, scorer, stopped_by)
+        yield Gateway(url, client, telemetry.registry, scorer, stopped_by, services.drain)

@@ -17,6 +17,9 @@ from shieldgate.types import Exchange, Score
 POLICY = Policy("a/b", "B", {"prompt": "G", "response": "G"}, {"prompt": 0.5, "response": 0.5})
 TIMEOUT = 10
 
+# What hangs here may never return to the event loop, and a task would swallow what a signal raises.
+pytestmark = pytest.mark.timeout(2 * TIMEOUT, method="thread")
+
 
 @dataclass(frozen=True)
 class Piece:

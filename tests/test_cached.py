@@ -4,6 +4,7 @@ import asyncio
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import product
 
 import pytest
 
@@ -11,7 +12,7 @@ from shieldgate.errors import ScorerUnavailable
 from shieldgate.policy import Calibration, Policy
 from shieldgate.prompt import TEMPLATES, render
 from shieldgate.scoring import Cached, Identity
-from shieldgate.types import Exchange, Score
+from shieldgate.types import DIRECTIONS, Exchange, Score
 
 IDENTITY = Identity("counting", "0", "f32", "t", "w")
 SECRET = b"0123456789abcdef"
@@ -126,6 +127,20 @@ async def test_text_that_imitates_a_turn_is_not_confused_with_one() -> None:
     await cache.score(honest, [A])
     await cache.score(forged, [A])
     assert len(scorer.calls) == 2
+
+
+async def test_no_two_requests_whose_texts_join_to_the_same_share_a_score() -> None:
+    """Else who chooses where a text ends could plant a verdict for another."""
+    scorer = CountingScorer()
+    cache = cached(scorer, entries=1000)
+    texts = ("", "a", "aa", "1:a", "a1:a")
+    requests = list(product(texts, (None, *texts), texts))
+    # With lengths, but nothing between length and text.
+    requests += [("0", "x", "gggggg2yy2zz"), ("1x12gggggg", "yy", "zz")]
+    for prompt, response, guideline in requests:
+        policy = replace(A, guidelines=dict.fromkeys(DIRECTIONS, guideline))
+        await cache.score(Exchange(prompt, response), [policy])
+    assert len(scorer.calls) == len(requests)
 
 
 @pytest.mark.parametrize("change", ["weights", "dtype", "template", "windows"])

@@ -403,6 +403,13 @@ def test_the_fit_stays_finite_where_a_margin_separates_the_classes():
     assert found.probability(40) > 0.75
 
 
+def test_margins_that_separate_few_rows_are_no_surer_than_platts_softened_labels():
+    """On two values a sigmoid fits the mean label of each: 1 / (3 + 2), and (4 + 1) / (4 + 2)."""
+    found = fit_sigmoid(np.array([-50.0] * 3 + [40.0] * 4), np.array([False] * 3 + [True] * 4))
+    assert found.probability(-50) == pytest.approx(1 / 5, rel=1e-3)
+    assert found.probability(40) == pytest.approx(5 / 6, rel=1e-3)
+
+
 def test_margins_that_fall_with_harm_are_skipped(file: Path):
     rows = scored((SPAM, THREAT), 300, skill=-3.0)
     (one,) = made(load_book(file), rows, CalibrationOptions(Target("fpr", 0.05), fit=True), [SPAM])

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 from checkpoints import save_calm_checkpoint
-from full_disk import limited
+from full_disk import full_disk
 from typer.testing import CliRunner, Result
 
 from shieldgate.cli import app
@@ -209,12 +209,11 @@ def test_a_full_disk_is_named_and_the_same_command_goes_on(
     given: tuple[str | Path, ...], tmp_path: Path
 ) -> None:
     out = tmp_path / "scorer"
-    words = ("tune", *map(str, given), "--steps", "1", "--out", str(out))
-    full = limited(20_000, *words)
-    assert full.returncode == 2, full.stderr
-    assert "Traceback" not in full.stderr
-    assert f"{out / 'tuning/state.new'} can't be written" in full.stderr
-    assert "See whether the disk is full" in full.stderr
-    mended = invoke(*words)
+    words = (*given, "--steps", "1", "--out", out)
+    with full_disk(20_000):
+        why = refusal(*words)
+    assert f"{out / 'tuning/state.new'} can't be written" in why
+    assert "See whether the disk is full" in why
+    mended = invoke("tune", *words)
     assert mended.exit_code == 0, mended.output
     assert {file.name for file in (out / "tuning").iterdir()} == {"report.json"}

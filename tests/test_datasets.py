@@ -121,7 +121,7 @@ def test_the_address_of_a_hub_dataset_names_config_split_and_revision():
     ("name", "content", "said"),
     [
         ("rows.txt", b"", "the format is told by the suffix"),
-        ("rows.jsonl.gz", gzip.compress(b'{"prompt": "p"}\n' * 99)[:-20], "ends early"),
+        ("rows.jsonl.gz", gzip.compress(b'{"prompt": "p"}\n' * 99, mtime=0)[:-20], "ends early"),
         ("rows.jsonl.gz", b"no gzip", "damaged"),
         ("rows.csv", b'prompt,labels\n"open', "not CSV"),
         ("rows.csv", b"prompt,labels\n\xff,1\n", "rows.csv:2: is not UTF-8"),

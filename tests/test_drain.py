@@ -1,6 +1,7 @@
 """A server that is told to stop says so, finishes what it has begun, and cuts nothing in two."""
 
 import asyncio
+import json
 import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
@@ -9,14 +10,17 @@ from typing import Any
 
 import httpx
 import pytest
+from front import Open
 from test_cli_serve import Server
 from test_cli_serve import serving as serving_process
 from test_processes import alive, alone
 from test_serve_chat import lenient  # noqa: F401 - a fixture
-from upstream import DONE, Script, data_of, delta, serving, text_of, whole
+from upstream import DONE, ENVELOPE, Script, data_of, delta, serving, sse, text_of, whole
 
 HEAD = "A loaf needs flour, water, salt and time. " * 3
 TAIL = "And an oven."
+PADDING = "x" * 2**24  # more than the buffers between server and caller hold
+FILLING = sse({**ENVELOPE, "choices": [], "padding": PADDING})
 CHAT = {"model": "m", "messages": [{"role": "user", "content": "How do I bake bread?"}]}
 
 
@@ -164,3 +168,31 @@ async def test_several_gateways_let_streams_end_and_cut_those_that_do_not(
         assert not any(map(alive, gateways))
     assert server.raw.count('"outcome": "cut_off"') == 2
     assert '"level": "error"' not in server.raw
+
+
+@pytest.mark.parametrize(
+    ("script", "lasts"),
+    [
+        # What comes last of all leaves together with the end.
+        ([delta(HEAD), delta(finish="stop"), FILLING, DONE], True),
+        ([delta(HEAD, padding=PADDING, finish="stop"), DONE], False),
+    ],
+    ids=["its end is on its way", "its end waits"],
+)
+async def test_a_caller_who_does_not_read_gets_an_end_or_is_told_that_there_is_none(
+    front: Open, script: list[bytes], lasts: bool
+) -> None:
+    async with front(script, profile={"mode": "monitor"}) as f:
+        address = httpx.URL(f.gateway.url)
+        reader, writer = await asyncio.open_connection(address.host, address.port)
+        body = json.dumps(f.body("bread", stream=True)).encode()
+        writer.write(
+            b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
+            b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body) + body
+        )
+        await reader.readuntil(b'"padding"')
+        f.gateway.drain.begin(0)
+        rest = await reader.read()
+        writer.close()
+    assert (b"data: [DONE]\n\n" in rest) == lasts
+    assert (b"server_stopping" in rest) == (not lasts)

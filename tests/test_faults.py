@@ -11,7 +11,6 @@ import logging
 import re
 import resource
 import shutil
-import subprocess
 import time
 import tracemalloc
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -24,13 +23,16 @@ import pytest
 import torch
 from fakes import FakeScorer
 from front import Open
-from full_disk import limited
+from full_disk import full_disk
 from serving import Gateway, gateway
 from structlog.testing import capture_logs
 from test_batched import LengthEngine, Piece
+from typer.testing import CliRunner, Result
 from upstream import delta, streamed
 
 import shieldgate
+from shieldgate.cli import app
+from shieldgate.errors import ShieldgateError
 from shieldgate.evaluation.score_file import read_scores
 from shieldgate.policy import LiveBook, shipped_policies
 from shieldgate.scoring import Batched, Cached, Resilient, Scorer
@@ -358,6 +360,7 @@ def test_the_clock_on_the_wall_decides_nothing() -> None:
     }
 
 
+@pytest.mark.usefixtures("restored_logging")
 def test_a_full_disk_while_scores_or_the_report_are_written(
     hot_checkpoint: Path, tmp_path: Path
 ) -> None:
@@ -370,16 +373,16 @@ def test_a_full_disk_while_scores_or_the_report_are_written(
         )
     )
 
-    def evaluate(limit: int) -> "subprocess.CompletedProcess[str]":
+    def evaluate(limit: int) -> Result:
         words = ["evaluate", str(data), "--model", str(hot_checkpoint), "--out", str(out)]
         words += ["--policy", "shieldgemma/hate", "--max-batch-tokens", "300"]
-        return limited(limit, *words)
+        with full_disk(limit):
+            return CliRunner().invoke(app, words)
 
     def refused(limit: int) -> str:
         full = evaluate(limit)
-        assert full.returncode == 2, full.stderr
-        assert "Traceback" not in full.stderr
-        return full.stderr
+        assert isinstance(full.exception, ShieldgateError), full.output
+        return str(full.exception)
 
     why = refused(2000)
     assert "scores.jsonl: can't be written any further: File too large" in why
@@ -395,7 +398,7 @@ def test_a_full_disk_while_scores_or_the_report_are_written(
     scores = (out / "scores.jsonl").read_bytes()
 
     mended = evaluate(resource.RLIM_INFINITY)
-    assert mended.returncode == 0, mended.stderr
+    assert mended.exit_code == 0, mended.output
     assert (out / "scores.jsonl").read_bytes() == scores
     assert {file.name for file in out.iterdir()} == {"scores.jsonl", "report.json", "report.html"}
     _, scored = read_scores(out / "scores.jsonl")

@@ -53,7 +53,8 @@ def test_whatever_is_asked_no_text_passes_that_the_profile_would_stop(
 
 def bases() -> list[Profile]:
     """Profiles that differ in all that stops text."""
-    streams = [Streaming("async"), Streaming("full", first=9), Streaming("hold", growth=1.5)]
+    held = Streaming("hold", growth=1.5, most=300)
+    streams = [Streaming("async"), Streaming("full", first=9), held]
     words = product(
         ("enforce", "monitor"), ("refuse", "pass"), ("before", "parallel"), ("open", "closed")
     )
@@ -92,7 +93,7 @@ def test_blocking_takes_the_stricter_word_of_those_who_enforce() -> None:
                     profile.on_failure[direction] == "open"
                 )
                 assert held.index(joined.streaming.mode) >= held.index(profile.streaming.mode)
-                for covered in (0, 50, 500):
+                for covered in (0, 50, 500, 5000):
                     due = joined.streaming.next_check(covered)
                     assert due <= profile.streaming.next_check(covered)
             assert (joined.on_block, joined.refusal) == (base.on_block, base.refusal)

@@ -56,11 +56,16 @@ async def test_texts_are_counted_beside_requests_and_each_caller_by_itself() -> 
     assert await admitted(limiter, one)
 
 
-async def test_more_than_a_minutes_worth_at_once_is_served_and_takes_it_all() -> None:
-    limiter, allowed = RateLimiter(clock=Clock()), RateLimit("web", texts_per_minute=10)
+async def takes_it_all(limiter: RateLimiter) -> None:
+    allowed = RateLimit("web", texts_per_minute=10)
     await limiter.charge(allowed, 25)
-    with pytest.raises(LimitReached):
+    with pytest.raises(LimitReached) as reached:
         await limiter.charge(allowed, 1)
+    assert reached.value.retry_after == pytest.approx(6, abs=1)
+
+
+async def test_more_than_a_minutes_worth_at_once_is_served_and_takes_it_all() -> None:
+    await takes_it_all(RateLimiter(clock=Clock()))
 
 
 async def test_places_are_given_back_whatever_becomes_of_a_request() -> None:
@@ -116,6 +121,11 @@ async def test_replicas_count_together(server: RedisServer) -> None:
             assert all(0 < redis.ttl(key) <= 60 for key in redis.scan_iter())
 
 
+async def test_in_redis_too_more_than_a_minutes_worth_is_served(server: RedisServer) -> None:
+    async with replicas(server, 1) as (limiter,):
+        await takes_it_all(limiter)
+
+
 async def test_replicas_share_places_and_give_them_back(server: RedisServer) -> None:
     allowed = RateLimit("web", concurrent=3)
     async with replicas(server) as limiters, AsyncExitStack() as held:
@@ -146,6 +156,32 @@ async def test_a_process_that_dies_gives_its_places_back_and_one_that_lives_keep
                 await asyncio.sleep(0.1)
         assert not await admitted(other, alive)
         renewing.cancel()
+
+
+async def test_places_that_nobody_renews_come_back_one_by_one_and_are_not_taken_back(
+    server: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rate_limits, "_RENEW_SECONDS", 0.05)
+    allowed = RateLimit("web", concurrent=3)
+    async with replicas(server) as (stuck, alive), AsyncExitStack() as held:
+        redis = held.enter_context(server.client())
+        for _ in range(3):
+            await held.enter_async_context(stuck.admit(allowed))
+        (places,) = redis.keys()
+        assert 0 < redis.ttl(places) <= 60
+        *lost, kept = redis.zrange(places, 0, -1)
+        for lease in lost:
+            assert not await admitted(alive, allowed)
+            redis.zadd(places, {lease: redis.time()[0] * 1_000_000})  # it has run out
+            await held.enter_async_context(alive.admit(allowed))
+        assert not await admitted(alive, allowed)
+        before = redis.zscore(places, kept)
+        renewing = asyncio.create_task(stuck.run())
+        async with asyncio.timeout(10):
+            while redis.zscore(places, kept) == before:
+                await asyncio.sleep(0.01)
+        renewing.cancel()
+        assert redis.zcard(places) == 3
 
 
 async def test_without_redis_each_counts_by_itself_and_with_it_again_together(

@@ -1,5 +1,7 @@
 """Figures against hand-computed cases, against scikit-learn, and against what must hold."""
 
+import itertools
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
@@ -216,6 +218,12 @@ def test_intervals_hold_their_value_and_repeat_with_the_seed():
         assert estimate.value is not None
         assert estimate.high is not None
         assert estimate.low < estimate.value < estimate.high, name
+
+
+def test_an_interval_leaves_out_a_fortieth_of_the_resamples_at_each_end():
+    drawn = itertools.count(-1.0)  # the first are the rows themselves
+    found = bootstrap(lambda weights: {"place": next(drawn)}, 5, resamples=1001)
+    assert found == {"place": Estimate(-1.0, 25.0, 975.0)}
 
 
 def test_an_interval_holds_the_truth_about_95_times_in_100():

@@ -66,6 +66,14 @@ def test_a_short_response_leaves_the_room_to_its_prompt() -> None:
     assert (len(windows), omitted) == (1, 0)
 
 
+@pytest.mark.parametrize("response", [100, 1000, 5000])
+def test_a_prompt_keeps_a_quarter_of_the_room_beside_however_long_a_response(response: int) -> None:
+    windows, omitted = RULE.split(Exchange(numbered(1000), numbered(response)), FIXED, spans)
+    room = RULE.context - FIXED - 32  # in reserve for the seams
+    assert 1000 - omitted == pytest.approx(room / 4, abs=9)  # less what marks the gap
+    assert len(windows[0].response or "") == pytest.approx(room * 3 / 4, abs=1)
+
+
 def test_a_guideline_that_fills_the_context_is_a_fault_of_configuration() -> None:
     with pytest.raises(ConfigurationError, match="takes 190 of the model's 200 tokens"):
         RULE.split(Exchange("x"), 190, spans)

@@ -84,8 +84,9 @@ class StreamedAnswer(Response):
             last = self._call.dialect.error_event(problem_of(failure))
         else:
             raise failure
-        self._call.state.complete = True
         await self._write(last, relay, send)
+        # Not before, because sending waits for a slow reader, and the server may stop meanwhile.
+        self._call.state.complete = True
 
     async def _next(self, buffer: SendBuffer) -> bytes:
         """Wait for what is next; while nothing comes, comments keep the connection alive."""

@@ -80,9 +80,10 @@ class DrainMiddleware:
                 streams = headers.get("content-type", "").startswith("text/event-stream")
                 if self._drain.stopping:
                     headers["connection"] = "close"
-            else:
-                state.complete |= not message.get("more_body")
             await send(message)
+            # Not before, because sending waits for a slow reader, and the deadline may come first.
+            if message["type"] == "http.response.body":
+                state.complete |= not message.get("more_body")
 
         limit = self._drain.enter()
         try:
