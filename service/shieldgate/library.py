@@ -35,17 +35,21 @@ Rows = str | Path | Sequence[Mapping[str, Any]]
 
 @dataclass(frozen=True, slots=True)
 class _Opened:
-    """A scorer that is there, and the engine behind it where that is in this process."""
+    """A scorer that is there, and the engine behind it where that is in this process.
+
+    It scores `concurrency` texts of a call at a time. With `fixed_policies` it knows its own alone.
+    """
 
     scorer: Scorer
     engine: Engine | None
     book: PolicyBook
     concurrency: int
+    fixed_policies: bool = False
 
     def chosen(self, policies: Iterable[str | Policy]) -> tuple[PolicyBook, list[str]]:
         """Put one's own policies into the book; gives it with the ids of all."""
         own = {p.id: p for p in policies if isinstance(p, Policy)}
-        if own and self.engine is None:
+        if own and self.fixed_policies:
             raise ConfigurationError("A gateway judges by its own policies: name them by id.")
         book = replace(self.book, policies={**self.book.policies, **own})
         return book, [p.id if isinstance(p, Policy) else p for p in policies]
@@ -292,7 +296,7 @@ async def _local(
 @asynccontextmanager
 async def _gateway(url: str) -> AsyncIterator[_Opened]:
     async with GatewayScorer(url) as scorer:
-        yield _Opened(scorer, None, await scorer.book(), concurrency=8)
+        yield _Opened(scorer, None, await scorer.book(), concurrency=8, fixed_policies=True)
 
 
 async def _judge_all(
