@@ -20,9 +20,18 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 settings.register_profile("unhurried", deadline=None)
 settings.load_profile("unhurried")
 
-# Taken away here, because the program refuses variables with its prefix that are no settings.
-NO_SKIPS = os.environ.pop("SHIELDGATE_NO_SKIPS", None)
-TRANSFORMERS_SERVE = os.environ.pop("SHIELDGATE_TRANSFORMERS_SERVE", None)
+NO_SKIPS = os.environ.get("SHIELDGATE_NO_SKIPS")
+TRANSFORMERS_SERVE = os.environ.get("SHIELDGATE_TRANSFORMERS_SERVE")
+
+
+@pytest.fixture(scope="session", autouse=True)
+def only_settings() -> None:
+    """Take away what the program would refuse: variables with its prefix that are no settings.
+
+    No sooner, because the processes of pytest-xdist inherit what the first one has.
+    """
+    for name in ("SHIELDGATE_NO_SKIPS", "SHIELDGATE_TRANSFORMERS_SERVE"):
+        os.environ.pop(name, None)
 
 
 @pytest.hookimpl(wrapper=True)

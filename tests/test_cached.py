@@ -113,6 +113,12 @@ async def test_an_edited_guideline_is_another_score_and_an_edited_threshold_is_n
     assert len(scorer.calls) == 1
     await cache.score(Exchange("x"), [policy("a", "No a, ever.")])
     assert len(scorer.calls) == 2
+    for_answers = replace(A, guidelines={**A.guidelines, "response": "No a in answers."})
+    await cache.score(Exchange("x"), [for_answers])
+    assert len(scorer.calls) == 2
+    for edited in (A, for_answers):
+        await cache.score(Exchange("x", "y"), [edited])
+    assert len(scorer.calls) == 4
 
 
 async def test_text_that_imitates_a_turn_is_not_confused_with_one() -> None:
@@ -284,6 +290,7 @@ async def test_what_another_process_scored_is_not_computed_again() -> None:
     found = await here.score(Exchange("x"), [A, C])
     assert await there.score(Exchange("x"), [A, B, C]) == [found[0], Score(0.0), found[1]]
     assert other.calls == [("x", ["a/b"])]
+    assert len(second.scores) == 3
     second.scores.clear()
     assert await there.score(Exchange("x"), [C]) == [found[1]]  # kept in memory, too
 

@@ -97,6 +97,20 @@ def test_a_probe_that_tells_nothing_lets_the_next_one_probe(
     assert breaker.state == "closed"
 
 
+def test_a_probe_that_tells_nothing_opens_nothing_that_was_closed_meanwhile(
+    breaker: CircuitBreaker, clock: Clock
+) -> None:
+    before = breaker.watch(OSError)
+    before.__enter__()
+    broken(breaker)
+    clock.now += 1
+    with suppress(KeyError), breaker.watch(OSError):
+        before.__exit__(None, None, None)
+        assert breaker.state == "closed"
+        raise KeyError
+    assert breaker.state == "closed"
+
+
 def test_calls_from_before_may_close_it_but_not_prolong_its_pause(
     breaker: CircuitBreaker, clock: Clock
 ) -> None:

@@ -66,6 +66,10 @@ def serving(*arguments: str | Path, **environment: str) -> Iterator[Server]:
             process.kill()
 
 
+def screened(url: str, text: str) -> httpx.Response:
+    return httpx.post(f"{url}/v1/screen", json={"prompt": text}, timeout=60)
+
+
 def test_several_processes_show_one_set_of_figures(hot_checkpoint: Path, tmp_path: Path) -> None:
     shared = {"PROMETHEUS_MULTIPROC_DIR": str(tmp_path / "figures")}
 
@@ -81,7 +85,7 @@ def test_several_processes_show_one_set_of_figures(hot_checkpoint: Path, tmp_pat
         for server in (one, other):
             server.line("ready")
         for number, url in enumerate([*urls, urls[0]]):
-            httpx.post(f"{url}/v1/screen", json={"prompt": f"text {number}"}).raise_for_status()
+            screened(url, f"text {number}").raise_for_status()
         for url in urls:
             assert figure(url, 'shieldgate_requests_total{outcome="answered",route="/v1/scr') == 3
             assert figure(url, 'shieldgate_phase_seconds_count{phase="forward"}') == 3
@@ -120,7 +124,7 @@ def test_from_start_to_verdict_to_end(hot_checkpoint: Path) -> None:
         words = ["score", CANARY, "--model", str(hot_checkpoint), "--profile", "strict", "--json"]
         printed = CliRunner().invoke(app, words)
         [expected] = json.loads(printed.stdout)["results"]
-        found = httpx.post(f"{url}/v1/screen", json={"prompt": CANARY}).json()["results"][0]
+        found = screened(url, CANARY).json()["results"][0]
         assert found["policies"].keys() == expected["policies"].keys()
         for policy, judged in expected["policies"].items():
             assert found["policies"][policy] == pytest.approx(judged, abs=1e-4)
@@ -142,7 +146,7 @@ def test_a_deadline_that_no_scorer_can_keep_is_a_503_and_opens_the_breaker(
         url = server.line("listening")["url"]
         server.line("ready")
         for n in range(6):
-            reply = httpx.post(f"{url}/v1/screen", json={"prompt": f"{CANARY} {n}"})
+            reply = screened(url, f"{CANARY} {n}")
             assert reply.status_code == 503
             assert reply.json()["error"]["code"] == "moderation_unavailable"
             assert int(reply.headers["retry-after"]) > 0
@@ -245,7 +249,7 @@ def test_what_one_server_scored_another_finds_in_redis(
             with serving("--model", hot_checkpoint, **shared) as server:
                 url = server.line("listening")["url"]
                 server.line("ready")
-                reply = httpx.post(f"{url}/v1/screen", json={"prompt": CANARY}).json()
+                reply = screened(url, CANARY).json()
                 verdicts.append(reply["results"][0]["policies"])
                 counted = 'shieldgate_cache_lookups_total{level="%s"} %d.0'
                 assert counted % (level, len(verdicts[0])) in httpx.get(f"{url}/metrics").text

@@ -69,6 +69,7 @@ def bases() -> list[Profile]:
             history=("latest", "window", "all")[n % 3],
             window=2 + n % 4,
             instructions=("judge", "trust")[n % 2],
+            normalise=n % 3 == 0,
             streaming=streams[n % 3],
             on_block=("error", "refusal")[n % 2],
             refusal=f"no {n}",
@@ -88,6 +89,7 @@ def test_blocking_takes_the_stricter_word_of_those_who_enforce() -> None:
             assert joined.mode == "enforce"
             for profile in [named] + [base] * (base.mode == "enforce"):
                 assert joined.unscreenable == "refuse" or profile.unscreenable == "pass"
+                assert joined.normalise or not profile.normalise
                 assert joined.prompt_check == "before" or profile.prompt_check == "parallel"
                 assert (joined.on_failure[direction] == "closed") or (
                     profile.on_failure[direction] == "open"

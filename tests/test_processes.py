@@ -10,7 +10,7 @@ from pathlib import Path
 import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
-from test_cli_serve import never_loads, serving
+from test_cli_serve import never_loads, screened, serving
 
 from shieldgate.policy import policy_files, shipped_policies
 
@@ -26,10 +26,6 @@ def alone(process: int, others: list[int]) -> Iterator[None]:
     finally:
         for other in others:
             os.kill(other, signal.SIGCONT)
-
-
-def screened(url: str, text: str) -> httpx.Response:
-    return httpx.post(f"{url}/v1/screen", json={"prompt": text}, timeout=60)
 
 
 def metric(url: str, name: str, **labels: str) -> float:

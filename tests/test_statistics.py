@@ -74,6 +74,12 @@ def test_a_curve_by_hand():
     assert found.recall_at(0.5) == pytest.approx(1)
 
 
+def test_of_two_thresholds_that_are_as_good_the_higher_is_taken():
+    found = curve(*arrays([1, 0, 0, 1], [0.9, 0.8, 0.7, 0.6]))
+    assert found.f1[[0, 3]] == pytest.approx(2 / 3)
+    assert found.optimal_threshold() == 0.9
+
+
 def test_the_best_f1_is_had_at_its_threshold():
     labels, scores = noisy(500, seed=1)
     found = curve(labels, scores)

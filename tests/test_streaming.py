@@ -289,6 +289,8 @@ async def test_text_after_the_finish_is_judged_too() -> None:
     bench.answer()
     await settle()
     await bench.guard.feed("yz", one("yz"))
+    await settle()
+    assert bench.asked[1:] == [Exchange(bench.prompt, "xyz", growing=False)], "not at the end only"
     bench.guard.end()
     await finish(bench, running)
     assert bench.released == "x"

@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from shieldgate.errors import ConfigurationError
+from shieldgate.errors import ConfigurationError, ShieldgateError
 from shieldgate.scoring.windows import WindowRule
 from shieldgate.types import Exchange
 
@@ -64,6 +64,15 @@ def test_a_short_response_leaves_the_room_to_its_prompt() -> None:
     assert omitted > 0
     windows, omitted = RULE.split(Exchange(numbered(120), numbered(5)), FIXED, spans)
     assert (len(windows), omitted) == (1, 0)
+
+
+def test_what_is_new_in_a_window_is_more_than_its_overlap() -> None:
+    exchange = Exchange(numbered(500), numbered(500))
+    least = 2 * RULE.overlap + 1 + 32  # in reserve for the seams
+    windows, _ = RULE.split(exchange, RULE.context - least, spans)
+    assert all(len(w.response or "") > RULE.overlap for w in windows)
+    with pytest.raises(ShieldgateError):
+        RULE.split(exchange, RULE.context - least + 1, spans)
 
 
 @pytest.mark.parametrize("response", [100, 1000, 5000])
