@@ -101,5 +101,5 @@ def test_a_wrong_setting_exits_with_2_and_a_sentence_on_stderr() -> None:
     result = subprocess.run(command, check=False, capture_output=True, text=True)
     assert result.returncode == 2
     assert result.stdout == ""
-    assert result.stderr.startswith("Error: --template 'chta' is refused: ")
+    assert result.stderr.startswith("Error: There is no template 'chta'")
     assert len(result.stderr.splitlines()) == 1

@@ -92,7 +92,7 @@ def test_every_setting_can_be_given_by_flag_and_by_variable_and_the_flag_wins(
         ("port", "65536"),
         ("port", "http"),
         ("device", "tpu"),
-        ("template", "chta"),
+        ("dtype", "int8"),
         ("max_inputs", "0"),
         ("cache_entries", "-1"),
         ("log_format", "yaml"),

@@ -127,8 +127,8 @@ def find_template(given: str) -> Template:
     path = Path(given).expanduser()
     if path.suffix not in (".yaml", ".yml"):
         raise ConfigurationError(
-            f"There is no template {given!r}; {suggest(given, TEMPLATES)}. "
-            "One of your own is a YAML file, such as my-guard.yaml."
+            f"There is no template {given!r}, and one of your own is a YAML file such as "
+            f"my-guard.yaml; {suggest(given, TEMPLATES)}"
         )
     document = Document(path)
     document.read()
