@@ -35,6 +35,7 @@ async def open_scorer(
         max_batch_tokens=max_batch_tokens,
         max_waiting=max_waiting,
         max_seconds=max_seconds,
+        passes=engine.passes,
         observer=observer,
     ) as scorer:
         yield scorer

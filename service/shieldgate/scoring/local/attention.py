@@ -11,11 +11,13 @@ from torch import Tensor
 from transformers import AttentionInterface
 from transformers.models.gemma2.modeling_gemma2 import Gemma2Attention
 
+from shieldgate.scoring.local.flex import FlexLayout, flex_packed_attention
 from shieldgate.scoring.local.packing import Block, Layout
 
 PACKED = "shieldgate_packed"
 
 
+@torch.compiler.disable
 def packed_attention(
     module: Gemma2Attention,
     query: Tensor,
@@ -23,7 +25,7 @@ def packed_attention(
     value: Tensor,
     attention_mask: None,
     *,
-    layout: Layout,
+    layout: Layout | FlexLayout,
     scaling: float,
     softcap: float | None,
     sliding_window: int | None,
@@ -34,6 +36,17 @@ def packed_attention(
     `query` is [1, heads, tokens, dim], `key` and `value` [1, groups, tokens, dim]; returns
     [1, tokens, heads, dim]. Scores are soft-capped as cap * tanh(scores / cap), softmax is fp32.
     """
+    if isinstance(layout, FlexLayout):
+        return flex_packed_attention(
+            query,
+            key,
+            value,
+            layout,
+            layer=module.layer_idx,
+            scaling=scaling,
+            softcap=softcap,
+            sliding=sliding_window is not None,
+        ), None
     heads, tokens, dim = query.shape[1:]
     groups = key.shape[1]
     # Queries of one group side by side, so that grouped keys and values are never repeated.

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Sequence
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -17,8 +18,10 @@ from shieldgate.scoring.encoding import PromptEncoder
 from shieldgate.scoring.interfaces import Identity, Prepared
 from shieldgate.scoring.local.attention import PACKED
 from shieldgate.scoring.local.checkpoint import Checkpoint
+from shieldgate.scoring.local.flex import BLOCK, Shape
 from shieldgate.scoring.local.packing import Layout, Pack, Packed, pack
 from shieldgate.scoring.local.prefix_cache import PrefixCache, PrefixKV, Trunk
+from shieldgate.scoring.local.runner import ModelRunner
 from shieldgate.scoring.windows import WindowRule
 from shieldgate.types import Exchange
 
@@ -51,8 +54,12 @@ class PackedEngine:
                 f"{checkpoint.name}: the tokenizer has ids up to {self._encoder.largest_id} and "
                 f"the model {len(embedding)} embeddings. The two don't belong together."
             )
-        self._answers = [self._encoder.yes, self._encoder.no]
+        # Of the device, because indices from the host can't be part of a captured graph.
+        answers = [self._encoder.yes, self._encoder.no]
+        self._answers = torch.tensor(answers, device=embedding.device)
         self._prefixes = PrefixCache(prefix_bytes)
+        self._prefixes_lock = Lock()
+        self._runner: ModelRunner | None = None
         self.template = _template(checkpoint, template)
         context = int(self._config.max_position_embeddings)
         self._windows = WindowRule(context, overlap=min(256, context // 8))
@@ -79,19 +86,46 @@ class PackedEngine:
         encoded = (self._encoder.encode(self._prompts(w, policies)) for w in windows)
         return Prepared(tuple(pack(p, growing=exchange.growing) for p in encoded), omitted)
 
+    def warm(self, max_tokens: int, **how: Any) -> None:
+        """Prepare for many passes of up to `max_tokens`: compile and capture, on a GPU."""
+        context = int(self._config.max_position_embeddings)
+        rows = max(max_tokens, 2 * context)  # one long text under many policies
+        limit = Shape(-(-rows // BLOCK) * BLOCK, 2 * context if self._prefixes.max_bytes else 0)
+        self._runner = ModelRunner(
+            self.model.model, self.margins, self._config.sliding_window, limit, **how
+        )
+        self._runner.warm()
+
+    @property
+    def passes(self) -> int:
+        """Give how many threads may be in `forward` at once."""
+        return 2 if self._runner and self.model.device.type == "cuda" else 1
+
+    @property
+    def recompiles(self) -> int:
+        """Count what had to be compiled after all was warmed."""
+        return self._runner.recompiles if self._runner else 0
+
     @torch.inference_mode()
     def forward(self, work: Sequence[Pack]) -> list[list[float]]:
         """Run one forward pass over packs; returns the margins, [packs][policies].
 
-        Raises FloatingPointError when a margin is not finite.
+        At most `passes` threads may be in here at once. Raises FloatingPointError when a margin is
+        not finite.
         """
-        memory = self._remember(work)
-        layout = Layout.of(work, self._config.sliding_window, self.model.device, memory)
-        margins = self.margins(layout).tolist()
+        with self._prefixes_lock:
+            memory = self._remember(work)
+        shape = self._runner.shape(work, memory) if self._runner else None
+        if self._runner and shape:
+            margins = self._runner.run(work, memory, shape)
+        else:
+            layout = Layout.of(work, self._config.sliding_window, self.model.device, memory)
+            margins = self.margins(layout).tolist()
         if not all(map(math.isfinite, margins)):
             raise FloatingPointError("The model produced a score that is not finite.")
         if memory is not None:
-            self._keep(work, memory)
+            with self._prefixes_lock:
+                self._keep(work, memory)
         found = iter(margins)
         return [[next(found) for _ in item.branches] for item in work]
 
@@ -154,7 +188,9 @@ class PackedEngine:
         self.model.set_attn_implementation("eager")
         try:
             inputs = torch.tensor([ids], device=self.model.device)
-            logits = self.model(input_ids=inputs, use_cache=False, logits_to_keep=1).logits[0, -1]
+            with torch.compiler.set_stance("force_eager"):
+                output = self.model(input_ids=inputs, use_cache=False, logits_to_keep=1)
+            logits = output.logits[0, -1]
         finally:
             self.model.set_attn_implementation(PACKED)
         return float(logits[self._encoder.yes] - logits[self._encoder.no])

@@ -43,7 +43,7 @@ class PrefixCache:
 
     def __init__(self, max_bytes: int) -> None:
         """Start empty."""
-        self._max_bytes = max_bytes
+        self.max_bytes = max_bytes
         self._trunks: OrderedDict[int, Trunk] = OrderedDict()
         self._added = 0
         self.bytes = 0
@@ -67,7 +67,7 @@ class PrefixCache:
         self._trunks[self._added] = trunk
         self._added += 1
         self.bytes += trunk.bytes
-        while self.bytes > self._max_bytes:
+        while self.bytes > self.max_bytes:
             self._forget(next(iter(self._trunks)))
 
     def _forget(self, number: int) -> None:
@@ -96,14 +96,23 @@ class PrefixKV:
         return [length for _, length in self.found]
 
     def extend(
-        self, layer: int, keys: Tensor, values: Tensor, trunks: Sequence[tuple[slice, ...]]
+        self,
+        layer: int,
+        keys: Tensor,
+        values: Tensor,
+        trunks: Sequence[tuple[slice, ...]],
+        room: int = 0,
     ) -> Layer:
         """Put what is remembered before the keys and values [groups, rows, dim] of one layer.
 
-        `trunks` are the ranges of the result that make up each pack's trunk.
+        `trunks` are the ranges of the result that make up each pack's trunk. What is remembered
+        is padded with zeros to `room` tokens.
         """
         past = [trunk.layers[layer] for trunk, _ in self.found if trunk is not None]
         cut = [length for trunk, length in self.found if trunk is not None]
+        if (missing := room - sum(cut)) > 0:
+            nothing = keys.new_zeros(keys.shape[0], missing, keys.shape[2])
+            past, cut = [*past, (nothing, nothing)], [*cut, missing]
         whole = (
             torch.cat([*(old[side][:, :n] for old, n in zip(past, cut, strict=True)), new], dim=1)
             for side, new in enumerate((keys, values))
