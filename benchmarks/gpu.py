@@ -468,26 +468,28 @@ def exactness(bench: Bench, dtype: torch.dtype) -> dict[str, Any]:
             f"at most; probability by {max(probability[name], default=math.nan):.5f}"
         )
     say(f"  recompiles {ours.recompiles}")
-    # Would a wrong mask show? The plain model without its window, or its cap.
-    for name, change in (
-        ("no window", {"sliding_window": 100_000}),
-        ("no cap", {"attn_logit_softcapping": None}),
-    ):
+    result["controls"] = controls(bench, exact, work[4], config)
+    return result
+
+
+def controls(bench: Bench, exact: Any, work: Pack, config: Any) -> dict[str, float]:
+    """Would a wrong mask show? How far the plain model moves without its window, or its cap."""
+    yes, no = bench.tokenizer.convert_tokens_to_ids(["Yes", "No"])
+    ids = torch.tensor([[*work.trunk, *work.branches[0]]], device=bench.device)
+    found = {}
+    for name, value in (("sliding_window", 100_000), ("attn_logit_softcapping", None)):
         wrong = copy.deepcopy(config)
-        for key, value in change.items():
-            setattr(wrong, key, value)
+        setattr(wrong, name, value)
         other = Gemma2ForCausalLM._from_config(
             wrong, dtype=torch.float64, attn_implementation="eager"
         )
         other.load_state_dict(exact.state_dict())
         other = other.to(bench.device).eval()
         with torch.inference_mode():
-            w = work[4]
-            ids = torch.tensor([[*w.trunk, *w.branches[0]]], device=bench.device)
-            moved = abs(margin(other, ids, yes, no, wrong) - margin(exact, ids, yes, no, config))
-        result[f"control, {name}"] = moved
-        say(f"  control, {name}: moves the margin by {moved:.3f}")
-    return result
+            pair = [margin(m, ids, yes, no, config) for m in (exact, other)]
+        found[name] = abs(pair[0] - pair[1])
+        say(f"  control, without {name}: moves the margin by {found[name]:.3f}")
+    return found
 
 
 def growing(bench: Bench) -> dict[str, Any]:
@@ -545,7 +547,7 @@ def warm(bench: Bench, engine: PackedEngine) -> str:
                 MAX_TOKENS,
                 compiled=bench.gpu,
                 captured_rows=rows,
-                options={"IS_DIVISIBLE": True} | options,
+                options=options,
             )
         except Exception:
             traceback.print_exc()

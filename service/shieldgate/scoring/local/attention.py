@@ -17,7 +17,7 @@ from shieldgate.scoring.local.packing import Block, Layout
 PACKED = "shieldgate_packed"
 
 
-@torch.compiler.disable
+@torch.compiler.disable  # type: ignore[untyped-decorator]
 def packed_attention(
     module: Gemma2Attention,
     query: Tensor,

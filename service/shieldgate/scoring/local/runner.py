@@ -88,7 +88,7 @@ class ModelRunner:
         if device.type == "cuda":
             for _ in range(2):
                 margins = torch.empty(self.limit.rows // ROWS_PER_READ, pin_memory=True)
-                event = torch.cuda.Event(blocking=True)
+                event = torch.cuda.Event(blocking=True)  # type: ignore[no-untyped-call]
                 self._stages.put(_Stage(self._tables.pinned(), margins, event))
         else:
             margins = torch.empty(self.limit.rows // ROWS_PER_READ)
@@ -137,7 +137,7 @@ class ModelRunner:
             masks=self._masks.of(shape),
             cap=self._masks.cap,
             attention=self._attention,
-            options=self.options,
+            options={"IS_DIVISIBLE": True} | self.options,  # by the kernel's tiles, as by BLOCK
             remembered=shape.remembered,
             memory=memory,
             trunks=batch.trunks,
