@@ -161,7 +161,7 @@ class ModelRunner:
         # In place, so that each caller of the model gets the compiled one.
         self._attention = torch.compile(flex_attention)
         for module in (*self.model.layers, self.model.norm, self.model.rotary_emb):
-            module.compile(dynamic=True)
+            module.compile()
         lengths = [(512, 0), (768, 0), (1280, 0)]
         if self.limit.remembered:
             lengths += [(512, 256), (768, 512)]
