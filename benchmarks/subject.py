@@ -96,7 +96,7 @@ class Subject:
             book.policies.values(), key=lambda p: not p.id.startswith("shieldgemma/")
         )
         guidelines = (p.guidelines["prompt"] for p in self.policies)
-        self.tokenizer = _tokenizer([TEMPLATE.for_prompt, f" {SENTENCE}", *guidelines])
+        self.tokenizer = word_tokenizer([TEMPLATE.for_prompt, f" {SENTENCE}", *guidelines])
 
     @cached_property
     def scorer(self) -> PackedEngine:
@@ -111,7 +111,7 @@ class Subject:
         return " ".join(random.Random(tokens).choices(SENTENCE.split(), k=tokens))
 
 
-def _tokenizer(texts: Iterable[str]) -> TokenizersBackend:
+def word_tokenizer(texts: Iterable[str]) -> TokenizersBackend:
     """Make a tokenizer that cuts these texts about as Gemma's does.
 
     Space as ▁, a word with the space before it as one token, newline runs and punctuation apart.

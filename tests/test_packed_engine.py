@@ -265,7 +265,7 @@ def test_the_self_check_passes_on_a_right_engine_and_fails_on_a_wrong_one(
 ) -> None:
     engine = load_engine(str(hot_checkpoint), device="cpu")
     engine.check()
-    engine._answers.reverse()
+    engine._answers = engine._answers.flip(0)
     with pytest.raises(ModelError, match="self-check failed"):
         engine.check()
 

@@ -47,11 +47,12 @@ class _Waiting:
 class Batched:
     """Makes a blocking engine an OpenScorer; an async context manager.
 
-    Two threads tokenise (`Engine.prepare`), one computes (`Engine.forward`), and all else happens
-    on the event loop. A forward pass takes pieces in
-    the order they came, up to `max_batch_tokens` (and always one); those whose caller has left
-    are skipped. At most `max_waiting` calls are in here at once, further ones get Overloaded, and
-    so does at once who could not be done within `max_seconds`, because of those before.
+    Two threads tokenise (`Engine.prepare`), `passes` compute (`Engine.forward`), and all else
+    happens on the event loop; on a GPU one batch is laid out while another computes. A forward
+    pass takes pieces in the order they came, up to `max_batch_tokens` (and always one); those
+    whose caller has left are skipped. At most `max_waiting` calls are in here at once, further
+    ones get Overloaded, and so does at once who could not be done within `max_seconds`, because
+    of those before.
     """
 
     def __init__(
@@ -61,6 +62,7 @@ class Batched:
         max_batch_tokens: int,
         max_waiting: int,
         max_seconds: float = math.inf,
+        passes: int = 1,
         observer: BatchObserver | None = None,
     ) -> None:
         self._engine = engine
@@ -72,11 +74,12 @@ class Batched:
         self._queue: deque[_Waiting] = deque()
         self._arrived = asyncio.Event()
         self._seconds_per_token = 0.0
-        self._computed = 0  # tokens of the pass under way
-        self._started = 0.0
+        self._computed = 0  # tokens of the passes under way
+        self._started = 0.0  # when the first of them began, or the one before it ended
+        self._free = asyncio.Semaphore(passes)
         self._loop_task: asyncio.Task[None] | None = None
         self._tokenising = ThreadPoolExecutor(2, "tokenise")
-        self._computing = ThreadPoolExecutor(1, "forward")
+        self._computing = ThreadPoolExecutor(passes, "forward")
         self.identity = engine.identity
 
     async def __aenter__(self) -> Self:
@@ -145,32 +148,47 @@ class Batched:
         self._observe_queue()
 
     async def _run(self) -> None:
-        loop = asyncio.get_running_loop()
-        while True:
-            await self._arrived.wait()
-            batch = self._next_batch()
-            self._observe_queue()
-            if not batch:
-                continue
-            work = [w.work for w in batch]
-            self._started, self._computed = perf_counter(), sum(w.tokens for w in work)
+        async with asyncio.TaskGroup() as passes:
+            while True:
+                await self._arrived.wait()
+                await self._free.acquire()
+                batch = self._next_batch()
+                self._observe_queue()
+                if batch:
+                    passes.create_task(self._pass(batch), name="forward pass")
+                else:
+                    self._free.release()
+
+    async def _pass(self, batch: Sequence[_Waiting]) -> None:
+        """Run one forward pass, and tell those who wait."""
+        work = [w.work for w in batch]
+        tokens = sum(w.tokens for w in work)
+        began = perf_counter()
+        self._started = self._started if self._computed else began
+        self._computed += tokens
+        for waiter in batch:
+            waiter.began = began
+        try:
+            margins = await asyncio.get_running_loop().run_in_executor(
+                self._computing, self._engine.forward, work
+            )
+            for waiter, found in zip(batch, margins, strict=True):
+                if not waiter.done.done():
+                    waiter.done.set_result(found)
+        except asyncio.CancelledError:
             for waiter in batch:
-                waiter.began = self._started
-            try:
-                margins = await loop.run_in_executor(self._computing, self._engine.forward, work)
-                for waiter, found in zip(batch, margins, strict=True):
-                    if not waiter.done.done():
-                        waiter.done.set_result(found)
-            except asyncio.CancelledError:
-                for waiter in batch:
-                    self._fail(waiter)
-                raise
-            except Exception:
-                log.exception("forward pass failed", pieces=len(batch))
-                for waiter in batch:
-                    self._fail(waiter)
-            self._measure(perf_counter() - self._started, self._computed, len(work))
-            self._computed = 0
+                self._fail(waiter)
+            raise
+        except Exception:
+            log.exception("forward pass failed", pieces=len(batch))
+            for waiter in batch:
+                self._fail(waiter)
+        # Passes compute one after the other: what came before this one's turn isn't its own time.
+        now = perf_counter()
+        self._measure(now - self._started, tokens, len(work))
+        self._computed -= tokens
+        self._started = now
+        self._free.release()
 
     def _next_batch(self) -> list[_Waiting]:
         """Take what fits one forward pass off the queue, skipping those whose caller has left."""

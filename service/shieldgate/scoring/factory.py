@@ -6,6 +6,8 @@ from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import TYPE_CHECKING
 
+import structlog
+
 from shieldgate.errors import needed
 from shieldgate.scoring.batched import Batched, BatchObserver
 from shieldgate.scoring.interfaces import OpenScorer
@@ -14,6 +16,8 @@ from shieldgate.settings import ScoringSettings, ServeSettings
 if TYPE_CHECKING:
     from shieldgate.scoring.local import PackedEngine
     from shieldgate.scoring.prompts import PromptBuilder
+
+log = structlog.get_logger(__name__)
 
 
 @asynccontextmanager
@@ -24,18 +28,23 @@ async def open_scorer(
     max_waiting: int,
     max_seconds: float = math.inf,
     prefix_bytes: int = 0,
+    warm: bool = False,
     observer: BatchObserver | None = None,
 ) -> AsyncIterator[OpenScorer]:
     """Load a scorer off the event loop, check it, and close it at the end.
 
-    Raises ConfigurationError.
+    `warm` is for many texts: where a GPU computes, it takes a minute and pays then. Raises
+    ConfigurationError.
     """
     engine = await asyncio.to_thread(open_engine, settings, prefix_bytes)
+    if warm:
+        await asyncio.to_thread(compile_for_gpu, engine, max_batch_tokens)
     async with Batched(
         engine,
         max_batch_tokens=max_batch_tokens,
         max_waiting=max_waiting,
         max_seconds=max_seconds,
+        passes=engine.passes,
         observer=observer,
     ) as scorer:
         yield scorer
@@ -51,8 +60,20 @@ def open_served(
         max_waiting=settings.max_waiting,
         max_seconds=settings.guard_seconds,
         prefix_bytes=settings.prefix_bytes,
+        warm=True,
         observer=observer,
     )
+
+
+def compile_for_gpu(engine: "PackedEngine", max_batch_tokens: int) -> None:
+    """Compile a scorer that is on one GPU; what can't be compiled there is left as it is."""
+    for options in engine.kernel_options:
+        try:
+            engine.warm(max_batch_tokens, options=options)
+        except Exception:  # compilers raise all sorts, and scoring goes on without
+            log.warning("not compiled", scorer=engine.identity.name, exc_info=True)
+        else:
+            return
 
 
 def open_prompts(

@@ -99,6 +99,6 @@ class Engine(Protocol):
     def forward(self, work: Sequence[Pack]) -> list[list[float]]:
         """Run one forward pass; one margin per policy for each pack, in order.
 
-        The packs are of any callers. One thread at a time is in here.
+        The packs are of any callers. As many threads are in here at once as `Batched` was told.
         """
         ...

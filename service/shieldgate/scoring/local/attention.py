@@ -10,11 +10,13 @@ import torch
 from torch import Tensor, nn
 from transformers import AttentionInterface
 
+from shieldgate.scoring.local.flex import FlexLayout, flex_packed_attention
 from shieldgate.scoring.local.packing import Block, Layout
 
 PACKED = "shieldgate_packed"
 
 
+@torch.compiler.disable  # type: ignore[untyped-decorator]
 def packed_attention(
     module: nn.Module,
     query: Tensor,
@@ -22,7 +24,7 @@ def packed_attention(
     value: Tensor,
     attention_mask: None,
     *,
-    layout: Layout,
+    layout: Layout | FlexLayout,
     scaling: float,
     softcap: float | None = None,
     sliding_window: int | None = None,
@@ -34,6 +36,18 @@ def packed_attention(
     [1, tokens, heads, dim]. Scores are soft-capped as cap * tanh(scores / cap) if there is a cap;
     softmax is fp32.
     """
+    layer: Any = module.layer_idx
+    if isinstance(layout, FlexLayout):
+        return flex_packed_attention(
+            query,
+            key,
+            value,
+            layout,
+            layer=layer,
+            scaling=scaling,
+            softcap=softcap,
+            sliding=sliding_window is not None,
+        ), None
     heads, tokens, dim = query.shape[1:]
     groups = key.shape[1]
     # Queries of one group side by side, so that grouped keys and values are never repeated.
@@ -41,7 +55,6 @@ def packed_attention(
     queries = (grouped * (scaling / (softcap or 1.0))).contiguous()
     keys, values = key[0], value[0]
     if layout.memory is not None:
-        layer: Any = module.layer_idx
         keys, values = layout.memory.extend(layer, keys, values, layout.trunks)
     blocks = layout.full if sliding_window is None else layout.sliding
     out = [_attend(queries, keys, values, block, softcap) for block in blocks]

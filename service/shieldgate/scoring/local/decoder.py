@@ -28,13 +28,14 @@ def hidden_states(model: PreTrainedModel, layout: Packed) -> Tensor:
     return states
 
 
-def margins(model: PreTrainedModel, states: Tensor, answers: Sequence[int]) -> Tensor:
+def margins(model: PreTrainedModel, states: Tensor, answers: Tensor | Sequence[int]) -> Tensor:
     """Compute z_yes - z_no from last hidden states [branches, hidden]; fp32 [branches].
 
     `answers` are the token ids of yes and no, in this order.
     """
     head: Any = model.get_output_embeddings()
-    readout = head.weight[list(answers)].float().to(states.device)
+    rows = torch.as_tensor(answers, device=head.weight.device)
+    readout = head.weight[rows].float().to(states.device)
     yes, no = soft_capped(states.float() @ readout.T, model.config).unbind(-1)
     found: Tensor = yes - no
     return found

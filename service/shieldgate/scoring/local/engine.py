@@ -1,8 +1,8 @@
 """The scoring engine: one packed forward pass for many policies and many callers."""
 
 import math
-import threading
 from collections.abc import Iterable, Sequence
+from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -17,8 +17,10 @@ from shieldgate.scoring.interfaces import Identity, Prepared
 from shieldgate.scoring.local import decoder
 from shieldgate.scoring.local.attention import PACKED
 from shieldgate.scoring.local.checkpoint import Checkpoint
+from shieldgate.scoring.local.flex import BLOCK, Shape
 from shieldgate.scoring.local.packing import Layout, Packed
 from shieldgate.scoring.local.prefix_cache import PrefixCache, PrefixKV, Trunk
+from shieldgate.scoring.local.runner import TILES, ModelRunner
 from shieldgate.scoring.local.tokenizer import adopted, prompt_encoder
 from shieldgate.scoring.pack import Pack, pack
 from shieldgate.scoring.prompts import PromptBuilder
@@ -53,10 +55,13 @@ class PackedEngine:
                 f"the model {embedding.num_embeddings} embeddings. The two don't belong together."
             )
         self._prefixes = PrefixCache(prefix_bytes)
-        self._forwarding = threading.Lock()
+        self._prefixes_lock = Lock()
+        self._forward_lock = Lock()
+        self._runner: ModelRunner | None = None
         context = int(checkpoint.model.config.max_position_embeddings)
         self._prompts = PromptBuilder(self.template, encoder, context)
-        self._answers = list(self._prompts.answers)
+        # Of the device, because indices from the host can't be part of a captured graph.
+        self._answers = torch.tensor(self._prompts.answers, device=embedding.weight.device)
         self.identity = Identity(
             name=checkpoint.name + _suffix(self.template),
             weights=checkpoint.weights,
@@ -77,25 +82,66 @@ class PackedEngine:
         """
         return self._prompts.prepare(exchange, policies)
 
+    def warm(self, max_tokens: int, **how: Any) -> None:
+        """Prepare for many passes of up to `max_tokens`: compile and capture, on a GPU.
+
+        Larger passes go on as before, and all do where this raises. `how` are fields of
+        ModelRunner. Raises what compiling raises, and ModelError as `check` does.
+        """
+        rows = -(-max_tokens // BLOCK) * BLOCK
+        limit = Shape(rows, rows if self._prefixes.max_bytes else 0)
+        window = decoder.sliding_window(self.model)
+        runner = ModelRunner(self.model.base_model, self.margins, window, limit, **how)
+        try:
+            runner.warm()
+            self._runner = runner
+            self.check()
+        except BaseException:
+            self._runner = None
+            runner.undo()
+            raise
+
+    @property
+    def kernel_options(self) -> Sequence[dict[str, int]]:
+        """List what to compile attention with, best first; none unless all is on one GPU."""
+        devices = set(getattr(self.model, "hf_device_map", {"": self.model.device}).values())
+        if self.model.device.type != "cuda" or len(devices) > 1:
+            return ()
+        tiles = TILES.get(getattr(self.model.config, "head_dim", 0))
+        return (tiles, {}) if tiles else ({},)
+
+    @property
+    def passes(self) -> int:
+        """Give how many threads may usefully be in `forward` at once."""
+        return 2 if self._runner and self.model.device.type == "cuda" else 1
+
+    @property
+    def recompiles(self) -> int:
+        """Count what had to be compiled after all was warmed."""
+        return self._runner.recompiles if self._runner else 0
+
+    @torch.inference_mode()
     def forward(self, work: Sequence[Pack]) -> list[list[float]]:
         """Run one forward pass over packs; returns the margins, [packs][policies].
 
-        Passes run one at a time, whichever threads ask. Raises FloatingPointError when a margin is
-        not finite.
+        Any thread may ask. Passes compute one at a time; once warmed on a GPU, one is laid out
+        while another computes. Raises FloatingPointError when a margin is not finite.
         """
-        with self._forwarding:
-            return self._forward(work)
-
-    @torch.inference_mode()
-    def _forward(self, work: Sequence[Pack]) -> list[list[float]]:
-        memory = self._remember(work)
-        window = decoder.sliding_window(self.model)
-        layout = Layout.of(work, window, self.model.device, memory)
-        margins = self.margins(layout).tolist()
+        with self._prefixes_lock:
+            memory = self._remember(work)
+        shape = self._runner.shape(work, memory) if self._runner else None
+        if self._runner and shape:
+            margins = self._runner.run(work, memory, shape)
+        else:
+            with self._forward_lock:
+                window = decoder.sliding_window(self.model)
+                layout = Layout.of(work, window, self.model.device, memory)
+                margins = self.margins(layout).tolist()
         if not all(map(math.isfinite, margins)):
             raise FloatingPointError("The model produced a score that is not finite.")
         if memory is not None:
-            self._keep(work, memory)
+            with self._prefixes_lock:
+                self._keep(work, memory)
         found = iter(margins)
         return [[next(found) for _ in item.branches] for item in work]
 
@@ -147,7 +193,9 @@ class PackedEngine:
         self.model.set_attn_implementation("eager")
         try:
             inputs = torch.tensor([ids], device=self.model.device)
-            logits = self.model(input_ids=inputs, use_cache=False, logits_to_keep=1).logits[0, -1]
+            with torch.compiler.set_stance("force_eager"):
+                output = self.model(input_ids=inputs, use_cache=False, logits_to_keep=1)
+            logits = output.logits[0, -1]
         finally:
             self.model.set_attn_implementation(PACKED)
         positive, negative = logits[list(self._prompts.answers)].tolist()

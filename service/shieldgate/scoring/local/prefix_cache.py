@@ -2,8 +2,7 @@
 
 Keys and values are kept by token ids: whatever text grew, the longest common prefix of its new
 ids and of ids that were seen is reused, and the rest computed. Forgetting costs time, never
-correctness. Nothing here is thread-safe: only `PackedEngine.forward` uses it, and `Batched` calls
-that from one thread.
+correctness. Nothing here is thread-safe: only `PackedEngine.forward` uses it, under a lock.
 """
 
 from collections import OrderedDict
@@ -43,7 +42,7 @@ class PrefixCache:
     """Trunks seen lately, up to `max_bytes`; the least recently used are forgotten first."""
 
     def __init__(self, max_bytes: int) -> None:
-        self._max_bytes = max_bytes
+        self.max_bytes = max_bytes
         self._trunks: OrderedDict[int, Trunk] = OrderedDict()
         self._added = 0
         self.bytes = 0
@@ -67,7 +66,7 @@ class PrefixCache:
         self._trunks[self._added] = trunk
         self._added += 1
         self.bytes += trunk.bytes
-        while self.bytes > self._max_bytes:
+        while self.bytes > self.max_bytes:
             self._forget(next(iter(self._trunks)))
 
     def _forget(self, number: int) -> None:
@@ -96,14 +95,23 @@ class PrefixKV:
         return [length for _, length in self.found]
 
     def extend(
-        self, layer: int, keys: Tensor, values: Tensor, trunks: Sequence[tuple[slice, ...]]
+        self,
+        layer: int,
+        keys: Tensor,
+        values: Tensor,
+        trunks: Sequence[tuple[slice, ...]],
+        room: int = 0,
     ) -> Layer:
         """Put what is remembered before the keys and values [groups, rows, dim] of one layer.
 
-        `trunks` are the ranges of the result that make up each pack's trunk.
+        `trunks` are the ranges of the result that make up each pack's trunk. What is remembered
+        is padded with zeros to `room` tokens.
         """
         past = [trunk.layers[layer] for trunk, _ in self.found if trunk is not None]
         cut = [length for trunk, length in self.found if trunk is not None]
+        if (missing := room - sum(cut)) > 0:
+            nothing = keys.new_zeros(keys.shape[0], missing, keys.shape[2])
+            past, cut = [*past, (nothing, nothing)], [*cut, missing]
         whole = (
             torch.cat([*(old[side][:, :n] for old, n in zip(past, cut, strict=True)), new], dim=1)
             for side, new in enumerate((keys, values))
