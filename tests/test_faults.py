@@ -355,7 +355,7 @@ def test_the_clock_on_the_wall_decides_nothing() -> None:
     }
     assert found <= {
         "dialects/openai.py",  # `created` of a completion
-        "worker/wire.py",  # the same
+        "worker/schemas.py",  # the same
         "telemetry/otel.py",  # when a span began
     }
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import pytest
 import structlog
+import torch
 from anyio.from_thread import start_blocking_portal
 from fakes import FakeScorer, small_book
 from serving import gateway
@@ -25,6 +26,7 @@ import shieldgate
 from shieldgate.cli import app
 from shieldgate.moderation import judge
 from shieldgate.scoring.local import PackedEngine
+from shieldgate.scoring.local.packing import Packed
 from shieldgate.types import Action
 
 pytestmark = pytest.mark.usefixtures("restored_logging")
@@ -229,18 +231,18 @@ def test_passes_of_two_threads_never_overlap(
     overlaps: list[bool] = []
     both = threading.Barrier(2)
 
-    def forward(engine: PackedEngine, work: Sequence[Any]) -> list[list[float]]:
+    def margins(engine: PackedEngine, layout: Packed) -> torch.Tensor:
         alone = inside.acquire(blocking=False)
         overlaps.append(not alone)
         threading.Event().wait(0.05)
         inside.release()
-        return []
+        return torch.empty(0)
 
     def ask() -> None:
         both.wait()
         engine.forward([])
 
-    monkeypatch.setattr(PackedEngine, "_forward", forward)
+    monkeypatch.setattr(PackedEngine, "margins", margins)
     threads = [threading.Thread(target=ask) for _ in range(2)]
     for thread in threads:
         thread.start()

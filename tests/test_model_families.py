@@ -33,7 +33,7 @@ from shieldgate.errors import ModelError
 from shieldgate.scoring.local import PackedEngine, load_checkpoint, load_engine
 from shieldgate.scoring.local.families import FAMILIES
 from shieldgate.scoring.local.packing import Layout
-from shieldgate.tuning.adapt import Method, Pupil
+from shieldgate.tuning.adapt import Method, TrainableScorer
 from shieldgate.types import Exchange
 from shieldgate.worker.generator import load_generator
 
@@ -132,7 +132,7 @@ def bases(full: float, sliding: float) -> dict[str, object]:
         ("qwen3", {"sliding_window": 100_000}),
         ("qwen3", {"damage": without_norms}),
     ],
-    ids=str,
+    ids=lambda value: value if isinstance(value, str) else " ".join(value),
 )
 def test_leaving_out_what_makes_a_family_would_be_caught(
     opened: Opening, family: str, ablation: dict[str, object]
@@ -219,16 +219,18 @@ def test_a_model_in_training_asks_as_it_scores_and_is_saved_as_a_checkpoint(
     opened: Opening, tmp_path: Path, family: str, method: Method
 ) -> None:
     subject = opened(family)
-    pupil = Pupil.of(load_engine(str(subject.folder), device="cpu"), method, tokens=2000, seed=0)
+    trainable = TrainableScorer.of(
+        load_engine(str(subject.folder), device="cpu"), method, tokens=2000, seed=0
+    )
     asked = [(LONG, POLICIES[:2])]
-    [[_, margins]] = pupil.passes(asked)
+    [[_, margins]] = trainable.passes(asked)
     margins.sum().backward()
     with torch.no_grad():
-        for parameter in pupil.scorer.model.parameters():
+        for parameter in trainable.scorer.model.parameters():
             if parameter.grad is not None:
                 parameter.sub_(parameter.grad, alpha=1e-5)
-    trained = pupil.ask(asked)[0]
-    pupil.save(tmp_path)
+    trained = trainable.ask(asked)[0]
+    trainable.save(tmp_path)
     engine = load_engine(str(tmp_path), device="cpu")
     work = engine.prepare(*asked[0]).work
     assert engine.forward(work)[0] == pytest.approx(trained, abs=1e-3)
