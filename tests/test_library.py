@@ -88,7 +88,7 @@ def test_every_name_is_there_and_no_other():
 async def test_a_verdict_is_that_of_the_gateways_own_way(scorer: shieldgate.ScorerHandle):
     from shieldgate.scoring import Batched
 
-    engine = scorer._open()[1].engine
+    engine = scorer._open()[1].scorer.engine
     async with Batched(engine, max_batch_tokens=1, max_waiting=1) as plain:
         book = scorer.book
         rules = book.rules(book.profile("strict"), ["shieldgemma/profanity"])
@@ -226,7 +226,7 @@ async def test_async_with_frees_what_it_loaded(hot_checkpoint: Path):
 def test_passes_of_two_threads_never_overlap(
     scorer: shieldgate.ScorerHandle, monkeypatch: pytest.MonkeyPatch
 ):
-    engine = scorer._open()[1].engine
+    engine = scorer._open()[1].scorer.engine
     inside = threading.Semaphore(1)
     overlaps: list[bool] = []
     both = threading.Barrier(2)

@@ -17,8 +17,7 @@ from anyio.from_thread import BlockingPortal, start_blocking_portal
 from shieldgate.errors import ConfigurationError, needed
 from shieldgate.moderation import judge
 from shieldgate.policy import Policy, PolicyBook, Profile, load_book
-from shieldgate.scoring import Batched, Engine, Identity, Scorer
-from shieldgate.scoring.factory import open_engine
+from shieldgate.scoring import Identity, Scorer, factory
 from shieldgate.scoring.gateway_client import GatewayScorer
 from shieldgate.settings import ScoringSettings, load
 from shieldgate.telemetry import log_as_library
@@ -35,13 +34,12 @@ Rows = str | Path | Sequence[Mapping[str, Any]]
 
 @dataclass(frozen=True, slots=True)
 class _Opened:
-    """A scorer that is there, and the engine behind it where that is in this process.
+    """A scorer that is there, and the policies to choose from.
 
     It scores `concurrency` texts of a call at a time. With `fixed_policies` it knows its own alone.
     """
 
     scorer: Scorer
-    engine: Engine | None
     book: PolicyBook
     concurrency: int
     fixed_policies: bool = False
@@ -285,18 +283,17 @@ def _close_forgotten(resources: ExitStack) -> None:
 async def _local(
     settings: ScoringSettings, book: PolicyBook, max_batch_tokens: int
 ) -> AsyncIterator[_Opened]:
-    engine = await asyncio.to_thread(open_engine, settings)
     # Who waits is bounded by `concurrency` for each call.
-    async with Batched(
-        engine, max_batch_tokens=max_batch_tokens, max_waiting=sys.maxsize
+    async with factory.open_scorer(
+        settings, max_batch_tokens=max_batch_tokens, max_waiting=sys.maxsize
     ) as scorer:
-        yield _Opened(scorer, engine, book, concurrency=64)
+        yield _Opened(scorer, book, concurrency=64)
 
 
 @asynccontextmanager
 async def _gateway(url: str) -> AsyncIterator[_Opened]:
     async with GatewayScorer(url) as scorer:
-        yield _Opened(scorer, None, await scorer.book(), concurrency=8, fixed_policies=True)
+        yield _Opened(scorer, await scorer.book(), concurrency=8, fixed_policies=True)
 
 
 async def _judge_all(
@@ -335,10 +332,7 @@ async def _evaluate(
 ) -> "Report":
     with needed("Evaluating", "eval"):
         # Here, because they import numpy, which judging at a gateway does without.
-        from shieldgate.evaluation.row_scoring import (  # noqa: PLC0415
-            Concurrent,
-            ReproduciblePacking,
-        )
+        from shieldgate.evaluation.row_scoring import row_scorer  # noqa: PLC0415
         from shieldgate.evaluation.session import (  # noqa: PLC0415
             Evaluation,
             EvaluationOptions,
@@ -350,10 +344,10 @@ async def _evaluate(
     source = open_source(str(data)) if isinstance(data, str | Path) else Records(data)
     evaluation = await asyncio.to_thread(Evaluation.of, source, options)
     run = evaluation.under(book, book.profile(profile))
-    scorer = (
-        Concurrent(opened.scorer, opened.concurrency)
-        if opened.engine is None
-        else ReproduciblePacking(opened.engine, options.max_batch_tokens)
+    scorer = row_scorer(
+        opened.scorer,
+        max_batch_tokens=options.max_batch_tokens,
+        concurrency=opened.concurrency,
     )
     with tempfile.TemporaryDirectory() as folder:
         scores = await run.score(scorer, Path(out or folder))

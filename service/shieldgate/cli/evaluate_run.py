@@ -27,12 +27,13 @@ from shieldgate.cli.options import chosen_profile
 from shieldgate.cli.report_tables import show, show_comparison
 from shieldgate.errors import ScoringError
 from shieldgate.evaluation.compare import compare
-from shieldgate.evaluation.row_scoring import Concurrent, ReproduciblePacking, RowScorer
+from shieldgate.evaluation.row_scoring import RowScorer, row_scorer
 from shieldgate.evaluation.score_columns import read_columns
 from shieldgate.evaluation.session import Evaluation, EvaluationOptions, EvaluationRun
 from shieldgate.evaluation.sources import open_source
 from shieldgate.policy import load_book
-from shieldgate.scoring.factory import open_engine
+from shieldgate.scoring import Scorer
+from shieldgate.scoring.factory import open_scorer
 from shieldgate.scoring.gateway_client import GatewayScorer
 from shieldgate.settings import ScoringSettings
 from shieldgate.telemetry import configure_logging
@@ -114,14 +115,23 @@ class EvaluateCommand:
             async with GatewayScorer(self.url) as gateway:
                 book = await gateway.book()
                 run = evaluation.under(book, book.profile("default"))
-                yield run, Concurrent(gateway, self.concurrency)
+                yield run, self._row_scorer(gateway)
             return
         settings = self.settings
         if evaluation.protocol is not None and "template" not in settings.model_fields_set:
             settings = settings.model_copy(update={"template": evaluation.protocol.template})
         book = load_book(settings.policies)
         run = evaluation.under(book, chosen_profile(book, settings))
-        yield run, ReproduciblePacking(open_engine(settings), self.options.max_batch_tokens)
+        most = self.options.max_batch_tokens
+        async with open_scorer(settings, max_batch_tokens=most, max_waiting=sys.maxsize) as scorer:
+            yield run, self._row_scorer(scorer)
+
+    def _row_scorer(self, scorer: Scorer) -> RowScorer:
+        return row_scorer(
+            scorer,
+            max_batch_tokens=self.options.max_batch_tokens,
+            concurrency=self.concurrency,
+        )
 
     def _compare(self, evaluation: Evaluation, out: Path | None, a: str, b: str) -> None:
         """Measure two sides, then compare them on the rows that both scored."""

@@ -19,7 +19,7 @@ from shieldgate.evaluation.datasets import Row
 from shieldgate.evaluation.labels import Labelling
 from shieldgate.evaluation.score_file import ScoredRow, ScoreFile
 from shieldgate.policy import Policy
-from shieldgate.scoring import Engine, Identity, Prepared, Scorer
+from shieldgate.scoring import Batched, Engine, Identity, Prepared, Scorer
 from shieldgate.types import Score
 
 # Rows that are tokenised together: enough to fill forward passes, few enough for any memory.
@@ -91,6 +91,13 @@ async def score_rows(
         async for batch in batches:
             file.append(task.scored(row, scores) for row, scores in batch)
             progress(len(file))
+
+
+def row_scorer(scorer: Scorer, *, max_batch_tokens: int, concurrency: int) -> RowScorer:
+    """Choose how rows are asked about: reproducibly, where the scorer is an engine's."""
+    if isinstance(scorer, Batched):
+        return ReproduciblePacking(scorer.engine, max_batch_tokens)
+    return Concurrent(scorer, concurrency)
 
 
 class Concurrent:

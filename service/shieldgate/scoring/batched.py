@@ -65,7 +65,7 @@ class Batched:
         passes: int = 1,
         observer: BatchObserver | None = None,
     ) -> None:
-        self._engine = engine
+        self.engine = engine
         self._budget = max_batch_tokens
         self._max_waiting = max_waiting
         self._max_seconds = max_seconds
@@ -108,7 +108,7 @@ class Batched:
             loop = asyncio.get_running_loop()
             began = perf_counter()
             prepared = await loop.run_in_executor(
-                self._tokenising, self._engine.prepare, exchange, policies
+                self._tokenising, self.engine.prepare, exchange, policies
             )
             waiting = [_Waiting(work, loop.create_future()) for work in prepared.work]
             self._check_wait(sum(work.tokens for work in prepared.work))
@@ -132,7 +132,7 @@ class Batched:
     async def check(self, policies: Iterable[Policy]) -> None:
         """Raise ConfigurationError where a guideline leaves no room for the text to be judged."""
         loop = asyncio.get_running_loop()
-        await loop.run_in_executor(self._tokenising, self._engine.check_policies, policies)
+        await loop.run_in_executor(self._tokenising, self.engine.check_policies, policies)
 
     def _check_wait(self, tokens: int) -> None:
         """Raise Overloaded for what comes too late; never for the first, to renew the estimate."""
@@ -170,7 +170,7 @@ class Batched:
             waiter.began = began
         try:
             margins = await asyncio.get_running_loop().run_in_executor(
-                self._computing, self._engine.forward, work
+                self._computing, self.engine.forward, work
             )
             for waiter, found in zip(batch, margins, strict=True):
                 if not waiter.done.done():

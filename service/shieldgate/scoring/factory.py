@@ -2,7 +2,7 @@
 
 import asyncio
 import math
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import TYPE_CHECKING
 
@@ -16,6 +16,9 @@ from shieldgate.settings import ScoringSettings, ServeSettings
 if TYPE_CHECKING:
     from shieldgate.scoring.local import PackedEngine
     from shieldgate.scoring.prompts import PromptBuilder
+
+# Scorers elsewhere, by how the setting `model` begins; any other name is a model in this process.
+REMOTE: dict[str, Callable[[ScoringSettings], AbstractAsyncContextManager[OpenScorer]]] = {}
 
 log = structlog.get_logger(__name__)
 
@@ -31,11 +34,16 @@ async def open_scorer(
     warm: bool = False,
     observer: BatchObserver | None = None,
 ) -> AsyncIterator[OpenScorer]:
-    """Load a scorer off the event loop, check it, and close it at the end.
+    """Open a scorer of `REMOTE`, or load and check one off the event loop; close it at the end.
 
-    `warm` is for many texts: where a GPU computes, it takes a minute and pays then. Raises
-    ConfigurationError.
+    What is given beside the settings is for one in this process. `warm` is for many texts: where
+    a GPU computes, it takes a minute and pays then. Raises ConfigurationError.
     """
+    for beginning, open_remote in REMOTE.items():
+        if settings.model.startswith(beginning):
+            async with open_remote(settings) as remote:
+                yield remote
+            return
     engine = await asyncio.to_thread(open_engine, settings, prefix_bytes)
     if warm:
         await asyncio.to_thread(compile_for_gpu, engine, max_batch_tokens)
