@@ -6,6 +6,7 @@ from contextlib import asynccontextmanager
 import aiohttp
 from aiohttp import web
 
+from shieldgate.errors import ScorerUnavailable
 from shieldgate.policy import Policy
 from shieldgate.scoring.interfaces import Identity
 from shieldgate.settings import ScoringSettings
@@ -22,8 +23,11 @@ class ElsewhereScorer:
     async def score(self, exchange: Exchange, policies: Sequence[Policy]) -> list[Score]:
         text = exchange.prompt if exchange.response is None else exchange.response
         asked = {"text": text, "guidelines": [p.guidelines[exchange.direction] for p in policies]}
-        async with self._session.post("/margins", json=asked) as reply:
-            return [Score(margin) for margin in (await reply.json())["margins"]]
+        try:
+            async with self._session.post("/margins", json=asked) as reply:
+                return [Score(margin) for margin in (await reply.json())["margins"]]
+        except aiohttp.ClientError as failure:
+            raise ScorerUnavailable("The server of words failed.") from failure
 
     async def check(self, policies: Iterable[Policy]) -> None:
         """There is always room."""

@@ -225,6 +225,30 @@ async def test_closing_fails_what_is_queued_and_finishes(engine: LengthEngine) -
     assert not [t for t in threading.enumerate() if t.name.startswith(("forward", "tokenise"))]
 
 
+async def test_closing_is_told_to_callers_whose_texts_wait_to_be_tokenised() -> None:
+    engine, begun, go_on = LengthEngine(), threading.Semaphore(0), threading.Event()
+    prepare = engine.prepare
+
+    def slow(exchange: Exchange, policies: Sequence[Policy]) -> Prepared:
+        begun.release()
+        go_on.wait(10)
+        return prepare(exchange, policies)
+
+    engine.prepare = slow
+    scorer = batched(engine)
+    async with scorer:
+        asking = [asyncio.create_task(scorer.score(Exchange(str(n)), [POLICY])) for n in range(6)]
+        await asyncio.to_thread(begun.acquire)
+        closing = asyncio.create_task(scorer.__aexit__(None, None, None))
+        await asyncio.sleep(0)
+        go_on.set()
+        await closing
+        told = await asyncio.gather(*asking, return_exceptions=True)
+    assert [type(t) for t in told] == [ScorerUnavailable] * 6
+    with pytest.raises(ScorerUnavailable, match="closed"):
+        await scorer.check([POLICY])
+
+
 async def test_the_event_loop_is_free_while_a_forward_pass_runs(engine: LengthEngine) -> None:
     async with batched(engine) as scorer:
         with engine.held():

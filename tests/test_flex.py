@@ -23,6 +23,8 @@ from transformers.models.gemma2.modeling_gemma2 import Gemma2MLP
 from shieldgate.prompt import TEMPLATES
 from shieldgate.scoring.local import PackedEngine, load_engine
 from shieldgate.scoring.local.flex import BLOCK, Masks, Shape, Tables, lay_out, shape_of
+from shieldgate.scoring.local.prefix_cache import PrefixKV
+from shieldgate.scoring.local.runner import ModelRunner
 from shieldgate.scoring.pack import Pack
 from shieldgate.types import Exchange
 
@@ -173,6 +175,22 @@ def listed(tables: Tables, kind: str, part: str, shape: Shape) -> torch.Tensor:
         assert len(set(columns)) == number
         found[line, columns] = True
     return found
+
+
+# PyTorch's own import of its compiler warns.
+@pytest.mark.filterwarnings("ignore:`torch.jit")
+def test_what_is_warmed_fits_a_small_limit(hot_checkpoint: Path) -> None:
+    engine = load_engine(str(hot_checkpoint), device="cpu")
+    tried: list[int] = []
+
+    class Listing(ModelRunner):
+        def _try(self, shape: Shape, memory: PrefixKV | None = None) -> None:
+            tried.append(shape.rows)
+
+    runner = Listing(engine.model.base_model, engine.margins, 64, Shape(512))
+    runner.warm()
+    runner.undo()
+    assert tried == [512]
 
 
 class Counting(TorchDispatchMode):

@@ -18,9 +18,9 @@ from test_cli_policies import policies as policies_command
 from test_cli_serve import serving
 from upstream import streamed, whole
 
-from shieldgate.errors import ConfigurationError
+from shieldgate.errors import ConfigurationError, ScorerUnavailable
 from shieldgate.policy import LiveBook, Policy, shipped_policies
-from shieldgate.scoring import OpenScorer, Resilient, Scorer, UnixSocketScorer
+from shieldgate.scoring import OpenScorer, Resilient, Scorer, UnixSocketScorer, loading
 from shieldgate.scoring.factory import open_scorer
 from shieldgate.scoring.loading import LoadingScorer
 from shieldgate.scoring.unix_socket import listening
@@ -72,13 +72,37 @@ def test_check_tells_it_for_a_model_of_which_it_loads_the_tokenizer_only(
     assert is_refusal(bad.stderr.strip())
 
 
+async def test_a_scorer_that_is_not_there_is_opened_again_with_pauses(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(loading, "_REOPEN_SECONDS", 0.01)
+    opened = 0
+
+    @asynccontextmanager
+    async def opening() -> AsyncIterator[Scorer]:
+        nonlocal opened
+        opened += 1
+        if opened < 4:
+            raise ScorerUnavailable("Nobody is there.")
+        yield FakeScorer()
+
+    ready = asyncio.Event()
+    with capture_logs() as logs:
+        holding = asyncio.create_task(LoadingScorer(opening).hold(lambda there: ready.set()))
+        async with asyncio.timeout(10):  # others have their turn meanwhile
+            await ready.wait()
+    holding.cancel()
+    await asyncio.gather(holding, return_exceptions=True)
+    assert [line["why"] for line in logs] == ["Nobody is there."] * 3
+
+
 def test_serve_never_becomes_ready_with_it_and_keeps_the_old_book_at_a_reload(
     directory: Path,
 ) -> None:
     with serving("--policies", directory, "--device", "cpu") as server:
         url = server.line("listening")["url"]
+        add_long(directory)  # while nobody can check it
         server.line("ready")
-        add_long(directory)
         server.process.send_signal(signal.SIGHUP)
         refused = server.line("policies_refused")
         assert is_refusal(refused["why"])

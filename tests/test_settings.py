@@ -176,6 +176,19 @@ def test_the_new_name_wins_and_the_variable_of_another_command_is_no_old_name(
     assert not settings.warnings
 
 
+def test_who_uses_one_new_name_means_other_commands_by_the_old_variables(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setenv("SHIELDGATE_REVISION", "of-the-scorer")
+    monkeypatch.setenv("SHIELDGATE_MAX_WAITING", "7")
+    for given in ({"generator": "gemma"}, {}):
+        if not given:
+            monkeypatch.setenv("SHIELDGATE_GENERATOR", "gemma")
+        settings = load(WorkerSettings, given)
+        assert (settings.generator_revision, settings.max_queued) == (None, 32)
+        assert not settings.warnings
+
+
 def test_a_name_means_the_same_to_all_commands() -> None:
     """Where it doesn't, one environment can't serve them all. The port's default differs."""
     serve, worker = ServeSettings.model_fields, WorkerSettings.model_fields

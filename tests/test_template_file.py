@@ -176,6 +176,14 @@ def test_a_space_that_a_tokenizer_puts_first_is_not_put_after_control_tokens() -
 
 WRONG = {
     "prompt: '{prompt}'\npositive: a\n": ["1: 'negative' is missing; add it"],
+    "prompt: '<{ {prompt} says'\nresponse: 'x {prompt} {response}'\npositive: ' '\nnegative: b\n"
+    "control_tokens: ['<{']\n": [
+        "2: response: x {prompt} {response}: ends in a field, so the answer would be read behind "
+        "any text; end in your own words",
+        "3: positive: is blank; write the word that the model answers",
+        "5: control_tokens[0]: <{: holds a brace, and braces are for fields; a control token can't "
+        "have any",
+    ],
     "- a\n": ["1: must hold 'key: value' lines; write them below it, indented"],
     "prompt: '{prompt}'\npositive: true\nnegative: ''\nansers: [a]\nstrip: 1\n": [
         "2: positive: true: must be text, and not empty; write it out, in quotes if it is one word",
@@ -184,7 +192,7 @@ WRONG = {
         "negative, strip",
         "5: strip: 1: must be true or false, without quotes",
     ],
-    "prompt: 'a {prompts} {response} '\nresponse: '{prompt}{guidelines}'\npositive: a\n"
+    "prompt: 'a {prompts} {response} '\nresponse: '{prompt}{guidelines}.'\npositive: a\n"
     "negative: a\ncontrol_tokens: [<a>, <b>]\n": [
         "1: prompt: a {prompts} {response}: ends in a space, which tokenizers join to the answer; "
         "put it before both answers",
@@ -194,9 +202,9 @@ WRONG = {
         "'{prompt}'?",
         "1: prompt: a {prompts} {response}: nothing fills {response} in here; choose from: "
         "{prompt}, {guideline}",
-        "2: response: {prompt}{guidelines}: has no {response}, where the text to be judged goes; "
+        "2: response: {prompt}{guidelines}.: has no {response}, where the text to be judged goes; "
         "add it",
-        "2: response: {prompt}{guidelines}: nothing fills {guidelines} in here; did you mean "
+        "2: response: {prompt}{guidelines}.: nothing fills {guidelines} in here; did you mean "
         "'{guideline}'?",
         "4: negative: a: is the positive answer, too; write the other one",
         "5: control_tokens[0]: <a>: stands neither in prompt nor in response; write it there, or "
@@ -238,10 +246,10 @@ def test_serve_refuses_a_template_before_it_loads_anything(file: Path) -> None:
 def test_json_in_a_template_is_no_field(tmp_path: Path) -> None:
     file = tmp_path / "guard.yaml"
     file.write_text(
-        "prompt: 'Answer {\"safe\": true} or { }. {prompt}'\npositive: 'false'\nnegative: 'true'\n"
+        "prompt: 'Answer {\"safe\": true} or { }. {prompt}!'\npositive: 'false'\nnegative: 'true'\n"
     )
     assert "".join(map(str, find_template(str(file)).segments(Exchange("{x}"), "g"))) == (
-        'Answer {"safe": true} or { }. {x}'
+        'Answer {"safe": true} or { }. {x}!'
     )
 
 

@@ -11,7 +11,7 @@ from structlog.testing import capture_logs
 
 from shieldgate.errors import ConfigurationError, Overloaded, ScorerUnavailable
 from shieldgate.policy import Policy
-from shieldgate.scoring import Identity, UnixSocketScorer
+from shieldgate.scoring import Identity, UnixSocketScorer, unix_socket
 from shieldgate.scoring.loading import LoadingScorer
 from shieldgate.scoring.unix_socket import listening
 from shieldgate.types import Exchange, Score
@@ -25,9 +25,9 @@ def path(tmp_path: Path) -> Path:
 
 
 @asynccontextmanager
-async def near(scorer: FakeScorer, path: Path) -> AsyncIterator[UnixSocketScorer]:
-    async with listening(scorer, path), UnixSocketScorer(path) as nearby:
-        yield nearby
+async def over_socket(scorer: FakeScorer, path: Path) -> AsyncIterator[UnixSocketScorer]:
+    async with listening(scorer, path), UnixSocketScorer(path) as remote:
+        yield remote
 
 
 async def test_what_is_asked_and_answered_is_what_arrives(path: Path) -> None:
@@ -44,17 +44,17 @@ async def test_what_is_asked_and_answered_is_what_arrives(path: Path) -> None:
         Exchange("bread", "an answer", growing=True),
         Exchange("half a \ud83d pair, a \x00, an é and a 🥖" * 50_000, ""),
     ]
-    async with near(scorer, path) as nearby:
-        assert nearby.identity == scorer.identity
+    async with over_socket(scorer, path) as remote:
+        assert remote.identity == scorer.identity
         for exchange in exchanges:
-            assert await nearby.score(exchange, POLICIES) == [exact, Score(-1e-300)]
+            assert await remote.score(exchange, POLICIES) == [exact, Score(-1e-300)]
     asked = [tuple(p.guidelines[e.direction] for p in POLICIES) for e in exchanges]
     assert scorer.calls == list(zip(exchanges, asked, strict=True))
 
 
 async def test_failures_arrive_as_they_are(path: Path) -> None:
     scorer = FakeScorer()
-    async with near(scorer, path) as nearby:
+    async with over_socket(scorer, path) as remote:
         for failure in (
             Overloaded(7.5),
             ScorerUnavailable("The scorer failed.", retry_after=3.0),
@@ -63,32 +63,32 @@ async def test_failures_arrive_as_they_are(path: Path) -> None:
         ):
             scorer.failure = failure
             with pytest.raises(type(failure)) as raised:
-                await nearby.score(Exchange("bread"), POLICIES)
+                await remote.score(Exchange("bread"), POLICIES)
             assert str(raised.value) == str(failure)
             known = getattr(raised.value, "retry_after", None)
             assert known == getattr(failure, "retry_after", None)
 
         scorer.failure = RuntimeError("a secret")
         with capture_logs() as lines, pytest.raises(ScorerUnavailable) as unknown:
-            await nearby.score(Exchange("bread"), POLICIES)
+            await remote.score(Exchange("bread"), POLICIES)
         assert "secret" not in str(unknown.value)
         assert [line["event"] for line in lines] == ["scoring failed"]
         scorer.failure = None
-        assert await nearby.score(Exchange("bread"), POLICIES) == [Score(-6.0)] * 2
+        assert await remote.score(Exchange("bread"), POLICIES) == [Score(-6.0)] * 2
 
 
 async def test_many_ask_at_once_and_who_leaves_is_not_scored_any_further(path: Path) -> None:
     scorer = FakeScorer({("crude", "test/threat"): 3.0})
-    async with near(scorer, path) as nearby:
+    async with over_socket(scorer, path) as remote:
         before = asyncio.all_tasks()
         asked = [Exchange(f"{'crude' if n % 2 else 'kind'} {n}") for n in range(200)]
-        found = await asyncio.gather(*(nearby.score(e, POLICIES) for e in asked))
+        found = await asyncio.gather(*(remote.score(e, POLICIES) for e in asked))
         assert [scores[0].margin for scores in found] == [-6.0, 3.0] * 100
 
         scorer.released.clear()
         scorer.entered.clear()
         scorer.left.clear()
-        leaving = asyncio.create_task(nearby.score(Exchange("bread"), POLICIES))
+        leaving = asyncio.create_task(remote.score(Exchange("bread"), POLICIES))
         await scorer.entered.wait()
         leaving.cancel()
         await scorer.left.wait()
@@ -100,9 +100,9 @@ async def test_many_ask_at_once_and_who_leaves_is_not_scored_any_further(path: P
 async def test_a_scorer_that_ends_is_noticed_at_once_and_its_successor_is_found(
     path: Path,
 ) -> None:
-    nearby = UnixSocketScorer(path)
+    remote = UnixSocketScorer(path)
     ready: asyncio.Queue[bool] = asyncio.Queue()
-    loading = LoadingScorer(lambda: nearby, nearby.gone)
+    loading = LoadingScorer(lambda: remote, remote.gone)
     holding = asyncio.create_task(loading.hold(ready.put_nowait))
     for life in ("1", "2"):
         scorer = FakeScorer()
@@ -122,3 +122,17 @@ async def test_a_scorer_that_ends_is_noticed_at_once_and_its_successor_is_found(
         assert not await ready.get()
     holding.cancel()
     await asyncio.gather(holding, return_exceptions=True)
+
+
+async def test_a_scorer_that_hangs_holds_no_check_up(
+    path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(unix_socket, "_CHECK_SECONDS", 0.05)
+
+    class Hangs(FakeScorer):
+        async def check(self, policies: object) -> None:
+            await asyncio.Event().wait()
+
+    async with over_socket(Hangs(), path) as scorer:
+        with pytest.raises(ScorerUnavailable, match="does not answer"):
+            await scorer.check(POLICIES)

@@ -149,7 +149,7 @@ def find_template(given: str) -> Template:
 _Text = Annotated[str, StringConstraints(min_length=1)]
 
 
-class _Entry(BaseModel):
+class _TemplateFile(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
     prompt: _Text
@@ -160,9 +160,9 @@ class _Entry(BaseModel):
     strip: bool = False
 
 
-def _validated(document: Document) -> _Entry | None:
+def _validated(document: Document) -> _TemplateFile | None:
     try:
-        entry = _Entry.model_validate(document.content)
+        entry = _TemplateFile.model_validate(document.content)
     except ValidationError as refused:
         for error in refused.errors(include_url=False, include_input=False):
             document.refuse(error["loc"], _why(error))
@@ -173,7 +173,13 @@ def _validated(document: Document) -> _Entry | None:
     ):
         for why in _faults(text, needed) if text else ():
             document.refuse((key,), why)
+    for key in ("positive", "negative"):
+        if not getattr(entry, key).strip():
+            document.refuse((key,), "is blank; write the word that the model answers")
     for place, token in enumerate(entry.control_tokens):
+        if "{" in token or "}" in token:
+            why = "holds a brace, and braces are for fields; a control token can't have any"
+            document.refuse(("control_tokens", place), why)
         if token not in entry.prompt + (entry.response or ""):
             why = "stands neither in prompt nor in response; write it there, or leave it out"
             document.refuse(("control_tokens", place), why)
@@ -189,7 +195,7 @@ def _why(error: ErrorDetails) -> str:
         case "bool_type":
             return "must be true or false, without quotes"
         case _:
-            return reason(error, _Entry.model_fields)
+            return reason(error, _TemplateFile.model_fields)
 
 
 def _faults(text: str, needed: Collection[str]) -> Iterator[str]:
@@ -200,6 +206,8 @@ def _faults(text: str, needed: Collection[str]) -> Iterator[str]:
     for field in fields:
         if field not in (*needed, "{guideline}"):
             yield f"nothing fills {field} in here; {suggest(field, (*needed, '{guideline}'))}"
+    if text.endswith(tuple(fields)):
+        yield "ends in a field, so the answer would be read behind any text; end in your own words"
     if text.endswith((" ", "\t")):
         yield "ends in a space, which tokenizers join to the answer; put it before both answers"
 

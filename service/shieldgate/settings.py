@@ -353,12 +353,14 @@ def _by_new_names(
     """Give what has an old name its new one, where that is not given too; and say so."""
     environment = _environment()
     given, warnings = dict(flags), []
+    news = [new for new in model.renamed.values() if new in flags or environment.get(variable(new))]
     for old, new in model.renamed.items():
-        already = new in flags or environment.get(variable(new))
+        already = new in news
         if old in flags:
             warnings.append(f"{flag(old)} is now {flag(new)}")
             value = given.pop(old)
-        elif (value := environment.get(variable(old))) and not already:
+        # Who uses one new name means another command's setting by the old variables.
+        elif value := environment.get(variable(old)) if not news else None:
             warnings.append(f"{variable(old)} is now {variable(new)}")
         if value and not already:
             given[new] = value

@@ -4,7 +4,7 @@ import gc
 import secrets
 import socket
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
 from ipaddress import ip_address
 from typing import TYPE_CHECKING
@@ -18,12 +18,12 @@ from shieldgate.cli.listening import listen, run_app, start_logging, tell_superv
 from shieldgate.cli.options import chosen_profile
 from shieldgate.cli.processes import GatewayProcess, run_processes
 from shieldgate.cli.telemetry import build_telemetry
-from shieldgate.errors import ConfigurationError
+from shieldgate.errors import ConfigurationError, ScorerUnavailable
 from shieldgate.gateway.app import create_app
 from shieldgate.gateway.middleware.drain import Drain
 from shieldgate.gateway.screening import Screener
 from shieldgate.gateway.services import Services
-from shieldgate.policy import LiveBook, PolicyBook
+from shieldgate.policy import LiveBook, Policy, PolicyBook
 from shieldgate.prompt import find_template
 from shieldgate.scoring import Cached, Identity, Resilient, Scorer, UnixSocketScorer
 from shieldgate.scoring.factory import open_served
@@ -56,15 +56,16 @@ def run(settings: ServeSettings, part: GatewayProcess | None = None) -> None:
     if settings.keys:
         keys = LiveKeys(settings.keys, lambda: live.current, refused=telemetry.keys_refused)
         live.bound = lambda: keys.current.profiles
+    live.check = _not_loaded
     secret = _cache_secret(settings)
     shared, second = _sharing(settings, secret, telemetry)
     audit = Audit(_audit_secret(settings), _audit_sink(settings, shared, telemetry))
 
-    nearby = UnixSocketScorer(part.scorer) if part else None
+    scorer_process = UnixSocketScorer(part.scorer) if part else None
 
     @asynccontextmanager
     async def opened() -> AsyncIterator[Scorer]:
-        async with nearby or open_served(settings, telemetry) as scorer:
+        async with scorer_process or open_served(settings, telemetry) as scorer:
             live.check = scorer.check
             await scorer.check(live.current.policies.values())
             await live.reload()  # what came while there was no scorer to check it
@@ -97,7 +98,11 @@ def run(settings: ServeSettings, part: GatewayProcess | None = None) -> None:
             Services(
                 settings,
                 live,
-                Screener(LoadingScorer(opened, nearby.gone if nearby else None), telemetry, audit),
+                Screener(
+                    LoadingScorer(opened, scorer_process.gone if scorer_process else None),
+                    telemetry,
+                    audit,
+                ),
                 telemetry,
                 stop,
                 worker=worker,
@@ -122,6 +127,11 @@ def run(settings: ServeSettings, part: GatewayProcess | None = None) -> None:
                 run_processes(settings, listener)
                 return
         run_app(build, listener, settings, on_hangup=reload, drain=drain)
+
+
+async def _not_loaded(policies: Iterable[Policy]) -> None:
+    """Refuse a reload while nobody can check it; it is made up for when the scorer is there."""
+    raise ScorerUnavailable("The scorer is not loaded yet; they are read again when it is.")
 
 
 def _answering(settings: ServeSettings) -> tuple[Upstream | None, Supervisor | None]:

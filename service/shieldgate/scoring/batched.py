@@ -131,6 +131,8 @@ class Batched:
 
     async def check(self, policies: Iterable[Policy]) -> None:
         """Raise ConfigurationError where a guideline leaves no room for the text to be judged."""
+        if self._loop_task is None:
+            raise ScorerUnavailable("The scorer is closed.")
         loop = asyncio.get_running_loop()
         await loop.run_in_executor(self._tokenising, self.engine.check_policies, policies)
 
@@ -240,5 +242,6 @@ class Batched:
             waiter.done.set_exception(ScorerUnavailable("The scorer failed or was closed."))
 
     def _close_threads(self) -> None:
-        self._tokenising.shutdown(wait=True, cancel_futures=True)
+        # Not cancelled, or callers who wait for a thread would see a cancellation of nobody's.
+        self._tokenising.shutdown(wait=True)
         self._computing.shutdown(wait=True, cancel_futures=True)

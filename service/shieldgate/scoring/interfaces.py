@@ -43,7 +43,8 @@ class Scorer(Protocol):
         """Score one exchange under each policy, in their order.
 
         Raises ScoringError, or ConfigurationError where no such exchange could be scored under
-        these policies.
+        these policies. Any other exception counts as a defect: the client of a server translates
+        those of its library.
         """
         ...
 

@@ -2,12 +2,18 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import AbstractAsyncContextManager, suppress
+from contextlib import AbstractAsyncContextManager
+
+import structlog
 
 from shieldgate.errors import ScorerUnavailable
 from shieldgate.policy import Policy
 from shieldgate.scoring import Identity, Scorer
 from shieldgate.types import Exchange, Score
+
+_REOPEN_SECONDS = 1.0
+
+log = structlog.get_logger(__name__)
 
 
 class LoadingScorer:
@@ -32,7 +38,7 @@ class LoadingScorer:
         `ready` is told whenever texts can be scored, and when they no longer can.
         """
         while True:
-            with suppress(ScorerUnavailable):  # of one that has ended while it was opened
+            try:
                 async with self._open() as scorer:
                     self._scorer = scorer
                     ready(True)
@@ -41,6 +47,9 @@ class LoadingScorer:
                     finally:
                         self._scorer = None
                         ready(False)
+            except ScorerUnavailable as unavailable:
+                log.warning("the scorer is not there, and is opened again", why=str(unavailable))
+                await asyncio.sleep(_REOPEN_SECONDS)
 
     @property
     def ready(self) -> bool:

@@ -24,6 +24,7 @@ _IDENTITY: dict[str, Any] = {}
 _LENGTH_BYTES = 4
 _BACKLOG = 4096
 _RETRY_SECONDS = 0.1
+_CHECK_SECONDS = 30.0
 
 log = structlog.get_logger(__name__)
 
@@ -74,7 +75,11 @@ class UnixSocketScorer:
 
     async def check(self, policies: Iterable[Policy]) -> None:
         """Check policies; raise what the scorer there raises, or ScorerUnavailable."""
-        await self._request({"policies": [(p.id, dict(p.guidelines)) for p in policies]})
+        try:
+            async with asyncio.timeout(_CHECK_SECONDS):
+                await self._request({"policies": [(p.id, dict(p.guidelines)) for p in policies]})
+        except TimeoutError:
+            raise ScorerUnavailable("The scorer's process does not answer.") from None
 
     async def _request(self, request: Mapping[str, Any]) -> dict[str, Any]:
         writer = None

@@ -43,5 +43,7 @@ def margins(model: PreTrainedModel, states: Tensor, answers: Tensor | Sequence[i
 
 def soft_capped(logits: Tensor, config: Any) -> Tensor:
     """Soft-cap logits where a config says so: cap * tanh(logits / cap) (arXiv 2408.00118)."""
-    cap = getattr(config, "final_logit_softcapping", None)
+    # A field of the class, or the model takes no notice of it.
+    known = hasattr(type(config), "final_logit_softcapping")
+    cap = config.final_logit_softcapping if known else None
     return logits if cap is None else cap * torch.tanh(logits / cap)

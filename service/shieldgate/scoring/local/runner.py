@@ -171,6 +171,8 @@ class ModelRunner:
         if self.limit.remembered:
             lengths += [(512, 256), (768, 512)]
         for rows, remembered in lengths:
+            if rows > self.limit.rows or remembered > self.limit.remembered:
+                continue
             self._try(Shape(rows, remembered), _blank_memory(self.model, remembered))
         if self.model.device.type == "cuda":
             self._capture()
