@@ -41,11 +41,18 @@ class ParleyStream:
     def __init__(self, body: JsonObject) -> None:
         self.body = body
         self._number = 0
+        self._read = ""
         self._released = ""
 
     def read(self, name: str, data: dict[str, Any]) -> Iterator[Piece]:
+        if name == "line":
+            texts = (("line", data["line"]),)
+            self._read += data["line"]
+        elif name == "whole" and data == {"whole": self._read}:
+            texts = ()  # again what was judged
+        else:
+            texts = ((name, " ".join(map(str, data.values()))),)
         # The number is written when a piece leaves; before, nobody knows it.
-        texts = (("line", data["line"]),) if name == "line" else ()
         yield Piece(0, json_event(data, name), texts, ends=name == "whole")
 
     def release(self, piece: Piece) -> bytes:

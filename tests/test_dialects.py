@@ -19,7 +19,7 @@ from upstream import Script, serving, streamed, text_of, whole
 from upstream import data_of as openai_events
 
 from shieldgate.dialects import DIALECTS
-from shieldgate.errors import Overloaded, ScorerUnavailable
+from shieldgate.errors import ConfigurationError, Overloaded, ScorerUnavailable
 from shieldgate.gateway.middleware.drain import Drain, DrainMiddleware
 from shieldgate.gateway.state import RequestState, state_of
 from shieldgate.policy import Policy, Streaming
@@ -175,6 +175,56 @@ async def test_no_byte_of_a_blocked_span_leaves_though_it_is_repeated(
     assert farewell == ("farewell", {"violated": ["test/threat"]})
     assert b"crude" not in answer.content
     assert b"goes on" not in answer.content
+
+
+@pytest.mark.parametrize(
+    "event",
+    [("note", {"note": "something crude"}), ("whole", {"whole": "a crude answer"})],
+)
+async def test_an_event_of_an_unknown_kind_is_judged_and_one_that_repeats_something_else(
+    scorer: FakeScorer, event: tuple[str, dict[str, str]]
+) -> None:
+    name, data = event
+    events = [*lines("kind, ")[:1], json_event(data, name), json_event({}, "farewell")]
+    async with parley(scorer, events, profile=CLOSELY) as (served, _):
+        answer = await ask(served, live=True)
+    assert b"crude" not in answer.content
+    assert events_of(answer.content)[-2][0] == "declined"
+
+
+async def test_an_event_that_the_dialect_trips_over_ends_the_stream_in_its_words(
+    scorer: FakeScorer,
+) -> None:
+    events = [*lines("kind, ")[:1], json_event({"odd": 1}, "line")]
+    async with parley(scorer, events, profile=CLOSELY) as (served, _):
+        answer = await ask(served, live=True)
+    if answer.status_code == 200:
+        assert events_of(answer.content)[-1][1]["oops"]["why"] == "upstream_invalid"
+    else:
+        assert (answer.status_code, answer.json()["oops"]["why"]) == (502, "upstream_invalid")
+
+
+async def test_a_refusal_of_upstream_that_cannot_be_judged_is_told_without_its_words() -> None:
+    class NoRoom(FakeScorer):
+        async def score(self, exchange: Exchange, policies: Sequence[Policy]) -> list[Score]:
+            if exchange.response is not None:
+                raise ConfigurationError("The guideline leaves no room.")
+            return await super().score(exchange, policies)
+
+    async with parley(NoRoom(), {}) as (served, script):
+        script.body, script.status = {"error": {"message": "slow down, you", "code": "slow"}}, 429
+        answer = await ask(served)
+    assert answer.status_code == 429
+    assert "slow down" not in answer.text
+
+
+async def test_a_dialect_has_a_plain_path() -> None:
+    class Pattern(Parley):
+        route = "/deployments/{name}/parley"
+
+    with pytest.raises(ValueError, match="plain path"):
+        async with gateway(FakeScorer(), dialects=[Pattern()]):
+            pass
 
 
 async def test_a_block_leaves_the_model(scorer: FakeScorer) -> None:

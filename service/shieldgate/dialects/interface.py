@@ -83,8 +83,9 @@ class Piece:
     """What is sent or held back as one: an event of a stream, or one choice's part of it.
 
     `choice` is None where it belongs to none, and then it holds nothing that is to be judged.
-    Each of `texts` comes with the name of the strand that it continues. `ends` says that no more
-    text of this choice is expected.
+    Each of `texts` comes with the name of the strand that it continues. What stands in no text
+    passes unjudged: so give all that an event of an unknown kind says, and of one that repeats
+    text whatever it doesn't repeat. `ends` says that no more text of this choice is expected.
     """
 
     choice: int | None
@@ -209,7 +210,7 @@ class Dialect(Protocol):
     ) -> StreamReader:
         """Begin a streamed reply of so many choices.
 
-        Where nothing is `enforced`, all passes as it comes. `counts_usage` says that upstream can
+        Unless it `enforces`, all passes as it comes. `counts_usage` says that upstream can
         count the usage with each event.
         """
         ...

@@ -61,6 +61,9 @@ def create_app(services: Services, dialects: Sequence[Dialect] = DIALECTS) -> Fa
                 async with asyncio.timeout(_LAST_SPANS_SECONDS):
                     await asyncio.to_thread(services.telemetry.traces.close)
 
+    if patterns := [d.route for d in dialects if "{" in d.route]:
+        # The layers around the routes find the dialect by the path that is asked.
+        raise ValueError(f"The route of a dialect is a plain path, and this is none: {patterns[0]}")
     everywhere = (500, *((401, 403, 429) if services.keys else ()))
     app = _App(
         title="shieldgate",

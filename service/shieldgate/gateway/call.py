@@ -16,7 +16,7 @@ from shieldgate.dialects.plan import Plan
 from shieldgate.errors import (
     Overloaded,
     ScorerUnavailable,
-    ScoringError,
+    ShieldgateError,
     Unscreenable,
     UpstreamError,
 )
@@ -80,7 +80,7 @@ class Call:
             request=read,
             headers={**request.headers, **services.telemetry.traces.headers()},
             state=state,
-            plan=reduce(Plan.joined, (dialect.plan(read.body, plan) for plan in found.plans)),
+            plan=reduce(Plan.joined, (dialect.plan(read.body, profile) for profile in found.plans)),
             rules=found.rules,
         )
         call._check_size()
@@ -149,7 +149,7 @@ class Call:
         exchange = Exchange(self.plan.context(0), said)
         try:
             judged = await self.services.screener.screen(exchange, self.rules["response"])
-        except ScoringError:
+        except ShieldgateError:  # no scorer, or none that could judge this
             return failure.without_words()
         return failure.without_words() if judged.verdict.action.stops else failure
 

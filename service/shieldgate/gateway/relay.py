@@ -4,6 +4,9 @@ import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from time import perf_counter
+from typing import Any
+
+import structlog
 
 from shieldgate.dialects.interface import Piece, StreamReader
 from shieldgate.errors import ScoringError, ShieldgateError, Unscreenable, UpstreamError
@@ -14,6 +17,8 @@ from shieldgate.types import Exchange, Judged
 
 # How much may wait for a caller who reads slowly, before upstream has to wait too.
 _MOST_BYTES = 262_144
+
+log = structlog.get_logger(__name__)
 
 
 class SendBuffer:
@@ -105,7 +110,7 @@ class Relay:
                 if asked is not None:
                     call.services.telemetry.phase("upstream", perf_counter() - asked)
                     asked = None
-                for piece in self._stream.read(name, data):
+                for piece in self._pieces(name, data):
                     await self._dispatch(piece, group)
                 if self._may_leave():
                     break
@@ -117,6 +122,18 @@ class Relay:
         if not self._choices or not all(choice.over for choice in self._choices.values()):
             raise UpstreamError("Upstream cut the answer off.", code="upstream_cut_off")
         self._end()
+
+    def _pieces(self, name: str, data: dict[str, Any]) -> Sequence[Piece]:
+        try:
+            return list(self._stream.read(name, data))
+        except UpstreamError:
+            raise
+        except Exception as defect:
+            # The status may be sent: an error has to end the stream, as for what makes no sense.
+            log.exception("an event could not be read", dialect=self._call.dialect.name)
+            raise UpstreamError(
+                "Upstream streamed what could not be read.", code="upstream_invalid"
+            ) from defect
 
     async def _dispatch(self, piece: Piece, group: asyncio.TaskGroup) -> None:
         if piece.choice is None:
