@@ -234,20 +234,28 @@ class OpenAIStream:
         if self._counts:
             data.pop("usage", None)
             self._beside.pop("usage", None)
-        for choice in choices if isinstance(choices, list) else [choices]:
-            index = choice.get("index") if isinstance(choice, dict) else None
-            if type(index) is not int or not 0 <= index < self._choices:
-                raise UpstreamError(
-                    "Upstream streamed a choice that was not asked for.", code="upstream_invalid"
-                )
+        for given in choices if isinstance(choices, list) else [choices]:
+            choice, index = self._asked(given)
             found = answer(choice, self._beside)
             yield Piece(
                 index,
                 json_event({**data, "choices": [choice]}),
                 tuple((strand.field, strand.text) for strand in found.strands),
                 bool(found.unscreenable),
-                ends=choice.get("finish_reason") is not None,
+                ends=_finished(choice),
             )
+
+    def _asked(self, choice: Any) -> tuple[dict[str, Any], int]:
+        """Find which choice is meant; where one was asked for, servers leave its index out."""
+        if isinstance(choice, dict):
+            index = choice.get("index")
+            if self._choices == 1:
+                return (choice if type(index) is int and not index else {**choice, "index": 0}), 0
+            if type(index) is int and 0 <= index < self._choices:
+                return choice, index
+        raise UpstreamError(
+            "Upstream streamed a choice that was not asked for.", code="upstream_invalid"
+        )
 
     def _read_around(self, around: dict[str, Any]) -> None:
         # Mostly the same in every chunk.
@@ -325,6 +333,14 @@ def _moderation_field(verdicts: Verdicts | None) -> dict[str, Any]:
 def _index(choice: Mapping[str, Any]) -> int:
     index = choice.get("index")
     return index if type(index) is int and index >= 0 else 0
+
+
+def _finished(choice: Mapping[str, Any]) -> bool:
+    """Tell whether a choice gives a reason to finish; some servers spell out that there is none."""
+    reason = choice.get("finish_reason")
+    if isinstance(reason, str):
+        return reason.strip().lower() not in ("", "null", "none")
+    return bool(reason)
 
 
 def _error_type(status: int) -> str:
