@@ -2,9 +2,11 @@
 
 import asyncio
 import json
+import os
 import socket
 import ssl
 import subprocess
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -287,7 +289,7 @@ async def test_a_redirect_is_not_followed():
     assert "answered 307" in str(error)
 
 
-@pytest.mark.parametrize("body", [b"<html>", b"[1]", b'{"a": NaN}', b""])
+@pytest.mark.parametrize("body", [b"<html>", b"[1]", b'{"a": nan}', b'{"a":' * 5000, b""])
 async def test_a_reply_that_is_no_json_object_is_refused(body: bytes):
     async with upstream(says(body)) as opened:
         with pytest.raises(UpstreamError, match="no JSON object") as refused:
@@ -453,8 +455,57 @@ async def test_a_certificate_that_nobody_vouches_for_is_refused(tmp_path: Path, 
     async with server, Upstream(f"{scheme}://127.0.0.1:{port}/v1") as opened:
         with pytest.raises(UpstreamError) as refused:
             await opened.post(CHAT, BODY, {})
-    assert refused.value.code == "upstream_unreachable"
+    assert refused.value.code == "upstream_untrusted"
+    assert str(refused.value) == "Upstream's certificate is not trusted: self-signed certificate."
     assert seen == []
+
+
+def test_ssl_cert_file_says_whom_to_trust(tmp_path: Path):
+    """In a process of its own, as the variable is read when it starts."""
+    program = """
+import asyncio
+from test_upstream import BODY, CHAT, self_signed
+from pathlib import Path
+from shieldgate.upstream import Upstream
+
+async def accept(reader, writer):
+    await reader.readuntil(b"\\r\\n\\r\\n")
+    writer.write(b"HTTP/1.1 200 OK\\r\\ncontent-length: 2\\r\\n\\r\\n{}")
+    await writer.drain()
+
+async def main():
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(f"{folder}/certificate.pem", f"{folder}/key.pem")
+    server = await asyncio.start_server(accept, "127.0.0.1", 0, ssl=context)
+    port = server.sockets[0].getsockname()[1]
+    async with Upstream(f"https://127.0.0.1:{port}/v1") as opened:
+        print((await opened.post(CHAT, BODY, {})).body)
+
+import ssl, sys
+folder = sys.argv[1]
+asyncio.run(main())
+"""
+    self_signed(tmp_path)
+    environment = {
+        **os.environ,
+        "SSL_CERT_FILE": str(tmp_path / "certificate.pem"),
+        "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", program, tmp_path],
+        env=environment,
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout == "{}\n"
+
+
+async def test_a_server_without_tls_is_said_to_have_none():
+    async with running(says({})) as url, Upstream(url.replace("http:", "https:")) as opened:
+        with pytest.raises(UpstreamError, match="can't be reached by TLS") as refused:
+            await opened.post(CHAT, BODY, {})
+    assert refused.value.code == "upstream_unreachable"
 
 
 async def test_a_server_that_is_not_there_is_unreachable():

@@ -18,6 +18,7 @@ import orjson
 
 from shieldgate.dialects.interface import Endpoint
 from shieldgate.errors import ConfigurationError, UpstreamError
+from shieldgate.lenient_json import JsonReader
 from shieldgate.sse import Decoder, Event
 from shieldgate.version import __version__
 
@@ -173,6 +174,8 @@ class Upstream:
             for pause in _PAUSES:
                 try:
                     return await send()
+                except aiohttp.ClientConnectorCertificateError:
+                    raise  # which no second try heals
                 except _UNCONNECTED:
                     await asyncio.sleep(pause)
             return await send()
@@ -200,14 +203,14 @@ class Upstream:
     async def _events(
         self, response: aiohttp.ClientResponse, is_end: Callable[[Event], bool]
     ) -> AsyncGenerator[tuple[str, dict[str, Any]]]:
-        decoder = Decoder(self._max_bytes)
+        decoder, reader = Decoder(self._max_bytes), JsonReader()
         async with aclosing(self._pieces(response)) as pieces:
             async for piece in pieces:
                 for event in decoder.feed(piece):
                     if is_end(event):
                         return
                     if event.data:
-                        yield event.name, _payload(event, response)
+                        yield event.name, _payload(event, reader, response)
 
     async def _pieces(self, response: aiohttp.ClientResponse) -> AsyncGenerator[bytes]:
         """Give the body as it comes, up to the limit."""
@@ -278,12 +281,28 @@ def _transport_errors() -> Iterator[None]:
         raise UpstreamError(
             "Upstream was silent for too long.", status=504, code="upstream_timeout"
         ) from failure
+    except aiohttp.ClientConnectorCertificateError as failure:
+        raise UpstreamError(
+            f"Upstream's certificate is not trusted: {_openssl_reason(failure)}.",
+            code="upstream_untrusted",
+        ) from failure
+    except aiohttp.ClientConnectorSSLError as failure:
+        raise UpstreamError(
+            "Upstream can't be reached by TLS; does its URL begin with http://?",
+            code="upstream_unreachable",
+        ) from failure
     except aiohttp.ClientConnectorError as failure:
         raise UpstreamError("Upstream can't be reached.", code="upstream_unreachable") from failure
     except aiohttp.ClientError as failure:
         raise UpstreamError(
             "Upstream broke the connection off.", code="upstream_cut_off"
         ) from failure
+
+
+def _openssl_reason(failure: aiohttp.ClientConnectorCertificateError) -> str:
+    """Give OpenSSL's words without the names in them; the operator's machines are nobody's."""
+    said = getattr(failure.certificate_error, "verify_message", "")
+    return str(said).partition(",")[0] or "it can't be verified"
 
 
 def _utf8(name: str, value: str) -> str:
@@ -302,9 +321,9 @@ def _refuse(response: aiohttp.ClientResponse, why: str, code: str = "upstream_in
     raise UpstreamError(f"Upstream {why}.", code=code, request_id=_request_id(response))
 
 
-def _payload(event: Event, response: aiohttp.ClientResponse) -> dict[str, Any]:
+def _payload(event: Event, reader: JsonReader, response: aiohttp.ClientResponse) -> dict[str, Any]:
     """Read one event of a stream; raise UpstreamError, also where it reports an error."""
-    payload = _json_object(event.data)
+    payload = _json_object(event.data, reader)
     if event.name == "error" or (payload and payload.get("error")):
         raise _reported(payload, response)
     if payload is None:
@@ -335,10 +354,10 @@ def _reported(
     )
 
 
-def _json_object(text: bytes | str) -> dict[str, Any] | None:
+def _json_object(text: bytes | str, reader: JsonReader | None = None) -> dict[str, Any] | None:
     try:
-        value = orjson.loads(text)
-    except orjson.JSONDecodeError:
+        value = (reader or JsonReader()).read(text)
+    except ValueError:
         return None
     return value if isinstance(value, dict) else None
 
