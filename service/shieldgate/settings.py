@@ -7,6 +7,7 @@ environment may serve several commands, so a name means the same to all of them.
 
 import difflib
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
@@ -67,6 +68,15 @@ class ListenSettings(Settings):
     host: str = Field("127.0.0.1", min_length=1, description="The address to listen on.")
     port: int = Field(
         8000, ge=0, le=65535, description="The port to listen on; 0 takes a free one."
+    )
+    uds: Path | None = Field(
+        None, description="A Unix socket to listen on, in place of an address and a port."
+    )
+    keep_alive_seconds: int = Field(
+        75,
+        ge=1,
+        description="How long a connection may stay idle between requests, in seconds: longer "
+        "than a load balancer before it keeps them, which is mostly 60.",
     )
     max_body_bytes: int = Field(
         1_048_576, ge=1, description="Longest request body, in bytes; a longer one gets a 413."
@@ -180,8 +190,21 @@ class AccessSettings(Settings):
         "and who reaches the server may use it.",
     )
     keyless: bool = Field(
-        False, description="Serve without API keys beyond this machine, for whoever reaches it."
+        False,
+        description="Serve without API keys beyond this machine, for whoever reaches it, by "
+        "whatever name.",
     )
+    cors_origins: str | None = Field(
+        None,
+        pattern=r"^(\*|https?://[^\s,/]+(\s*,\s*https?://[^\s,/]+)*)$",
+        description="The web pages that may call from a browser, by origin, parted by commas: "
+        "https://app.example, for example; * for all. Default: none.",
+    )
+
+    @property
+    def origins(self) -> tuple[str, ...]:
+        """List the origins."""
+        return tuple(re.split(r"\s*,\s*", self.cors_origins)) if self.cors_origins else ()
 
 
 class LimitSettings(Settings):
@@ -283,6 +306,12 @@ class ServeSettings(
 
     panel = "Server"
 
+    root_path: str = Field(
+        "",
+        pattern=r"^((/[^/\s]+)+)?$",
+        description="The prefix of all paths where a proxy serves this under one, such as "
+        "/moderation. Whether the proxy takes it away makes no difference.",
+    )
     processes: int = Field(
         1,
         ge=1,

@@ -6,7 +6,6 @@ import socket
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
 import structlog
@@ -14,7 +13,7 @@ from fastapi import FastAPI
 
 from shieldgate.access.keys import LiveKeys
 from shieldgate.access.rate_limits import RateLimiter
-from shieldgate.cli.listening import listen, run_app, start_logging, tell_supervisor, url
+from shieldgate.cli.listening import is_local, listen, run_app, start_logging, tell_supervisor, url
 from shieldgate.cli.options import chosen_profile
 from shieldgate.cli.processes import GatewayProcess, run_processes
 from shieldgate.cli.telemetry import build_telemetry
@@ -232,16 +231,12 @@ def _audit_sink(
 
 def _check_open(listener: socket.socket, settings: ServeSettings) -> None:
     """Refuse to serve everybody by mistake; raise ConfigurationError."""
-    if not (settings.keys or settings.keyless or _local(listener)):
+    if not (settings.keys or settings.keyless or is_local(listener)):
         raise ConfigurationError(
             f"{flag('host')} {settings.host} can be reached from other machines, and there are no "
             "API keys. Make one with 'shieldgate keys new' and give its file as "
             f"{flag('keys')}, or say {flag('keyless')} to serve whoever reaches it."
         )
-
-
-def _local(listener: socket.socket) -> bool:
-    return ip_address(listener.getsockname()[0]).is_loopback
 
 
 def _log_listening(listener: socket.socket, live: LiveBook, settings: ServeSettings) -> None:
@@ -260,7 +255,7 @@ def _log_listening(listener: socket.socket, live: LiveBook, settings: ServeSetti
     if settings.keys:
         if settings.upstream and not settings.upstream_key:
             log.info("upstream is asked without a key: callers' keys are for this server only")
-    elif _local(listener):
+    elif is_local(listener):
         log.info("there are no API keys: only this machine can reach the server")
     else:
         log.warning("there are no API keys: whoever reaches this address can use the server")

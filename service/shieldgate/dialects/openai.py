@@ -35,7 +35,9 @@ from shieldgate.sse import Event, json_event
 from shieldgate.types import Judged, Verdict
 
 BEARER = Credential("authorization", "Bearer")
-ACCOUNT = ("authorization", "openai-organization", "openai-project")
+# Azure's clients show a key in the last one, and several gateways take the one before.
+CREDENTIALS = (BEARER, Credential("x-api-key"), Credential("api-key"))
+ACCOUNT = (*(c.header for c in CREDENTIALS), "openai-organization", "openai-project")
 # Upstream's list of models, which belongs to no chat.
 MODELS = Endpoint("/models", BEARER, ACCOUNT)
 
@@ -63,7 +65,7 @@ class OpenAI(ABC):
     endpoint: Endpoint
     prompt_param: str
     error_model: type[BaseModel] = ErrorEnvelope
-    credentials: tuple[Credential, ...] = (BEARER,)
+    credentials: tuple[Credential, ...] = CREDENTIALS
     choices_param = "n"
     responses: Mapping[int | str, dict[str, Any]] = {
         200: {
