@@ -330,10 +330,14 @@ async def test_it_is_declared_with_its_own_errors_and_key(
         declared = (await served.client.get("/openapi.json")).json()
     operation = declared["paths"][ROUTE]["post"]
     assert operation["security"] == [{"x-parley-key": []}]
-    assert declared["paths"]["/v1/models"]["get"]["security"] == [{"key": []}]
+    assert declared["paths"]["/v1/models"]["get"]["security"] == [
+        {name: []} for name in ("key", "x-api-key", "api-key")
+    ]
     schemes = declared["components"]["securitySchemes"]
     assert schemes == {
         "key": {"type": "http", "scheme": "bearer"},
+        "x-api-key": {"type": "apiKey", "in": "header", "name": "x-api-key"},
+        "api-key": {"type": "apiKey", "in": "header", "name": "api-key"},
         "x-parley-key": {"type": "apiKey", "in": "header", "name": "x-parley-key"},
     }
     for status in ("401", "408", "500", "503"):

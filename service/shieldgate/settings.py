@@ -164,6 +164,18 @@ class ChatSettings(GeneratorSettings):
         description="The API key for upstream. Flags show in process lists: prefer the variable. "
         "Default: the caller's own.",
     )
+    upstream_headers: SecretStr | None = Field(
+        None,
+        description="Headers for upstream beyond those it needs, parted by commas: name=value is "
+        "sent with each request, and a name alone passes the caller's on. Flags show in process "
+        "lists: prefer the variable.",
+    )
+    upstream_proxy: SecretStr | None = Field(
+        None,
+        description="The proxy through which upstream is reached, http://proxy:3128, for example; "
+        "or 'environment' for what HTTP_PROXY, HTTPS_PROXY and NO_PROXY say. Default: none, "
+        "whatever they say.",
+    )
     upstream_seconds: int = Field(
         300,
         ge=1,
@@ -399,9 +411,15 @@ def _by_new_names(
 def _explain(field: str, reason: str, model: type[Settings], flags: Mapping[str, Any]) -> str:
     key = flag(field) if field in flags else variable(field)
     given = str(flags[field]) if field in flags else _environment().get(variable(field), "")
-    secret = "SecretStr" in str(model.model_fields[field].annotation)
+    kind = str(model.model_fields[field].annotation)
+    is_url = "HttpUrl" in kind
+    secret = "SecretStr" in kind or (is_url and "@" in given)
     value = "" if secret else f" {given!r}"
-    sentence = f"{key}{value} is refused: {reason[0].lower()}{reason[1:]}."
+    # But not "uRL".
+    reason = reason if reason[1:2].isupper() else f"{reason[0].lower()}{reason[1:]}"
+    sentence = f"{key}{value} is refused: {reason}."
+    if is_url and not secret and "://" not in given:
+        sentence += f" Did you mean http://{given.lstrip('/')}?"
     if given.startswith("tcp://"):
         sentence += f" {_SERVICE_LINKS}"
     return sentence

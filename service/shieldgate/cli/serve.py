@@ -1,5 +1,6 @@
 """Builds the gateway from the settings and runs it."""
 
+import asyncio
 import gc
 import secrets
 import socket
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING
 
 import structlog
 from fastapi import FastAPI
+from pydantic import SecretStr
 
 from shieldgate.access.keys import LiveKeys
 from shieldgate.access.rate_limits import RateLimiter
@@ -17,7 +19,8 @@ from shieldgate.cli.listening import is_local, listen, run_app, start_logging, t
 from shieldgate.cli.options import chosen_profile
 from shieldgate.cli.processes import GatewayProcess, run_processes
 from shieldgate.cli.telemetry import build_telemetry
-from shieldgate.errors import ConfigurationError
+from shieldgate.dialects.openai import MODELS
+from shieldgate.errors import ConfigurationError, UpstreamError
 from shieldgate.gateway.app import create_app
 from shieldgate.gateway.middleware.drain import Drain
 from shieldgate.gateway.screening import Screener
@@ -63,7 +66,11 @@ def run(settings: ServeSettings, part: GatewayProcess | None = None) -> None:
 
     @asynccontextmanager
     async def opened() -> AsyncIterator[Scorer]:
-        async with nearby or open_served(settings, telemetry) as scorer:
+        # Beside each other, because loading a scorer takes long.
+        async with (
+            _looking_at(None if worker else upstream),
+            nearby or open_served(settings, telemetry) as scorer,
+        ):
             live.check = scorer.check
             await scorer.check(live.current.policies.values())
             await live.reload()  # what came while there was no scorer to check it
@@ -145,12 +152,13 @@ def _answering(settings: ServeSettings) -> tuple[Upstream | None, Supervisor | N
             f"{settings.processes}. Run 'shieldgate worker' beside, and give its address as "
             f"{flag('upstream')}."
         )
-    key = settings.upstream_key.get_secret_value() if settings.upstream_key else None
     silence = settings.upstream_seconds
     if settings.upstream:
         upstream = Upstream(
             str(settings.upstream),
-            key=key,
+            key=_shown(settings.upstream_key),
+            headers=_shown(settings.upstream_headers) or "",
+            proxy=_shown(settings.upstream_proxy),
             # With keys of our own, what callers send is ours and nothing for others.
             passes_account=settings.keys is None,
             silence_seconds=silence,
@@ -173,6 +181,39 @@ def _answering(settings: ServeSettings) -> tuple[Upstream | None, Supervisor | N
     worker = Supervisor([sys.executable, "-m", "shieldgate.cli", "worker", *given], listener)
     upstream = Upstream(f"{url(listener)}/v1", passes_account=False, silence_seconds=silence)
     return upstream, worker
+
+
+def _shown(secret: SecretStr | None) -> str | None:
+    return secret.get_secret_value() if secret else None
+
+
+@asynccontextmanager
+async def _looking_at(upstream: Upstream | None) -> AsyncIterator[None]:
+    """Have a look at upstream meanwhile, if there is one."""
+    looking = asyncio.create_task(_look_at(upstream)) if upstream else None
+    try:
+        yield
+    finally:
+        if looking:
+            looking.cancel()
+
+
+async def _look_at(upstream: Upstream) -> None:
+    """Ask upstream for its models once, and say what of its URL seems wrong."""
+    try:
+        await upstream.models(MODELS, {})
+    except UpstreamError as failure:
+        if failure.code in ("upstream_unreachable", "upstream_untrusted", "upstream_timeout"):
+            log.warning("upstream can't be asked", url=upstream.url, why=str(failure))
+        elif not upstream.url.endswith("/v1") and (
+            failure.status == 404 or failure.code == "upstream_invalid"
+        ):
+            log.warning(
+                "upstream seems to have no API at this URL",
+                url=upstream.url,
+                why=str(failure),
+                mend=f"most end with /v1: {flag('upstream')} {upstream.url}/v1",
+            )
 
 
 def _cache_secret(settings: ServeSettings) -> bytes:
