@@ -20,7 +20,10 @@ from shieldgate.gateway.services import Services
 from shieldgate.version import __version__
 
 # What pages of other origins may see of a reply's headers.
-_EXPOSED = ("x-request-id", UPSTREAM_ID, "x-shieldgate-unscreened", "retry-after")
+_EXPOSED = (
+    *("x-request-id", UPSTREAM_ID, "retry-after"),
+    *("x-shieldgate-profile", "x-shieldgate-unscreened"),
+)
 
 _LAST_SPANS_SECONDS = 2.0
 

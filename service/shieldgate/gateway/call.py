@@ -73,6 +73,7 @@ class Call:
         base = services.profile(state.key, book, "prompt")
         read = dialect.read(asked)
         found = screening_rules(base, read.screening, book, services.screener.name)
+        state.profile = found.name
         call = cls(
             services=services,
             upstream=services.upstream,

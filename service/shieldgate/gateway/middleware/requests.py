@@ -54,6 +54,8 @@ class RequestMiddleware:
                 status = message["status"]
                 headers = MutableHeaders(scope=message)
                 headers["x-request-id"] = request_id
+                if state.profile:
+                    headers["x-shieldgate-profile"] = state.profile
                 if headers.get("content-type", "").startswith("text/event-stream"):
                     self._telemetry.first_byte(_route(scope), perf_counter() - started)
             await send(message)
