@@ -34,10 +34,19 @@ def test_a_number_of_more_digits_than_python_reads_is_null() -> None:
     assert JsonReader().read("[1" + "0" * 5000 + ", NaN]") == [None, None]
 
 
-@pytest.mark.parametrize("text", ["", "{", "nan", "[Inf]", "{'a': 1}", "[" * 5000 + "]" * 5000])
+DEEP = [f"{'[' * levels}NaN{']' * levels}" for levels in (900, 5000)]
+
+
+@pytest.mark.parametrize("text", ["", "{", "nan", "[Inf]", "{'a': 1}", *DEEP])
 def test_what_is_no_json_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match=r"JSON|Expecting|Extra|property"):
+    with pytest.raises(ValueError, match=r"JSON|deep|Expecting|Extra|property"):
         JsonReader().read(text)
+
+
+def test_a_half_that_stays_alone_in_a_whole_value_is_replaced() -> None:
+    assert JsonReader().read(r'{"a\ud83c": ["x\ud83c", "\udf5ex"]}') == {
+        "a\ufffd": ["x\ufffd", "\ufffdx"]
+    }
 
 
 def test_bytes_that_are_not_utf_8_are_replaced() -> None:
@@ -65,7 +74,7 @@ def content(value: Any) -> str:
     ],
 )
 def test_halves_are_joined_over_deltas(parts: list[str], whole: str) -> None:
-    reader = JsonReader()
+    reader = JsonReader(streamed=True)
     read = [reader.read(text) for text in deltas(*parts, index=0)]
     assert "".join(map(content, read)) == whole
     for value in read:
@@ -73,7 +82,7 @@ def test_halves_are_joined_over_deltas(parts: list[str], whole: str) -> None:
 
 
 def test_halves_of_two_choices_are_kept_apart() -> None:
-    reader = JsonReader()
+    reader = JsonReader(streamed=True)
     first, second = deltas("\ud83c", index=0), deltas("\ud83d", index=1)
     more = [*deltas("\udf5e", index=1), *deltas("\udf5e", index=0)]
     said = [content(reader.read(text)) for text in (*first, *second, *more)]
@@ -86,7 +95,7 @@ def test_text_cut_anywhere_in_utf_16_is_whole_again(text: str, data: st.DataObje
     cuts = sorted(data.draw(st.sets(st.integers(0, len(units) // 2))))
     bounds = [0, *(2 * cut for cut in cuts), len(units)]
     parts = [units[a:b].decode("utf-16-le", "surrogatepass") for a, b in pairwise(bounds)]
-    reader = JsonReader()
+    reader = JsonReader(streamed=True)
     assert "".join(content(reader.read(part)) for part in deltas(*parts)) == text
 
 

@@ -253,6 +253,14 @@ async def test_an_offer_of_another_protocol_is_ignored_and_the_body_read(
     assert raw.count("HTTP/1.1 200") == len(said)
 
 
+async def test_any_number_of_offers_in_one_packet_is_ignored() -> None:
+    number = 3000
+    offers = f"GET / HTTP/1.1\r\n{OFFERS['h2c']}\r\n".encode() * number
+    async with connected(echo, seconds=20) as (reader, writer):
+        writer.write(offers + b"GET / HTTP/1.0\r\n\r\n")
+        assert (await reader.read()).count(b"HTTP/1.1 200") == number + 1
+
+
 async def test_an_offer_frees_no_head_from_its_limits() -> None:
     async with connected(echo) as connection:
         assert await drip(connection, posting("/", OFFERS["h2c"] * 20, chunked=False)) == b""

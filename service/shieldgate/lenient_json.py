@@ -13,14 +13,15 @@ _Place = tuple[str | int, ...]
 
 
 class JsonReader:
-    """Reads the values of one stream, or a single one.
+    """Reads a value, or the values of one stream.
 
-    NaN and the infinities are read as null. Halves of a surrogate pair are joined within a string
-    and over values that go on at the same place, such as the deltas of a choice; a half that
-    stays alone is U+FFFD, as are bytes that are not UTF-8.
+    NaN and the infinities are read as null. Halves of a surrogate pair are joined within a string,
+    and where it is `streamed` over values that go on at the same place, such as the deltas of a
+    choice; a half that stays alone is U+FFFD, as are bytes that are not UTF-8.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, *, streamed: bool = False) -> None:
+        self._streamed = streamed
         self._halves: dict[_Place, str] = {}
 
     def read(self, text: bytes | str) -> Any:
@@ -28,12 +29,15 @@ class JsonReader:
         try:
             value = orjson.loads(text)
         except orjson.JSONDecodeError:
-            value = _read_leniently(text)
+            value = None
         else:
             # orjson gives no halves.
             if not self._halves:
                 return value
-        return self._mended(value, ())
+        try:
+            return self._mended(_read_leniently(text) if value is None else value, ())
+        except RecursionError:
+            raise ValueError("The JSON is nested too deeply.") from None
 
     def _mended(self, value: Any, place: _Place) -> Any:
         if isinstance(value, str):
@@ -50,7 +54,7 @@ class JsonReader:
 
     def _joined(self, text: str, place: _Place) -> str:
         text = self._halves.pop(place, "") + text
-        if "\ud800" <= text[-1] <= "\udbff":
+        if self._streamed and "\ud800" <= text[-1] <= "\udbff":
             self._halves[place] = text[-1]
             text = text[:-1]
         return _whole(text)
@@ -59,12 +63,7 @@ class JsonReader:
 def _read_leniently(text: bytes | str) -> Any:
     if isinstance(text, bytes):
         text = text.decode(errors="replace")
-    try:
-        return json.loads(
-            text, parse_constant=lambda _: None, parse_float=_finite, parse_int=_integer
-        )
-    except RecursionError:
-        raise ValueError("The JSON is nested too deeply.") from None
+    return json.loads(text, parse_constant=lambda _: None, parse_float=_finite, parse_int=_integer)
 
 
 def _finite(text: str) -> float | None:

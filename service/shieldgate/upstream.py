@@ -228,7 +228,7 @@ class Upstream:
     async def _events(
         self, response: aiohttp.ClientResponse, is_end: Callable[[Event], bool]
     ) -> AsyncGenerator[tuple[str, dict[str, Any]]]:
-        decoder, reader = Decoder(self._max_bytes), JsonReader()
+        decoder, reader = Decoder(self._max_bytes), JsonReader(streamed=True)
         async with aclosing(self._pieces(response)) as pieces:
             async for piece in pieces:
                 for event in decoder.feed(piece):

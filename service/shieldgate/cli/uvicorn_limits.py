@@ -50,16 +50,19 @@ def limited_protocol(head_seconds: float) -> type[HttpToolsProtocol]:
 
         def _feed(self, data: bytes) -> None:
             self._unset_keepalive_if_required()
-            try:
-                self.parser.feed_data(data)
-            except httptools.HttpParserError:
-                self.send_400_response("Invalid HTTP request received.")
-            except httptools.HttpParserUpgrade as offer:
-                if self._offers_protocol():
-                    head = self._head_without_offer()
-                    self.parser = httptools.HttpRequestParser(self)
-                    self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
-                    self._feed(head + data[offer.args[0] :])
+            rest = [memoryview(data)]
+            while rest:
+                piece = rest.pop()
+                try:
+                    self.parser.feed_data(piece)
+                except httptools.HttpParserError:
+                    self.send_400_response("Invalid HTTP request received.")
+                    return
+                except httptools.HttpParserUpgrade as offer:
+                    if self._offers_protocol():
+                        rest += [piece[offer.args[0] :], memoryview(self._head_without_offer())]
+                        self.parser = httptools.HttpRequestParser(self)
+                        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
 
         def _offers_protocol(self) -> bool:
             # CONNECT offers nothing: it wants a tunnel.
