@@ -16,6 +16,7 @@ from shieldgate.dialects.interface import (
     JsonObject,
     Piece,
     Problem,
+    Refusal,
     Verdicts,
 )
 from shieldgate.dialects.openai_moderation import filter_results, moderation
@@ -94,11 +95,11 @@ class OpenAI(ABC):
         """Say what is judged of a body."""
 
     @abstractmethod
-    def stopped_choice(self, index: int, refusal: str) -> dict[str, Any]:
+    def stopped_choice(self, index: int, refusal: Refusal) -> dict[str, Any]:
         """Write a choice of a whole reply that was stopped."""
 
     @abstractmethod
-    def last_choices(self, index: int, refusal: str, *, begun: bool) -> list[dict[str, Any]]:
+    def last_choices(self, index: int, refusal: Refusal, *, begun: bool) -> list[dict[str, Any]]:
         """Write a stopped choice of the last chunks; `begun` says that some of it has left."""
 
     def read(self, request: AnyCompletionRequest) -> CallerRequest:
@@ -116,7 +117,11 @@ class OpenAI(ABC):
         return [Answer(index, said.text, bool(said.unscreenable)) for index, said in found]
 
     def screened(
-        self, reply: JsonObject, stopped: Sequence[bool], refusal: str, verdicts: Verdicts | None
+        self,
+        reply: JsonObject,
+        stopped: Sequence[bool],
+        refusal: Refusal,
+        verdicts: Verdicts | None,
     ) -> dict[str, Any]:
         """Write a reply without the choices that are stopped."""
         choices = [
@@ -146,7 +151,7 @@ class OpenAI(ABC):
         }
 
     def refused(
-        self, body: JsonObject, choices: int, refusal: str, verdicts: Verdicts, *, unasked: bool
+        self, body: JsonObject, choices: int, refusal: Refusal, verdicts: Verdicts, *, unasked: bool
     ) -> dict[str, Any]:
         """Write a reply of refusals; what a model that was asked has spent, nobody knows."""
         return {
@@ -272,7 +277,7 @@ class OpenAIStream:
         self._begun.add(piece.choice)
         return piece.data
 
-    def ending(self, choice: int, refusal: str) -> bytes:
+    def ending(self, choice: int, refusal: Refusal) -> bytes:
         """Write the last chunks of a choice that was stopped."""
         begun = choice in self._begun
         last = self._dialect.last_choices(choice, refusal, begun=begun)

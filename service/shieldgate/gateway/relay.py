@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from time import perf_counter
 
-from shieldgate.dialects.interface import Piece, StreamReader
+from shieldgate.dialects.interface import Piece, Refusal, StreamReader
 from shieldgate.errors import ScoringError, ShieldgateError, Unscreenable, UpstreamError
 from shieldgate.gateway.call import Call
 from shieldgate.gateway.concurrency import together
@@ -268,5 +268,6 @@ class _Choice:
             # The status is still ours to choose, if nothing is read meanwhile.
             self._buffer.close(failure)
             raise failure
-        self._buffer.write(self._stream.ending(self._index, self._call.answer_profile.refusal))
+        refusal = Refusal.of(self._call.answer_profile)
+        self._buffer.write(self._stream.ending(self._index, refusal))
         self._on_stop()

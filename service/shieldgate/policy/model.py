@@ -17,6 +17,7 @@ from shieldgate.types import Action, Direction, Judgement, Score, Verdict
 Mode = Literal["enforce", "monitor"]
 OnFailure = Literal["open", "closed"]
 OnBlock = Literal["error", "refusal"]
+RefusalField = Literal["refusal", "content"]
 PromptCheck = Literal["before", "parallel"]
 History = Literal["latest", "window", "all"]
 Instructions = Literal["judge", "trust"]
@@ -101,6 +102,7 @@ class Profile:
     the policies' own, keyed by (policy id, direction). What follows is for chat:
 
     - `on_block`: a blocked prompt is an error, or a 200 that carries `refusal` as the answer.
+    - `refusal_field`: where a message has the refusal; not every client shows its own field.
     - `prompt_check`: the model is called after the prompt's verdict, or at the same time.
     - `history`: beside the newest turn, judge nothing older, the last `window` user turns joined
       into one prompt, or all turns.
@@ -120,6 +122,7 @@ class Profile:
     monitored: frozenset[str] = frozenset()
     on_block: OnBlock = "error"
     refusal: str = "I can't help with that."
+    refusal_field: RefusalField = "refusal"
     prompt_check: PromptCheck = "before"
     history: History = "window"
     window: int = 3
