@@ -18,6 +18,7 @@ from shieldgate.dialects.interface import (
     JsonObject,
     Piece,
     Problem,
+    Refusal,
     Verdicts,
 )
 from shieldgate.dialects.plan import Plan, Subject, distinct
@@ -59,8 +60,8 @@ class ParleyStream:
         self._released += "".join(text for _, text in piece.texts)
         return self._numbered(piece.data)
 
-    def ending(self, choice: int, refusal: str) -> bytes:
-        said = {"whole": self._released, "declined": refusal}
+    def ending(self, choice: int, refusal: Refusal) -> bytes:
+        said = {"whole": self._released, "declined": refusal.text}
         return self._numbered(json_event(said, "declined"))
 
     def prompt_annotation(self, inputs: Sequence[Judged]) -> bytes:
@@ -103,18 +104,22 @@ class Parley:
         return [Answer(0, "\n".join(lines), unscreenable=False)] if lines else []
 
     def screened(
-        self, reply: JsonObject, stopped: Sequence[bool], refusal: str, verdicts: Verdicts | None
+        self,
+        reply: JsonObject,
+        stopped: Sequence[bool],
+        refusal: Refusal,
+        verdicts: Verdicts | None,
     ) -> dict[str, Any]:
-        said = {"lines": [], "declined": refusal} if any(stopped) else dict(reply)
+        said = {"lines": [], "declined": refusal.text} if any(stopped) else dict(reply)
         return said | found(verdicts)
 
     def blocked(self, verdicts: Verdicts) -> dict[str, Any]:
         return {"oops": {"why": "blocked", "what": "No parley."}, **found(verdicts)}
 
     def refused(
-        self, body: JsonObject, choices: int, refusal: str, verdicts: Verdicts, *, unasked: bool
+        self, body: JsonObject, choices: int, refusal: Refusal, verdicts: Verdicts, *, unasked: bool
     ) -> dict[str, Any]:
-        return {"lines": [], "declined": refusal, **found(verdicts)}
+        return {"lines": [], "declined": refusal.text, **found(verdicts)}
 
     def stream(
         self, body: JsonObject, choices: int, *, enforces: bool = True, counts_usage: bool = False

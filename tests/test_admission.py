@@ -80,6 +80,50 @@ async def test_a_key_is_what_the_official_client_gives(scorer: FakeScorer, tmp_p
                 await api.moderations.create(input="bread")
 
 
+@pytest.mark.parametrize("name", ["x-api-key", "X-API-Key", "api-key"])
+async def test_a_key_is_taken_from_the_headers_of_other_clients_too(
+    scorer: FakeScorer, tmp_path: Path, name: str
+) -> None:
+    async with guarded(scorer, tmp_path) as served, httpx.AsyncClient() as client:
+        for secret, status in ((SECRET, 200), ("sg-other", 401)):
+            for path, body in ((SCREEN, {"prompt": "x"}), ("/v1/moderations", {"input": "x"})):
+                reply = await client.post(served.url + path, json=body, headers={name: secret})
+                assert reply.status_code == status
+        schema = (await client.get(f"{served.url}/openapi.json")).json()
+    assert {"key", "x-api-key", "api-key"} == schema["components"]["securitySchemes"].keys()
+
+
+async def test_a_key_of_ours_in_any_header_is_nothing_for_upstream(
+    scorer: FakeScorer, tmp_path: Path
+) -> None:
+    script = Script(whole("kind"))
+    async with (
+        serving(script) as url,
+        guarded(scorer, tmp_path, upstream=Upstream(url, passes_account=False)) as served,
+    ):
+        for headers in (BEARER, {"x-api-key": SECRET}, {"api-key": SECRET}):
+            given = {"authorization": "none", **headers}
+            reply = await served.client.post(CHAT, json=chat(), headers=given)
+            assert reply.status_code == 200
+    assert SECRET not in str(script.requests)
+
+
+async def test_a_callers_key_goes_on_in_the_header_that_it_came_in(scorer: FakeScorer) -> None:
+    script = Script(whole("kind"))
+    async with serving(script) as url, gateway(scorer, upstream=Upstream(url)) as served:
+        await served.client.post(CHAT, json=chat(), headers={"api-key": "theirs"})
+    assert script.requests[0]["headers"]["api-key"] == "theirs"
+
+
+async def test_options_are_told_to_who_shows_no_key(scorer: FakeScorer, tmp_path: Path) -> None:
+    async with guarded(scorer, tmp_path) as served, httpx.AsyncClient() as client:
+        for path, allowed in ((CHAT, "POST, OPTIONS"), ("/v1/models", "GET, HEAD, OPTIONS")):
+            reply = await client.options(served.url + path)
+            assert (reply.status_code, reply.headers["allow"]) == (204, allowed)
+        assert (await client.options(f"{served.url}/nowhere")).status_code == 404
+        assert (await client.head(f"{served.url}/metrics")).status_code == 401
+
+
 async def test_a_long_body_without_a_key_is_not_waited_for(
     scorer: FakeScorer, tmp_path: Path
 ) -> None:
@@ -286,7 +330,9 @@ async def test_the_description_tells_of_keys_where_there_are_some(
         with_keys = (await locked.client.get("/openapi.json")).json()
         without = (await served.client.get("/openapi.json")).json()
     assert with_keys["components"]["securitySchemes"]["key"]["scheme"] == "bearer"
-    assert with_keys["paths"][SCREEN]["post"]["security"] == [{"key": []}]
+    assert with_keys["paths"][SCREEN]["post"]["security"] == [
+        {name: []} for name in ("key", "x-api-key", "api-key")
+    ]
     assert {"401", "429"} <= with_keys["paths"][SCREEN]["post"]["responses"].keys()
     assert "security" not in with_keys["paths"]["/healthz"]["get"]
     assert "securitySchemes" not in without["components"]

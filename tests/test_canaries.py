@@ -332,7 +332,7 @@ async def test_nothing_is_left_of_heads(opened: Open) -> None:
         w.replies.append(await _raw(w, f"{w.new()} HTTP/1.1\r\n\r\n"))
         w.replies.append(await _raw(w, f"GET / HTTP/1.1\r\n{w.new()}\r\n\r\n"))
         verb = w.new(ascii_only=True).replace(" ", "")
-        w.replies.append(await _raw(w, f"{verb} /v1/screen HTTP/1.1\r\nhost: here\r\n\r\n"))
+        w.replies.append(await _raw(w, f"{verb} /v1/screen HTTP/1.1\r\nhost: localhost\r\n\r\n"))
 
 
 async def _raw(w: Witness, request: str) -> bytes:

@@ -8,9 +8,10 @@ from fakes import FakeScorer
 from front import Front, Open
 from serving import Gateway, gateway
 from structlog.testing import capture_logs
-from upstream import Script, serving, streamed, whole
+from upstream import DONE, Script, data_of, delta, serving, streamed, text_of, whole
 
 from shieldgate.errors import Overloaded, ScorerUnavailable
+from shieldgate.policy import Streaming
 from shieldgate.upstream import Upstream
 
 REFUSAL = "I can't help with that."
@@ -399,3 +400,43 @@ async def test_upstreams_models_are_listed_with_ours(front: Open) -> None:
         f.script.status = 500
         reply = (await f.gateway.client.get("/v1/models")).json()
         assert reply["data"][0]["id"] == "default"
+
+
+@pytest.mark.parametrize("streams", [False, True])
+@pytest.mark.parametrize("blocks", ["prompt", "answer"])
+async def test_a_refusal_can_stand_where_every_client_shows_it(
+    front: Open, streams: bool, blocks: str
+) -> None:
+    prompt, said = ("crude", "kind") if blocks == "prompt" else ("bread", "so crude")
+    profile = {"on_block": "refusal", "refusal": "No.", "refusal_field": "content"}
+    async with (
+        front(streamed(said) if streams else whole(said), profile=profile) as f,
+        f.client() as api,
+    ):
+        asked: Any = {"model": "m", "messages": [{"role": "user", "content": prompt}]}
+        if streams:
+            chunks = await api.chat.completions.create(**asked, stream=True)
+            choices = [choice async for chunk in chunks for choice in chunk.choices]
+            shown = "".join(choice.delta.content or "" for choice in choices)
+            refused = [choice.delta.refusal for choice in choices if choice.delta.refusal]
+            finish = choices[-1].finish_reason
+        else:
+            [choice] = (await api.chat.completions.create(**asked)).choices
+            shown, finish = choice.message.content or "", choice.finish_reason
+            refused = [choice.message.refusal] * bool(choice.message.refusal)
+    assert (shown.strip(), refused, finish) == ("No.", [], "content_filter")
+
+
+async def test_such_a_refusal_stands_apart_from_what_has_left(front: Open) -> None:
+    profile = {
+        "streaming": Streaming("hold", first=4, growth=1.0, most=4),
+        "refusal_field": "content",
+    }
+    seen = asyncio.Event()
+    pieces = [delta("kind"), seen, delta(" crude"), DONE]
+    async with front(pieces, profile=profile) as f, f.streaming() as reply:
+        raw = ""
+        async for text in reply.aiter_text():
+            raw += text
+            seen.set()
+    assert text_of(data_of(raw)) == "kind\n\nI can't help with that."

@@ -384,9 +384,8 @@ async def test_an_upstream_that_dies_early_is_its_error(front: Open) -> None:
     ("death", "code"),
     [
         (RuntimeError("dies"), "upstream_cut_off"),
-        (DONE, "upstream_cut_off"),
         (b"data: {]\n\n", "upstream_invalid"),
-        (delta("x", index=5), "upstream_invalid"),
+        (sse({"choices": ["x"]}), "upstream_invalid"),
         (sse({"error": {"message": "out of memory", "code": "oom"}}), "oom"),
     ],
 )
@@ -407,6 +406,105 @@ async def test_an_upstream_that_dies_later_leaves_what_was_judged_and_an_error(
     assert events[-1].keys() == {"error"}
     assert events[-1]["error"]["code"] == code
     assert isinstance(events[-1]["error"]["message"], str)
+
+
+@pytest.mark.parametrize("index", [5, -1, None, "0"])
+async def test_of_several_choices_only_those_that_were_asked_for_are_taken(
+    front: Open, index: Any
+) -> None:
+    async with front([delta("kind", index=index), DONE]) as f:
+        reply = await f.ask(stream=True, n=2)
+    assert reply.json()["error"]["code"] == "upstream_invalid"
+
+
+@pytest.mark.parametrize("indices", [[None], [0, 1, 2, 3], [1], [-1], ["0"], [0.0], [True]])
+@pytest.mark.parametrize("said", [("a ki", "nd ans", "wer", ""), ("all cr", "ude", " it is", "")])
+async def test_the_one_choice_that_was_asked_for_is_known_whatever_its_index(
+    front: Open, said: tuple[str, ...], indices: list[Any]
+) -> None:
+    def event(text: str, place: int) -> bytes:
+        choice = {"delta": {"content": text}, "finish_reason": None if text else "stop"}
+        index = indices[place % len(indices)]
+        return sse({"choices": [choice if index is None else {"index": index, **choice}]})
+
+    async with front([*map(event, said, range(4)), DONE], profile=SOON) as f:
+        events = await f.stream()
+    assert finish(events) == ("stop" if "wer" in said else "content_filter")
+    assert text_of(events) in (("a kind answer",) if "wer" in said else ("", "all cr"))
+
+
+@pytest.mark.parametrize("none", ["", " ", "null", "None", None, False, 0, {}, []])
+async def test_a_reason_that_is_none_finishes_no_choice(
+    front: Open, scorer: FakeScorer, none: Any
+) -> None:
+    texts = [delta("kind ", finish=none) for _ in range(40)]
+    async with front([*texts, delta(finish="stop"), DONE]) as f:
+        events = await f.stream()
+        assert text_of(events) == "kind " * 40
+        answers = [exchange for exchange, _ in scorer.calls if exchange.response is not None]
+        assert len(answers) <= 3, "one for 200 characters, one for the end"
+    async with front(texts) as f:  # which ends in good form, and says nothing of an end
+        assert (await f.stream())[-1]["error"]["code"] == "upstream_cut_off"
+
+
+@pytest.mark.parametrize("reason", ["stop", "length", "eos_token", {"type": "stop"}])
+async def test_any_other_reason_finishes_it(front: Open, reason: Any) -> None:
+    async with front([delta("kind"), delta(finish=reason)]) as f:
+        assert text_of(await f.stream()) == "kind"
+
+
+@pytest.mark.parametrize("mode", ["hold", "full", "async"])
+async def test_the_end_of_the_stream_ends_choices_that_gave_no_reason(
+    front: Open, mode: str
+) -> None:
+    profile = {"streaming": Streaming(mode, first=4, growth=2.0, most=1000)}
+    async with front([delta("kind"), delta(" and long"), DONE], profile=profile) as f:
+        events = await f.stream()
+    assert text_of(events) == "kind and long"
+    assert (finish(events), events[-1]) == (None, "[DONE]")
+
+
+async def test_what_came_before_that_end_is_judged_first(front: Open) -> None:
+    async with front([delta("kind"), delta(" and cru"), delta("de"), DONE], profile=SOON) as f:
+        events = await f.stream()
+    assert "cru" not in text_of(events)
+    assert finish(events) == "content_filter"
+
+
+async def test_an_end_without_any_choice_is_none(front: Open) -> None:
+    async with front([usage(), DONE]) as f:
+        assert (await f.ask(stream=True)).status_code == 502
+
+
+FILTER_RESULTS = sse({"choices": [], "prompt_filter_results": [{"prompt_index": 0}]})
+NOTE = sse({"choices": [], "note": 1})
+
+
+@pytest.mark.parametrize("mode", ["hold", "full", "async"])
+async def test_events_without_choices_stay_in_their_place(front: Open, mode: str) -> None:
+    pieces = [FILTER_RESULTS, delta("kind"), NOTE, delta(" and "), delta("long", finish="stop")]
+    profile = {"streaming": Streaming(mode, first=4, growth=2.0, most=1000)}
+    async with front([*pieces, usage(), DONE], profile=profile) as f:
+        events = await f.stream()
+    own = [e for e in events if "content_filter_offsets" not in json.dumps(e)]
+    if mode == "async":
+        own = own[1:]  # what was found in the prompt
+    assert own == data_of(b"".join([*pieces, usage(), DONE]).decode())
+
+
+@pytest.mark.parametrize("index", [0, 1])
+async def test_events_without_choices_overtake_no_text_and_survive_a_block(
+    front: Open, index: int
+) -> None:
+    pieces = [FILTER_RESULTS, delta("so crude " * 9, index=index), NOTE, delta("x", index=index)]
+    pieces += [delta("kind", index=1 - index), delta(index=1 - index, finish="stop"), usage(), DONE]
+    async with front(pieces, profile=SOON) as f:
+        events = await f.stream(n=2)
+    beside = [key for e in events[:-1] for key in e if not e["choices"]]
+    assert [k for k in beside if k in ("prompt_filter_results", "note", "usage")] == [
+        *("prompt_filter_results", "note", "usage")
+    ]
+    assert "crude" not in text_of(events, index)
 
 
 async def test_an_upstream_that_stalls_is_waited_for_with_comments_and_then_left(

@@ -8,7 +8,9 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
+from threading import Thread
 from typing import Any
 
 import httpx
@@ -194,6 +196,53 @@ def never_loads(directory: Path) -> Path:
     checkpoint.mkdir()
     os.mkfifo(checkpoint / "config.json")
     return checkpoint
+
+
+class _Models(BaseHTTPRequestHandler):
+    """Lists models at /v1/models, and has a page for people at /page/models."""
+
+    def do_GET(self) -> None:
+        body = {"/v1/models": b'{"data": []}', "/page/models": b"<html>"}.get(self.path)
+        self.send_response(200 if body else 404)
+        self.end_headers()
+        self.wfile.write(body or b"")
+
+    def log_message(self, *_: object) -> None:
+        pass
+
+
+@pytest.mark.parametrize(
+    ("path", "said"),
+    [
+        ("", "upstream seems to have no API at this URL"),
+        ("/page/", "upstream seems to have no API at this URL"),
+        ("/v1", None),
+    ],
+)
+def test_an_upstream_without_an_api_is_said_at_the_start(
+    tmp_path: Path, path: str, said: str | None
+) -> None:
+    with ThreadingHTTPServer(("127.0.0.1", 0), _Models) as model:
+        Thread(target=model.serve_forever, daemon=True).start()
+        url = f"http://127.0.0.1:{model.server_port}{path}"
+        with serving("--model", never_loads(tmp_path), "--upstream", url) as server:
+            if said:
+                line = server.line(said)
+                assert line["mend"].endswith(f"--upstream {url.rstrip('/')}/v1")
+            else:
+                own = server.line("listening")["url"]
+                assert httpx.get(f"{own}/v1/models").status_code == 200
+            server.end(signal.SIGTERM)
+        assert said or "no API at" not in server.raw
+        model.shutdown()
+
+
+def test_an_upstream_that_is_not_there_is_said_at_the_start(tmp_path: Path) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    url = f"http://127.0.0.1:{port}/v1"
+    with serving("--model", never_loads(tmp_path), "--upstream", url) as server:
+        assert server.line("upstream can't be asked")["why"] == "Upstream can't be reached."
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -187,7 +187,7 @@ async def test_a_caller_who_does_not_read_gets_an_end_or_is_told_that_there_is_n
         reader, writer = await asyncio.open_connection(address.host, address.port)
         body = json.dumps(f.body("bread", stream=True)).encode()
         writer.write(
-            b"POST /v1/chat/completions HTTP/1.1\r\nHost: x\r\nConnection: close\r\n"
+            b"POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\nConnection: close\r\n"
             b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body) + body
         )
         await reader.readuntil(b'"padding"')

@@ -73,6 +73,54 @@ async def test_the_synchronous_client_works_too(served: Gateway) -> None:
     assert await asyncio.to_thread(call)
 
 
+NEAR = [
+    "stict",
+    "Strict",
+    "STRICT",
+    " strict",
+    "strikt",
+    "srtict",
+    "strict-v2",
+    "defualt",
+    "monitr",
+]
+
+
+@pytest.mark.parametrize("name", NEAR)
+async def test_a_name_that_is_nearly_a_profiles_is_refused_with_it(
+    served: Gateway, scorer: FakeScorer, name: str
+) -> None:
+    reply = await served.client.post("/v1/moderations", json={"input": "x", "model": name})
+    assert reply.status_code == 400
+    assert reply.json()["error"]["code"] == "unknown_name"
+    assert "did you mean '" in reply.json()["error"]["message"]
+    assert scorer.calls == []
+
+
+@pytest.mark.parametrize(
+    ("name", "profile"),
+    [
+        ("omni-moderation-latest", "default"),
+        ("omni-moderation-2024-09-26", "default"),
+        ("text-moderation-stable", "default"),
+        ("fake@0", "default"),
+        ("gpt-4o-mini", "default"),
+        ("llama-guard-3", "default"),
+        ("", "default"),
+        (None, "default"),
+        ("strict", "strict"),
+        ("monitor", "monitor"),
+    ],
+)
+async def test_the_reply_says_which_profile_judged(
+    served: Gateway, name: str | None, profile: str
+) -> None:
+    reply = await served.client.post("/v1/moderations", json={"input": "x", "model": name})
+    assert (reply.status_code, reply.headers["x-shieldgate-profile"]) == (200, profile)
+    screened = await served.client.post("/v1/screen", json={"prompt": "x", "profile": profile})
+    assert screened.headers["x-shieldgate-profile"] == screened.json()["profile"] == profile
+
+
 async def test_model_selects_a_profile_and_any_other_name_the_default(
     served: Gateway, scorer: FakeScorer
 ) -> None:

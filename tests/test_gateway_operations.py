@@ -3,15 +3,19 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 
 import openai
 import pytest
 from fakes import BlockingEngine, FakeScorer
 from serving import Gateway, gateway
+from test_keys import entry, written
+from upstream import Script, serving
 
 from shieldgate.errors import ModelError
 from shieldgate.scoring import Batched, Scorer
 from shieldgate.scoring.loading import LoadingScorer
+from shieldgate.upstream import Upstream
 
 CANARY = "canary-19c2"
 
@@ -77,6 +81,61 @@ async def test_models_lists_the_profiles_and_the_scorer(served: Gateway) -> None
     async with openai.AsyncOpenAI(base_url=f"{served.url}/v1", api_key="none") as api:
         names = [model.id async for model in api.models.list()]
     assert names == ["default", "strict", "open", "monitor", "fake@0"]
+
+
+@pytest.mark.parametrize("name", ["strict", "fake@0", "google/gemma-2", "a b/ü"])
+async def test_a_model_is_shown_by_its_name(scorer: FakeScorer, name: str) -> None:
+    listed = {"data": [{"id": "google/gemma-2", "created": 7}, {"id": "a b/ü"}]}
+    async with (
+        serving(Script(listed)) as url,
+        gateway(scorer, upstream=Upstream(url)) as served,
+        openai.AsyncOpenAI(base_url=f"{served.url}/v1", api_key="none") as api,
+    ):
+        assert (await api.models.retrieve(name)).id == name
+        with pytest.raises(openai.NotFoundError) as unknown:
+            await api.models.retrieve(f"{name}-{CANARY}")
+        assert unknown.value.code == "model_not_found"
+        assert CANARY not in unknown.value.message
+
+
+GET_ROUTES = ["/healthz", "/readyz", "/metrics", "/v1/models", "/v1/policies", "/docs"]
+
+
+@pytest.mark.parametrize("path", GET_ROUTES)
+async def test_head_gets_the_head_of_a_get(served: Gateway, path: str) -> None:
+    got, head = await served.client.get(path), await served.client.head(path)
+    assert (head.status_code, head.content) == (got.status_code, b"")
+    assert head.headers["content-type"] == got.headers["content-type"]
+
+
+async def test_other_methods_are_told_which_there_are(served: Gateway) -> None:
+    for path, allowed in (("/healthz", "GET, HEAD, OPTIONS"), ("/v1/screen", "POST, OPTIONS")):
+        refused = await served.client.delete(path)
+        assert (refused.status_code, refused.headers["allow"]) == (405, allowed)
+        told = await served.client.options(path)
+        assert (told.status_code, told.headers["allow"], told.content) == (204, allowed, b"")
+    assert (await served.client.head("/v1/screen")).status_code == 405
+
+
+@pytest.mark.parametrize("prefix", ["", "/guard", "/guard/eu"])
+async def test_behind_a_prefix_all_is_found_whether_the_proxy_takes_it_away_or_not(
+    scorer: FakeScorer, tmp_path: Path, prefix: str
+) -> None:
+    keys = written(tmp_path, entry("web", "sg-1"))
+    async with gateway(scorer, root_path=prefix, keys=keys) as served:
+        for before in {"", prefix}:
+            assert (await served.client.get(f"{before}/healthz")).status_code == 200
+            assert f"{prefix}/openapi.json" in (await served.client.get(f"{before}/docs")).text
+            schema = (await served.client.get(f"{before}/openapi.json")).json()
+            assert schema.get("servers", [{"url": ""}])[0]["url"] == prefix
+            url = f"{before}/v1/screen"
+            body = {"json": {"prompt": "bread"}}
+            assert (await served.client.post(url, **body)).status_code == 401
+            key = {"authorization": "Bearer sg-1"}
+            assert (await served.client.post(url, **body, headers=key)).status_code == 200
+        assert (await served.client.get("/guardian/healthz")).status_code == 401
+        route = {"route": "/healthz", "status": "200", "outcome": "answered"}
+        assert served.metric("shieldgate_requests_total", **route) == len({"", prefix})
 
 
 async def test_policies_shows_the_book_in_force(served: Gateway) -> None:

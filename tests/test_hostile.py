@@ -127,7 +127,7 @@ async def test_a_body_that_does_not_come_is_answered_and_left(scorer: FakeScorer
         gateway(scorer, receive_seconds=0.3) as served,
         connected(served) as (reader, writer),
     ):
-        head = b"POST /v1/moderations HTTP/1.1\r\nhost: a\r\ncontent-type: application/json\r\n"
+        head = b"POST /v1/moderations HTTP/1.1\r\nhost: [::1]\r\ncontent-type: application/json\r\n"
         writer.write(head + b"content-length: 1000\r\n\r\n{")
         reply = await reader.read()
         assert reply.startswith(b"HTTP/1.1 408 ")
@@ -168,7 +168,7 @@ CHAT = b'{"model": "m", "messages": [{"role": "user", "content": "bread"}]}'
 
 
 def request(*headers: bytes, target: bytes = b"/v1/chat/completions", body: bytes = CHAT) -> bytes:
-    head = [b"POST %s HTTP/1.1" % target, b"host: a", b"content-type: application/json"]
+    head = [b"POST %s HTTP/1.1" % target, b"host: localhost", b"content-type: application/json"]
     length = [] if any(b"ransfer-" in h for h in headers) else [b"content-length: %d" % len(body)]
     return b"\r\n".join([*head, *length, b"connection: close", *headers, b"", body])
 

@@ -266,3 +266,34 @@ async def test_a_field_that_is_not_understood_is_refused(front: Open, moderation
         reply = await f.ask(moderation=moderation)
         assert reply.status_code == 400
         assert f.script.requests == []
+
+
+@pytest.mark.parametrize("name", ["stict", "Strict", "defualt"])
+@pytest.mark.parametrize("streamed", [False, True])
+async def test_a_name_that_is_nearly_a_profiles_is_refused(
+    front: Open, name: str, streamed: bool
+) -> None:
+    async with front() as f:
+        reply = await f.ask(moderation={"model": name}, stream=streamed)
+        assert f.script.requests == []
+    assert (reply.status_code, reply.json()["error"]["code"]) == (400, "unknown_name")
+
+
+@pytest.mark.parametrize(
+    ("asked", "profile"),
+    [
+        ({}, "default"),
+        ({"moderation": {"model": "omni-moderation-latest"}}, "default"),
+        ({"moderation": {"model": "default"}}, "default"),
+        ({"moderation": {"model": "strict"}}, "default+strict"),
+        ({"stream": True}, "default"),
+    ],
+)
+@pytest.mark.parametrize("prompt", ["bread", "crude"])
+async def test_a_reply_says_which_profiles_judged(
+    front: Open, asked: dict[str, Any], profile: str, prompt: str
+) -> None:
+    async with front(streamed("kind") if "stream" in asked else None) as f:
+        reply = await f.ask(prompt, **asked)
+    assert reply.status_code == (200 if prompt == "bread" else 400)
+    assert reply.headers["x-shieldgate-profile"] == profile

@@ -3,6 +3,7 @@
 Gemma 2 is measured at more length in test_packed_engine.py and test_prefix_cache.py.
 """
 
+import json
 import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -195,9 +196,15 @@ def test_the_command_line_scores_with_another_family(opened: Opening) -> None:
     assert "shieldgemma/dangerous" in result.stdout
 
 
-def test_the_generator_refuses_another_family(opened: Opening) -> None:
-    with pytest.raises(ModelError, match="is a llama model, and the generator is Gemma 2"):
-        load_generator(str(opened("llama").folder), device="cpu")
+@pytest.mark.parametrize("family", ["llama", "gemma3", "gemma3_text", "qwen3", "phi3"])
+def test_the_generator_refuses_another_family_before_it_loads_it(
+    tmp_path: Path, family: str
+) -> None:
+    for name in ("tokenizer.json", "tokenizer_config.json"):
+        (tmp_path / name).write_text("{}")
+    (tmp_path / "config.json").write_text(json.dumps({"model_type": family}))
+    with pytest.raises(ModelError, match=f"is a {family} model, and the generator is Gemma 2"):
+        load_generator(str(tmp_path), device="cpu")
 
 
 def test_the_text_part_is_found_under_both_names(opened: Opening, tmp_path: Path) -> None:

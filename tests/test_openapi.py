@@ -41,7 +41,7 @@ async def test_every_reply_is_declared_and_none_is_a_500(
         asked = await asyncio.to_thread(ask_anything, served.url, mode)
     assert asked == {
         *("/v1/chat/completions", "/v1/completions", "/v1/moderations", "/v1/screen"),
-        *("/v1/policies", "/v1/models", "/healthz", "/readyz", "/metrics"),
+        *("/v1/policies", "/v1/models", "/v1/models/{model}", "/healthz", "/readyz", "/metrics"),
     }
 
 

@@ -27,11 +27,17 @@ VALUES = {
     "port": "9000",
     "upstream": "http://localhost:11434/v1",
     "upstream_key": "sk-upstream",
+    "upstream_headers": "x-team=search, openai-beta",
+    "upstream_proxy": "http://proxy:3128",
     "upstream_seconds": "60",
     "generator": "google/gemma-2-9b-it",
     "generator_revision": "main",
     "assistant": "google/gemma-2-2b-it",
     "ping_seconds": "2.5",
+    "uds": "some/socket",
+    "keep_alive_seconds": "61",
+    "root_path": "/moderation",
+    "cors_origins": "https://app.example, http://localhost:3000",
     "max_body_bytes": "1000",
     "max_inputs": "5",
     "guard_seconds": "2.5",
@@ -108,6 +114,25 @@ def test_a_bad_value_is_refused_with_key_and_value(
     monkeypatch.setenv(variable(field), value)
     with pytest.raises(ConfigurationError, match=f"^{variable(field)} '{value}' is refused: .+"):
         load(ServeSettings, {})
+
+
+@pytest.mark.parametrize(
+    "value", ["localhost", "localhost:9117/v1", "127.0.0.1:8000/v1", "//h/v1", "vllm.example/v1"]
+)
+def test_a_url_without_a_scheme_is_offered_with_one(value: str) -> None:
+    with pytest.raises(ConfigurationError) as refused:
+        load(ServeSettings, {"upstream": value})
+    sentence = str(refused.value)
+    assert sentence.endswith(f". Did you mean http://{value.lstrip('/')}?")
+    assert "uRL" not in sentence
+    offered = sentence.rsplit(maxsplit=1)[-1].removesuffix("?")
+    assert load(ServeSettings, {"upstream": offered}).upstream
+
+
+def test_of_a_url_that_is_refused_a_password_is_not_shown() -> None:
+    with pytest.raises(ConfigurationError, match=r"^--upstream is refused: URL scheme") as refused:
+        load(ServeSettings, {"upstream": "user:hunter2@h/v1"})
+    assert "hunter2" not in str(refused.value)
 
 
 def test_all_bad_values_are_named_at_once() -> None:

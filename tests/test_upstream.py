@@ -2,9 +2,11 @@
 
 import asyncio
 import json
+import os
 import socket
 import ssl
 import subprocess
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -185,6 +187,110 @@ async def test_a_header_can_not_smuggle_another_one_in(value: str):
     assert not reached.is_set()
 
 
+async def test_headers_of_the_operator_and_those_that_callers_may_set_go_on():
+    own = "X-Team=search , cf-access-client-secret=a=b,openai-beta, x-absent,"
+    async with upstream(echo, headers=own) as opened:
+        caller = {"openai-beta": "assistants=v2", "x-team": "mine", "x-other": "1"}
+        sent = (await opened.post(CHAT, BODY, caller)).body["headers"]
+    assert (sent["x-team"], sent["cf-access-client-secret"]) == ("search", "a=b")
+    assert sent["openai-beta"] == "assistants=v2"
+    assert not {"x-absent", "x-other"} & sent.keys()
+
+
+async def test_a_header_of_the_operators_takes_the_place_of_the_callers_key_too():
+    async with upstream(echo, headers="api-key=operators") as opened:
+        sent = (await opened.post(CHAT, BODY, {"api-key": "callers"})).body["headers"]
+    assert sent["api-key"] == "operators"
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        *("host=secret", "Content-Length=7", "transfer-encoding", "x y=secret", "=secret"),
+        *("x=sécret", "x=a\r\ny: secret", "authorization", "API-Key", "cookie", "upgrade=h2c"),
+    ],
+)
+def test_headers_that_can_not_be_sent_are_refused_without_being_repeated(headers: str):
+    with pytest.raises(ConfigurationError, match="headers for upstream are refused") as refused:
+        Upstream("http://h/v1", headers=headers)
+    assert "secret" not in str(refused.value)
+
+
+@asynccontextmanager
+async def proxying() -> AsyncIterator[tuple[str, list[str]]]:
+    """An HTTP proxy; gives its address, and notes what it is asked for, and with which password."""
+    seen: list[str] = []
+
+    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        head = (await reader.readuntil(b"\r\n\r\n")).decode()
+        words = [line for line in head.split("\r\n") if line.lower().startswith("proxy-auth")]
+        seen.append(" ".join([*head.split()[:2], *words]))
+        await reader.readexactly(len(json.dumps(BODY, separators=(",", ":"))))
+        writer.write(b'HTTP/1.1 200 OK\r\ncontent-length: 12\r\n\r\n{"by": "it"}')
+        writer.close()
+
+    server = await asyncio.start_server(accept, "127.0.0.1", 0)
+    async with server:
+        yield f"127.0.0.1:{server.sockets[0].getsockname()[1]}", seen
+
+
+VARIABLES = ("http_proxy", "https_proxy", "no_proxy", "all_proxy")
+
+
+@pytest.fixture
+def no_proxies(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in VARIABLES:
+        monkeypatch.delenv(name, raising=False)
+        monkeypatch.delenv(name.upper(), raising=False)
+
+
+@pytest.mark.usefixtures("no_proxies")
+@pytest.mark.parametrize("way", ["given", "environment"])
+async def test_upstream_is_reached_through_a_proxy_where_that_is_asked_for(
+    way: str, monkeypatch: pytest.MonkeyPatch
+):
+    async with proxying() as (address, seen):
+        proxy = f"http://me:pw@{address}"
+        monkeypatch.setenv("HTTP_PROXY", proxy)
+        given = proxy if way == "given" else way
+        async with Upstream("http://model.invalid/v1", proxy=given) as opened:
+            reply = await opened.post(CHAT, BODY, {"authorization": "Bearer callers"})
+    assert reply.body == {"by": "it"}
+    url = "http://model.invalid/v1/chat/completions"
+    assert seen == [f"POST {url} Proxy-Authorization: Basic bWU6cHc="]
+
+
+@pytest.mark.usefixtures("no_proxies")
+@pytest.mark.parametrize("way", [None, "environment"])
+async def test_the_environment_says_so_only_where_it_is_asked_and_names_exceptions(
+    way: str | None, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+):
+    (tmp_path / ".netrc").write_text("machine 127.0.0.1 login netrc password netrc\n")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    async with proxying() as (address, seen):
+        monkeypatch.setenv("HTTP_PROXY", f"http://{address}")
+        monkeypatch.setenv("NO_PROXY", "127.0.0.1" if way else "")
+        async with upstream(echo, proxy=way) as opened:
+            sent = (await opened.post(CHAT, BODY, {"authorization": "Bearer callers"})).body
+    assert sent["headers"]["authorization"] == "Bearer callers"
+    assert seen == []
+
+
+async def test_a_proxy_that_is_not_there_is_said():
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+    async with Upstream("http://h/v1", proxy=f"http://127.0.0.1:{port}") as opened:
+        with pytest.raises(UpstreamError, match=r"^The proxy to upstream can't be reached"):
+            await opened.post(CHAT, BODY, {})
+
+
+@pytest.mark.parametrize("proxy", ["proxy:3128", "socks5://secret@h", "", "http://", "yes"])
+def test_a_proxy_that_can_not_be_one_is_refused_without_being_repeated(proxy: str):
+    with pytest.raises(ConfigurationError, match="proxy to upstream is refused") as refused:
+        Upstream("http://h/v1", proxy=proxy)
+    assert "secret" not in str(refused.value)
+
+
 async def test_a_cookie_of_one_reply_is_not_sent_with_the_next_request():
     async with upstream(echo) as opened:
         await opened.post(CHAT, BODY, {})
@@ -287,7 +393,7 @@ async def test_a_redirect_is_not_followed():
     assert "answered 307" in str(error)
 
 
-@pytest.mark.parametrize("body", [b"<html>", b"[1]", b'{"a": NaN}', b""])
+@pytest.mark.parametrize("body", [b"<html>", b"[1]", b'{"a": nan}', b'{"a":' * 5000, b""])
 async def test_a_reply_that_is_no_json_object_is_refused(body: bytes):
     async with upstream(says(body)) as opened:
         with pytest.raises(UpstreamError, match="no JSON object") as refused:
@@ -453,8 +559,57 @@ async def test_a_certificate_that_nobody_vouches_for_is_refused(tmp_path: Path, 
     async with server, Upstream(f"{scheme}://127.0.0.1:{port}/v1") as opened:
         with pytest.raises(UpstreamError) as refused:
             await opened.post(CHAT, BODY, {})
-    assert refused.value.code == "upstream_unreachable"
+    assert refused.value.code == "upstream_untrusted"
+    assert str(refused.value) == "Upstream's certificate is not trusted: self-signed certificate."
     assert seen == []
+
+
+def test_ssl_cert_file_says_whom_to_trust(tmp_path: Path):
+    """In a process of its own, as the variable is read when it starts."""
+    program = """
+import asyncio
+from test_upstream import BODY, CHAT, self_signed
+from pathlib import Path
+from shieldgate.upstream import Upstream
+
+async def accept(reader, writer):
+    await reader.readuntil(b"\\r\\n\\r\\n")
+    writer.write(b"HTTP/1.1 200 OK\\r\\ncontent-length: 2\\r\\n\\r\\n{}")
+    await writer.drain()
+
+async def main():
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(f"{folder}/certificate.pem", f"{folder}/key.pem")
+    server = await asyncio.start_server(accept, "127.0.0.1", 0, ssl=context)
+    port = server.sockets[0].getsockname()[1]
+    async with Upstream(f"https://127.0.0.1:{port}/v1") as opened:
+        print((await opened.post(CHAT, BODY, {})).body)
+
+import ssl, sys
+folder = sys.argv[1]
+asyncio.run(main())
+"""
+    self_signed(tmp_path)
+    environment = {
+        **os.environ,
+        "SSL_CERT_FILE": str(tmp_path / "certificate.pem"),
+        "PYTHONPATH": os.pathsep.join(filter(None, sys.path)),
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", program, tmp_path],
+        env=environment,
+        check=True,
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout == "{}\n"
+
+
+async def test_a_server_without_tls_is_said_to_have_none():
+    async with running(says({})) as url, Upstream(url.replace("http:", "https:")) as opened:
+        with pytest.raises(UpstreamError, match="can't be reached by TLS") as refused:
+            await opened.post(CHAT, BODY, {})
+    assert refused.value.code == "upstream_unreachable"
 
 
 async def test_a_server_that_is_not_there_is_unreachable():

@@ -71,7 +71,8 @@ def test_uvicorn_has_what_is_overridden() -> None:
         *("on_headers_complete(", "on_body(", "on_message_complete("),
         *("self._start_asgi_task(", "self.send_400_response(", "self.transport", "self.loop"),
         *("self.cycle", "self.response_started", "self.response_complete", "self.disconnected"),
-        "self.message_event",
+        *("self.message_event", "self.parser = ", "self.url", "self.headers"),
+        *("_unset_keepalive_if_required(", "expected_content_length = 0"),
     ]
     source = inspect.getsource(httptools_impl)
     gone = [part for part in parts if part not in source]
@@ -198,3 +199,109 @@ async def test_a_reply_that_nobody_reads_ends() -> None:
         asyncio.timeout(20),
     ):
         await left.wait()
+
+
+OFFERS = {
+    "h2c": "connection: Upgrade, HTTP2-Settings\r\nupgrade: h2c\r\nhttp2-settings: AAMAAABk\r\n",
+    "websocket": "Connection: keep-alive, Upgrade\r\nUpgrade: websocket\r\n",
+    "tls": "upgrade: TLS/1.2, h2c\r\nconnection: upgrade\r\n",
+    "closing": "connection: close, upgrade\r\nupgrade: h2c\r\n",
+    "none": "",
+}
+
+
+async def echo(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answers with the method, the path and the body."""
+    if scope["type"] == "http":
+        body, more = b"", True
+        while more:
+            message = await receive()
+            body += message.get("body", b"")
+            more = message.get("more_body", False)
+        said = b"%s %s %s." % (scope["method"].encode(), scope["raw_path"], body)
+        headers = [(b"content-length", b"%d" % len(said))]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        await send({"type": "http.response.body", "body": said})
+
+
+def posting(path: str, offer: str, *, chunked: bool) -> bytes:
+    framing = "transfer-encoding: chunked" if chunked else "content-length: 5"
+    body = "2\r\nhe\r\n3\r\nllo\r\n0\r\n\r\n" if chunked else "hello"
+    return f"POST {path} HTTP/1.1\r\nhost: a\r\n{offer}{framing}\r\n\r\n{body}".encode()
+
+
+@pytest.mark.parametrize("offer", OFFERS)
+@pytest.mark.parametrize("chunked", [False, True], ids=["whole", "chunked"])
+@pytest.mark.parametrize("size", [1, 7, 64, 10_000])
+async def test_an_offer_of_another_protocol_is_ignored_and_the_body_read(
+    offer: str, chunked: bool, size: int
+) -> None:
+    """However it is cut into packets, alone or between others on one connection."""
+    text = posting("/1", OFFERS[offer], chunked=chunked)
+    if offer != "closing":
+        text += posting("/2", "", chunked=chunked) + posting("/3", OFFERS[offer], chunked=chunked)
+        text += f"GET /4 HTTP/1.1\r\nhost: a\r\n{OFFERS[offer]}connection: close\r\n\r\n".encode()
+    async with connected(echo, seconds=20) as (reader, writer):
+        for start in range(0, len(text), size):
+            writer.write(text[start : start + size])
+            await writer.drain()
+            await asyncio.sleep(0)  # so that it is sent by itself
+        raw = (await reader.read()).decode()
+    said = [line.partition(".")[0] for line in raw.split("\r\n\r\n")[1:]]
+    all_four = ["POST /1 hello", "POST /2 hello", "POST /3 hello", "GET /4 "]
+    assert said == (all_four[:1] if offer == "closing" else all_four)
+    assert raw.count("HTTP/1.1 200") == len(said)
+
+
+async def test_any_number_of_offers_in_one_packet_is_ignored() -> None:
+    number = 3000
+    offers = f"GET / HTTP/1.1\r\n{OFFERS['h2c']}\r\n".encode() * number
+    async with connected(echo, seconds=20) as (reader, writer):
+        writer.write(offers + b"GET / HTTP/1.0\r\n\r\n")
+        assert (await reader.read()).count(b"HTTP/1.1 200") == number + 1
+
+
+async def test_an_offer_frees_no_head_from_its_limits() -> None:
+    async with connected(echo) as connection:
+        assert await drip(connection, posting("/", OFFERS["h2c"] * 20, chunked=False)) == b""
+
+
+async def streaming(scope: Scope, receive: Receive, send: Send) -> None:
+    """Answers in pieces, without a length."""
+    if scope["type"] == "http":
+        headers = [(b"content-type", b"text/event-stream")]
+        await send({"type": "http.response.start", "status": 200, "headers": headers})
+        for piece in (b"one ", b"", b"two ", b"x" * 500_000):
+            await send({"type": "http.response.body", "body": piece, "more_body": True})
+        await send({"type": "http.response.body", "body": b" end", "more_body": False})
+
+
+@pytest.mark.parametrize("more", ["", "connection: keep-alive\r\n", "host: a\r\n"])
+async def test_a_stream_for_http_1_0_is_plain_bytes_until_the_connection_ends(more: str) -> None:
+    async with connected(streaming) as (reader, writer):
+        writer.write(f"GET / HTTP/1.0\r\n{more}\r\n".encode())
+        head, _, body = (await reader.read()).partition(b"\r\n\r\n")
+    assert b"transfer-encoding" not in head
+    assert b"connection: close" in head
+    assert body == b"one two " + b"x" * 500_000 + b" end"
+
+
+async def test_a_reply_of_known_length_is_the_same_for_http_1_0() -> None:
+    async with connected(echo) as (reader, writer):
+        writer.write(b"POST /a HTTP/1.0\r\ncontent-length: 5\r\n\r\nhello")
+        head, _, body = (await reader.read()).partition(b"\r\n\r\n")
+    assert (b"content-length: 14" in head, body) == (True, b"POST /a hello.")
+
+
+@pytest.mark.parametrize("app", [streaming, echo])
+async def test_head_gets_no_body_in_http_1_0_either(app: ASGIApp) -> None:
+    async with connected(app) as (reader, writer):
+        writer.write(b"HEAD / HTTP/1.0\r\n\r\n")
+        assert (await reader.read()).endswith(b"\r\n\r\n")
+
+
+async def test_what_follows_http_1_0_streams_still_comes_in_chunks() -> None:
+    async with connected(streaming) as (reader, writer):
+        writer.write(b"GET / HTTP/1.1\r\nhost: a\r\n\r\n")
+        head = await reader.readuntil(b"\r\n\r\n")
+    assert b"transfer-encoding: chunked" in head

@@ -215,11 +215,61 @@ async def test_what_it_cannot_do_is_refused_by_name(
     assert "secret" not in reply.text
 
 
+TOOL = {"type": "function", "function": {"name": "look", "parameters": {}}}
+
+
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ({"tools": [TOOL]}, "tools: The generator can't call tools; leave it out."),
+        ({"functions": [TOOL]}, "functions: The generator can't call tools; leave it out."),
+        ({"tool_choice": "required"}, "tool_choice: The generator can't call tools; leave it out."),
+        ({"tool_choice": TOOL}, "tool_choice: The generator can't call tools; leave it out."),
+        (
+            {"presence_penalty": 1},
+            "presence_penalty: The generator knows no penalties; leave it out.",
+        ),
+        ({"logprobs": True}, "logprobs: The generator gives no logprobs; leave it out."),
+        ({"top_logprobs": 3}, "top_logprobs: The generator gives no logprobs; leave it out."),
+        ({"logit_bias": {"5": 1}}, "logit_bias: The generator takes no biases; leave it out."),
+        (
+            {"response_format": {"type": "json_object"}},
+            "response_format: The generator knows no format but text; leave it out.",
+        ),
+        ({"modalities": ["audio"]}, "modalities: The generator writes text only; leave it out."),
+        ({"unknown": 1}, "unknown: The generator does not know this; leave it out."),
+        (
+            {"messages": [*ASK, {"role": "assistant", "tool_calls": [TOOL]}]},
+            "messages.1.tool_calls: The generator can't call tools; leave it out.",
+        ),
+    ],
+)
+async def test_what_it_cannot_do_is_said_in_words_of_its_own(
+    client: httpx.AsyncClient, body: dict[str, object], said: str
+) -> None:
+    reply = await chat(client, **body)
+    assert reply.status_code == 400
+    assert reply.json()["error"]["message"].startswith(said)
+
+
+@pytest.mark.parametrize("path", ["completions", "responses", "embeddings", "chat/completion"])
+async def test_what_it_does_not_serve_is_said_in_the_form_of_an_error(
+    client: httpx.AsyncClient, path: str
+) -> None:
+    reply = await client.post(f"/v1/{path}", json={"prompt": "Once"})
+    error = reply.json()["error"]
+    assert (reply.status_code, error["code"]) == (404, "unknown_url")
+    assert error["message"] == "The generator answers chats only: POST /v1/chat/completions."
+
+
 async def test_fields_that_ask_for_nothing_are_accepted(client: httpx.AsyncClient) -> None:
     nothing = {
         "frequency_penalty": 0.0,
         "logit_bias": None,
         "logprobs": False,
+        "top_logprobs": 0,
+        "tool_choice": "auto",
+        "modalities": ["text"],
         "metadata": {"a": "b"},
         "response_format": {"type": "text"},
         "tools": [],

@@ -7,6 +7,7 @@ environment may serve several commands, so a name means the same to all of them.
 
 import difflib
 import os
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
@@ -67,6 +68,15 @@ class ListenSettings(Settings):
     host: str = Field("127.0.0.1", min_length=1, description="The address to listen on.")
     port: int = Field(
         8000, ge=0, le=65535, description="The port to listen on; 0 takes a free one."
+    )
+    uds: Path | None = Field(
+        None, description="A Unix socket to listen on, in place of an address and a port."
+    )
+    keep_alive_seconds: int = Field(
+        75,
+        ge=1,
+        description="How long a connection may stay idle between requests, in seconds: longer "
+        "than a load balancer before it keeps them, which is mostly 60.",
     )
     max_body_bytes: int = Field(
         1_048_576, ge=1, description="Longest request body, in bytes; a longer one gets a 413."
@@ -154,6 +164,18 @@ class ChatSettings(GeneratorSettings):
         description="The API key for upstream. Flags show in process lists: prefer the variable. "
         "Default: the caller's own.",
     )
+    upstream_headers: SecretStr | None = Field(
+        None,
+        description="Headers for upstream beyond those it needs, parted by commas: name=value is "
+        "sent with each request, and a name alone passes the caller's on. Flags show in process "
+        "lists: prefer the variable.",
+    )
+    upstream_proxy: SecretStr | None = Field(
+        None,
+        description="The proxy through which upstream is reached, http://proxy:3128, for example; "
+        "or 'environment' for what HTTP_PROXY, HTTPS_PROXY and NO_PROXY say. Default: none, "
+        "whatever they say.",
+    )
     upstream_seconds: int = Field(
         300,
         ge=1,
@@ -180,8 +202,21 @@ class AccessSettings(Settings):
         "and who reaches the server may use it.",
     )
     keyless: bool = Field(
-        False, description="Serve without API keys beyond this machine, for whoever reaches it."
+        False,
+        description="Serve without API keys beyond this machine, for whoever reaches it, by "
+        "whatever name.",
     )
+    cors_origins: str | None = Field(
+        None,
+        pattern=r"^(\*|https?://[^\s,/]+(\s*,\s*https?://[^\s,/]+)*)$",
+        description="The web pages that may call from a browser, by origin, parted by commas: "
+        "https://app.example, for example; * for all. Default: none.",
+    )
+
+    @property
+    def origins(self) -> tuple[str, ...]:
+        """List the origins."""
+        return tuple(re.split(r"\s*,\s*", self.cors_origins)) if self.cors_origins else ()
 
 
 class LimitSettings(Settings):
@@ -283,6 +318,12 @@ class ServeSettings(
 
     panel = "Server"
 
+    root_path: str = Field(
+        "",
+        pattern=r"^((/[^/\s]+)+)?$",
+        description="The prefix of all paths where a proxy serves this under one, such as "
+        "/moderation. Whether the proxy takes it away makes no difference.",
+    )
     processes: int = Field(
         1,
         ge=1,
@@ -372,9 +413,15 @@ def _by_new_names(
 def _explain(field: str, reason: str, model: type[Settings], flags: Mapping[str, Any]) -> str:
     key = flag(field) if field in flags else variable(field)
     given = str(flags[field]) if field in flags else _environment().get(variable(field), "")
-    secret = "SecretStr" in str(model.model_fields[field].annotation)
+    kind = str(model.model_fields[field].annotation)
+    is_url = "HttpUrl" in kind
+    secret = "SecretStr" in kind or (is_url and "@" in given)
     value = "" if secret else f" {given!r}"
-    sentence = f"{key}{value} is refused: {reason[0].lower()}{reason[1:]}."
+    # But not "uRL".
+    reason = reason if reason[1:2].isupper() else f"{reason[0].lower()}{reason[1:]}"
+    sentence = f"{key}{value} is refused: {reason}."
+    if is_url and not secret and "://" not in given:
+        sentence += f" Did you mean http://{given.lstrip('/')}?"
     if given.startswith("tcp://"):
         sentence += f" {_SERVICE_LINKS}"
     return sentence

@@ -12,17 +12,31 @@ from contextlib import aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Any, NoReturn, Self
 from urllib.parse import SplitResult, urlsplit
+from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 import orjson
 
 from shieldgate.dialects.interface import Endpoint
 from shieldgate.errors import ConfigurationError, UpstreamError
+from shieldgate.lenient_json import JsonReader
 from shieldgate.sse import Decoder, Event
 from shieldgate.version import __version__
 
 _TRACING = ("traceparent", "tracestate")
 _VISIBLE = re.compile(r"[\x21-\x7e]+")
+
+# Names and values of headers as RFC 9110 has them, section 5.6.2 and 5.5.
+_HEADER = re.compile(r"[a-z0-9!#$%&'*+.^_`|~-]+")
+_VALUE = re.compile(r"[\x20-\x7e]*")
+_FRAMING = frozenset(
+    (
+        *("host", "content-length", "content-type", "content-encoding", "transfer-encoding", "te"),
+        *("connection", "keep-alive", "upgrade", "trailer", "expect", "accept-encoding"),
+        *("proxy-authorization", "proxy-connection", "http2-settings", "cookie"),
+    )
+)
+_ACCOUNT = ("authorization", "x-api-key", "api-key")
 
 # How long to wait, in seconds, before connecting is tried another time.
 _PAUSES = (0.0, 0.5)
@@ -57,6 +71,8 @@ class Upstream:
         url: str,
         *,
         key: str | None = None,
+        headers: str = "",
+        proxy: str | None = None,
         passes_account: bool = True,
         connect_seconds: float = 5.0,
         silence_seconds: float = 300.0,
@@ -65,12 +81,16 @@ class Upstream:
         """Take the base URL, such as `http://localhost:8000/v1`; raise ConfigurationError.
 
         `key` is the operator's, sent in place of what tells who the caller is; without it, the
-        caller's own goes on where `passes_account` says so. `silence_seconds` is the longest wait
-        for the next byte; a reply that is not streamed is silent until it is complete.
+        caller's own goes on where `passes_account` says so. `headers` are parted by commas: those
+        with `=` and a value are sent with each request, of the others the caller's goes on.
+        `proxy` is a URL, or `environment` for what its variables say. `silence_seconds` is the
+        longest wait for the next byte; a reply that is not streamed is silent until it is complete.
         `max_reply_bytes` bounds a reply, streamed or not.
         """
         self.url = _checked_url(url)
         self._key = None if key is None else _checked_key(key)
+        self._own_headers, self._passed_headers = _read_headers(headers)
+        self._proxy = _checked_proxy(proxy, self.url)
         self._passes_account = passes_account and key is None
         self._connect_seconds = connect_seconds
         self._silence_seconds = silence_seconds
@@ -166,21 +186,29 @@ class Upstream:
             # Around it all, because by itself aiohttp waits for ever for a body to be taken.
             async with asyncio.timeout(self._connect_seconds + self._silence_seconds):
                 return await self._opened().request(
-                    method, self.url + path, headers=headers, data=content, allow_redirects=False
+                    method,
+                    self.url + path,
+                    headers=headers,
+                    data=content,
+                    proxy=self._proxy,
+                    allow_redirects=False,
                 )
 
         with _transport_errors():
             for pause in _PAUSES:
                 try:
                     return await send()
+                except aiohttp.ClientConnectorCertificateError:
+                    raise  # which no second try heals
                 except _UNCONNECTED:
                     await asyncio.sleep(pause)
             return await send()
 
     def _headers(self, endpoint: Endpoint, caller: Mapping[str, str]) -> dict[str, str]:
         account = endpoint.account if self._passes_account else ()
-        names = (*_TRACING, *endpoint.passes, *account)
+        names = (*_TRACING, *endpoint.passes, *self._passed_headers, *account)
         headers = {name: _utf8(name, caller[name]) for name in names if name in caller}
+        headers |= self._own_headers
         headers["content-type"] = "application/json"
         if self._key:
             headers[endpoint.credential.header] = endpoint.credential.value(self._key)
@@ -200,14 +228,14 @@ class Upstream:
     async def _events(
         self, response: aiohttp.ClientResponse, is_end: Callable[[Event], bool]
     ) -> AsyncGenerator[tuple[str, dict[str, Any]]]:
-        decoder = Decoder(self._max_bytes)
+        decoder, reader = Decoder(self._max_bytes), JsonReader(streamed=True)
         async with aclosing(self._pieces(response)) as pieces:
             async for piece in pieces:
                 for event in decoder.feed(piece):
                     if is_end(event):
                         return
                     if event.data:
-                        yield event.name, _payload(event, response)
+                        yield event.name, _payload(event, reader, response)
 
     async def _pieces(self, response: aiohttp.ClientResponse) -> AsyncGenerator[bytes]:
         """Give the body as it comes, up to the limit."""
@@ -256,6 +284,48 @@ def _checked_url(url: str) -> str:
     )
 
 
+def _checked_proxy(proxy: str | None, url: str) -> str | None:
+    """Find the proxy for a URL; raise ConfigurationError."""
+    if proxy == "environment":
+        # Not aiohttp's trust_env, which takes ~/.netrc's passwords for the callers', too.
+        parsed = urlsplit(url)
+        proxy = getproxies().get(parsed.scheme)
+        if proxy and proxy_bypass(parsed.netloc):
+            return None
+    if proxy is not None and not re.match(r"https?://[^/\s]", proxy):
+        # It may hold a password.
+        raise ConfigurationError(
+            "The proxy to upstream is refused: it is no http or https URL. It looks like "
+            "http://proxy:3128, or is the word environment."
+        )
+    return proxy
+
+
+def _read_headers(given: str) -> tuple[dict[str, str], list[str]]:
+    """Read which headers are sent, and which of the caller's go on; raise ConfigurationError."""
+    own: dict[str, str] = {}
+    passed = []
+    for entry in filter(None, (entry.strip() for entry in given.split(","))):
+        name, sets, value = entry.partition("=")
+        name, value = name.strip().lower(), value.strip()
+        # A value may be a secret, and so may a misspelt entry.
+        if not _HEADER.fullmatch(name) or name in _FRAMING or not _VALUE.fullmatch(value):
+            raise ConfigurationError(
+                "The headers for upstream are refused: each is name=value or a name alone, parted "
+                "by commas, and none of those that carry the request, such as host."
+            )
+        if not sets and name in _ACCOUNT:
+            raise ConfigurationError(
+                f"The headers for upstream are refused: the caller's {name} goes on by itself "
+                "where it may."
+            )
+        if sets:
+            own[name] = value
+        else:
+            passed.append(name)
+    return own, passed
+
+
 def _checked_key(key: str) -> str:
     if not _VISIBLE.fullmatch(key.strip()):
         raise ConfigurationError(
@@ -278,12 +348,32 @@ def _transport_errors() -> Iterator[None]:
         raise UpstreamError(
             "Upstream was silent for too long.", status=504, code="upstream_timeout"
         ) from failure
+    except aiohttp.ClientConnectorCertificateError as failure:
+        raise UpstreamError(
+            f"Upstream's certificate is not trusted: {_openssl_reason(failure)}.",
+            code="upstream_untrusted",
+        ) from failure
+    except aiohttp.ClientConnectorSSLError as failure:
+        raise UpstreamError(
+            "Upstream can't be reached by TLS; does its URL begin with http://?",
+            code="upstream_unreachable",
+        ) from failure
+    except (aiohttp.ClientProxyConnectionError, aiohttp.ClientHttpProxyError) as failure:
+        raise UpstreamError(
+            "The proxy to upstream can't be reached or refuses.", code="upstream_unreachable"
+        ) from failure
     except aiohttp.ClientConnectorError as failure:
         raise UpstreamError("Upstream can't be reached.", code="upstream_unreachable") from failure
     except aiohttp.ClientError as failure:
         raise UpstreamError(
             "Upstream broke the connection off.", code="upstream_cut_off"
         ) from failure
+
+
+def _openssl_reason(failure: aiohttp.ClientConnectorCertificateError) -> str:
+    """Give OpenSSL's words without the names in them; the operator's machines are nobody's."""
+    said = getattr(failure.certificate_error, "verify_message", "")
+    return str(said).partition(",")[0] or "it can't be verified"
 
 
 def _utf8(name: str, value: str) -> str:
@@ -302,9 +392,9 @@ def _refuse(response: aiohttp.ClientResponse, why: str, code: str = "upstream_in
     raise UpstreamError(f"Upstream {why}.", code=code, request_id=_request_id(response))
 
 
-def _payload(event: Event, response: aiohttp.ClientResponse) -> dict[str, Any]:
+def _payload(event: Event, reader: JsonReader, response: aiohttp.ClientResponse) -> dict[str, Any]:
     """Read one event of a stream; raise UpstreamError, also where it reports an error."""
-    payload = _json_object(event.data)
+    payload = _json_object(event.data, reader)
     if event.name == "error" or (payload and payload.get("error")):
         raise _reported(payload, response)
     if payload is None:
@@ -335,10 +425,10 @@ def _reported(
     )
 
 
-def _json_object(text: bytes | str) -> dict[str, Any] | None:
+def _json_object(text: bytes | str, reader: JsonReader | None = None) -> dict[str, Any] | None:
     try:
-        value = orjson.loads(text)
-    except orjson.JSONDecodeError:
+        value = (reader or JsonReader()).read(text)
+    except ValueError:
         return None
     return value if isinstance(value, dict) else None
 

@@ -1,12 +1,15 @@
 """Listens at an address and runs an app there, until a signal or a failure."""
 
 import asyncio
+import errno
 import math
 import os
 import signal
 import socket
 import sys
 from collections.abc import Callable, Coroutine
+from ipaddress import ip_address
+from pathlib import Path
 from threading import Thread
 from typing import Any, NoReturn, TypeAlias
 
@@ -36,6 +39,8 @@ def start_logging(settings: ListenSettings) -> None:
 
 def listen(settings: ListenSettings) -> socket.socket:
     """Open the socket that the settings name; raise ConfigurationError."""
+    if settings.uds:
+        return _listen_unix(settings.uds)
     host, port = settings.host, settings.port
     try:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
@@ -54,8 +59,36 @@ def listen(settings: ListenSettings) -> socket.socket:
     return listener
 
 
+def _listen_unix(path: Path) -> socket.socket:
+    with socket.socket(socket.AF_UNIX) as probe:
+        left_over = path.is_socket() and probe.connect_ex(str(path)) == errno.ECONNREFUSED
+    listener = socket.socket(socket.AF_UNIX)
+    try:
+        if left_over:
+            path.unlink()
+        listener.bind(str(path))
+        # As with a port of this machine, whoever reaches it may connect: its folder says who can.
+        path.chmod(0o666)
+        listener.listen(128)
+    except OSError as refused:
+        listener.close()
+        raise ConfigurationError(
+            f"Can't listen on {path}: {refused.strerror or refused}. Choose another {flag('uds')} "
+            f"({variable('uds')})."
+        ) from refused
+    return listener
+
+
+def is_local(listener: socket.socket) -> bool:
+    """Tell whether only this machine can reach a socket."""
+    unix = listener.family == socket.AF_UNIX
+    return unix or ip_address(listener.getsockname()[0]).is_loopback
+
+
 def url(listener: socket.socket) -> str:
-    """Write a socket's address as a URL."""
+    """Write a socket's address as a URL, a Unix socket's as `unix:` and its path."""
+    if listener.family == socket.AF_UNIX:
+        return f"unix:{listener.getsockname()}"
     host, port = listener.getsockname()[:2]
     return f"http://{f'[{host}]' if ':' in host else host}:{port}"
 
@@ -109,6 +142,7 @@ def run_app(
             log_config=None,
             access_log=False,  # our own says nothing that callers wrote
             server_header=False,
+            timeout_keep_alive=settings.keep_alive_seconds,
             timeout_graceful_shutdown=settings.drain_seconds,
         ),
         drain,

@@ -1,24 +1,26 @@
 """Builds the gateway from the settings and runs it."""
 
+import asyncio
 import gc
 import secrets
 import socket
 import sys
 from collections.abc import AsyncIterator, Callable, Iterable
 from contextlib import asynccontextmanager
-from ipaddress import ip_address
 from typing import TYPE_CHECKING
 
 import structlog
 from fastapi import FastAPI
+from pydantic import SecretStr
 
 from shieldgate.access.keys import LiveKeys
 from shieldgate.access.rate_limits import RateLimiter
-from shieldgate.cli.listening import listen, run_app, start_logging, tell_supervisor, url
+from shieldgate.cli.listening import is_local, listen, run_app, start_logging, tell_supervisor, url
 from shieldgate.cli.options import chosen_profile
 from shieldgate.cli.processes import GatewayProcess, run_processes
 from shieldgate.cli.telemetry import build_telemetry
-from shieldgate.errors import ConfigurationError, ScorerUnavailable
+from shieldgate.dialects.openai import MODELS
+from shieldgate.errors import ConfigurationError, ScorerUnavailable, UpstreamError
 from shieldgate.gateway.app import create_app
 from shieldgate.gateway.middleware.drain import Drain
 from shieldgate.gateway.screening import Screener
@@ -65,7 +67,11 @@ def run(settings: ServeSettings, part: GatewayProcess | None = None) -> None:
 
     @asynccontextmanager
     async def opened() -> AsyncIterator[Scorer]:
-        async with scorer_process or open_served(settings, telemetry) as scorer:
+        # Beside each other, because loading a scorer takes long.
+        async with (
+            _looking_at(None if worker else upstream),
+            scorer_process or open_served(settings, telemetry) as scorer,
+        ):
             live.check = scorer.check
             await scorer.check(live.current.policies.values())
             await live.reload()  # what came while there was no scorer to check it
@@ -156,12 +162,13 @@ def _answering(settings: ServeSettings) -> tuple[Upstream | None, Supervisor | N
             f"{settings.processes}. Run 'shieldgate worker' beside, and give its address as "
             f"{flag('upstream')}."
         )
-    key = settings.upstream_key.get_secret_value() if settings.upstream_key else None
     silence = settings.upstream_seconds
     if settings.upstream:
         upstream = Upstream(
             str(settings.upstream),
-            key=key,
+            key=_shown(settings.upstream_key),
+            headers=_shown(settings.upstream_headers) or "",
+            proxy=_shown(settings.upstream_proxy),
             # With keys of our own, what callers send is ours and nothing for others.
             passes_account=settings.keys is None,
             silence_seconds=silence,
@@ -184,6 +191,39 @@ def _answering(settings: ServeSettings) -> tuple[Upstream | None, Supervisor | N
     worker = Supervisor([sys.executable, "-m", "shieldgate.cli", "worker", *given], listener)
     upstream = Upstream(f"{url(listener)}/v1", passes_account=False, silence_seconds=silence)
     return upstream, worker
+
+
+def _shown(secret: SecretStr | None) -> str | None:
+    return secret.get_secret_value() if secret else None
+
+
+@asynccontextmanager
+async def _looking_at(upstream: Upstream | None) -> AsyncIterator[None]:
+    """Have a look at upstream meanwhile, if there is one."""
+    looking = asyncio.create_task(_look_at(upstream)) if upstream else None
+    try:
+        yield
+    finally:
+        if looking:
+            looking.cancel()
+
+
+async def _look_at(upstream: Upstream) -> None:
+    """Ask upstream for its models once, and say what of its URL seems wrong."""
+    try:
+        await upstream.models(MODELS, {})
+    except UpstreamError as failure:
+        if failure.code in ("upstream_unreachable", "upstream_untrusted", "upstream_timeout"):
+            log.warning("upstream can't be asked", url=upstream.url, why=str(failure))
+        elif not upstream.url.endswith("/v1") and (
+            failure.status == 404 or failure.code == "upstream_invalid"
+        ):
+            log.warning(
+                "upstream seems to have no API at this URL",
+                url=upstream.url,
+                why=str(failure),
+                mend=f"most end with /v1: {flag('upstream')} {upstream.url}/v1",
+            )
 
 
 def _cache_secret(settings: ServeSettings) -> bytes:
@@ -242,16 +282,12 @@ def _audit_sink(
 
 def _check_open(listener: socket.socket, settings: ServeSettings) -> None:
     """Refuse to serve everybody by mistake; raise ConfigurationError."""
-    if not (settings.keys or settings.keyless or _local(listener)):
+    if not (settings.keys or settings.keyless or is_local(listener)):
         raise ConfigurationError(
             f"{flag('host')} {settings.host} can be reached from other machines, and there are no "
             "API keys. Make one with 'shieldgate keys new' and give its file as "
             f"{flag('keys')}, or say {flag('keyless')} to serve whoever reaches it."
         )
-
-
-def _local(listener: socket.socket) -> bool:
-    return ip_address(listener.getsockname()[0]).is_loopback
 
 
 def _log_listening(listener: socket.socket, live: LiveBook, settings: ServeSettings) -> None:
@@ -270,7 +306,7 @@ def _log_listening(listener: socket.socket, live: LiveBook, settings: ServeSetti
     if settings.keys:
         if settings.upstream and not settings.upstream_key:
             log.info("upstream is asked without a key: callers' keys are for this server only")
-    elif _local(listener):
+    elif is_local(listener):
         log.info("there are no API keys: only this machine can reach the server")
     else:
         log.warning("there are no API keys: whoever reaches this address can use the server")

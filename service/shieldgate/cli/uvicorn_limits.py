@@ -1,4 +1,4 @@
-"""Limits that uvicorn lacks: how long a head may take and be, and how long a reply goes unread.
+"""What uvicorn lacks of HTTP: limits in time and length, offers to ignore, and HTTP/1.0.
 
 `limited_protocol` overrides methods that are no public interface of uvicorn's, whose next minor
 version is therefore ruled out (pyproject.toml). Its other protocol, h11, bounds the length of heads
@@ -9,6 +9,9 @@ import asyncio
 import socket
 from typing import Any
 
+import httptools
+from starlette.datastructures import Headers
+from starlette.types import Message, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
 
 _MAX_HEAD_BYTES = 65_536
@@ -21,6 +24,10 @@ def limited_protocol(head_seconds: float) -> type[HttpToolsProtocol]:
     a first head, and for any that comes byte by byte, however long it grows. And of requests that
     are sent one after another without waiting for replies, it tells only the last that the caller
     has left.
+
+    Offers of another protocol (`Upgrade: h2c`) are ignored, as RFC 9110, section 7.8, allows;
+    uvicorn would lose the request's body. A reply to HTTP/1.0 that has no length ends with the
+    connection; uvicorn would write it in chunks, which came with HTTP/1.1.
     """
 
     class LimitedProtocol(HttpToolsProtocol):
@@ -36,14 +43,42 @@ def limited_protocol(head_seconds: float) -> type[HttpToolsProtocol]:
 
         def data_received(self, data: bytes) -> None:
             self._head_bytes += len(data)
-            super().data_received(data)
+            self._feed(data)
             if self._head_bytes > _MAX_HEAD_BYTES and not self.transport.is_closing():
                 self.send_400_response("The head of the request is too long.")
             self._watch_head()
 
+        def _feed(self, data: bytes) -> None:
+            self._unset_keepalive_if_required()
+            rest = [memoryview(data)]
+            while rest:
+                piece = rest.pop()
+                try:
+                    self.parser.feed_data(piece)
+                except httptools.HttpParserError:
+                    self.send_400_response("Invalid HTTP request received.")
+                    return
+                except httptools.HttpParserUpgrade as offer:
+                    if self._offers_protocol():
+                        rest += [piece[offer.args[0] :], memoryview(self._head_without_offer())]
+                        self.parser = httptools.HttpRequestParser(self)
+                        self.parser.set_dangerous_leniencies(lenient_data_after_close=True)
+
+        def _offers_protocol(self) -> bool:
+            # CONNECT offers nothing: it wants a tunnel.
+            return self.parser.should_upgrade() and self.parser.get_method() != b"CONNECT"
+
+        def _head_without_offer(self) -> bytes:
+            """Write the head anew; the parser takes what follows an offer for no HTTP."""
+            version = self.parser.get_http_version().encode()
+            start = b"%s %s HTTP/%s\r\n" % (self.parser.get_method(), self.url, version)
+            fields = [b"%s: %s\r\n" % f for f in self.headers if f[0] != b"upgrade"]
+            return b"".join([start, *fields, b"\r\n"])
+
         def on_headers_complete(self) -> None:
             self._head_bytes = 0
-            super().on_headers_complete()
+            if not self._offers_protocol():
+                super().on_headers_complete()
 
         def on_body(self, body: bytes) -> None:
             self._head_bytes = 0
@@ -51,11 +86,13 @@ def limited_protocol(head_seconds: float) -> type[HttpToolsProtocol]:
 
         def on_message_complete(self) -> None:
             self._head_bytes = 0
-            super().on_message_complete()
+            if not self._offers_protocol():
+                super().on_message_complete()
 
         def _start_asgi_task(self, cycle: RequestResponseCycle, app: Any) -> None:
             self._served = cycle
-            super()._start_asgi_task(cycle, app)
+            http10 = cycle.scope["http_version"] == "1.0"
+            super()._start_asgi_task(cycle, _unframed(app, cycle) if http10 else app)
 
         def send_400_response(self, msg: str) -> None:
             served = self._served
@@ -91,6 +128,28 @@ def limited_protocol(head_seconds: float) -> type[HttpToolsProtocol]:
                 self.transport.close()
 
     return LimitedProtocol
+
+
+def _unframed(app: Any, cycle: RequestResponseCycle) -> Any:
+    """Let `app` end a reply without a length by closing the connection."""
+
+    async def unframed(scope: Scope, receive: Receive, send: Send) -> None:
+        writes = False
+
+        async def send_unframed(message: Message) -> None:
+            nonlocal writes
+            if message["type"] == "http.response.start" and scope["method"] != "HEAD":
+                writes = "content-length" not in Headers(raw=message["headers"])
+                if writes:
+                    # For uvicorn it is a reply without a body, so that it frames none.
+                    cycle.scope = {**cycle.scope, "method": "HEAD"}
+            elif writes and not cycle.disconnected:
+                cycle.transport.write(message.get("body", b""))
+            await send(message)
+
+        await app(scope, receive, send_unframed)
+
+    return unframed
 
 
 def set_user_timeout(listener: socket.socket, seconds: float) -> None:

@@ -8,7 +8,7 @@ in `DIALECTS`.
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Any, Protocol, Self
 
 from pydantic import BaseModel
 
@@ -96,6 +96,19 @@ class Piece:
 
 
 @dataclass(frozen=True, slots=True)
+class Refusal:
+    """What stands in place of an answer; `as_content` for clients that show nothing else."""
+
+    text: str
+    as_content: bool = False
+
+    @classmethod
+    def of(cls, profile: Profile) -> Self:
+        """Take what a profile says."""
+        return cls(profile.refusal, profile.refusal_field == "content")
+
+
+@dataclass(frozen=True, slots=True)
 class Verdicts:
     """What was found in both directions of one request, for its caller to see."""
 
@@ -135,7 +148,7 @@ class StreamReader(Protocol):
         """Write a piece that leaves now; the pieces of a choice leave in their order."""
         ...
 
-    def ending(self, choice: int, refusal: str) -> bytes:
+    def ending(self, choice: int, refusal: Refusal) -> bytes:
         """Write the end of a choice that was stopped, after what was released of it."""
         ...
 
@@ -190,7 +203,11 @@ class Dialect(Protocol):
         ...
 
     def screened(
-        self, reply: JsonObject, stopped: Sequence[bool], refusal: str, verdicts: Verdicts | None
+        self,
+        reply: JsonObject,
+        stopped: Sequence[bool],
+        refusal: Refusal,
+        verdicts: Verdicts | None,
     ) -> dict[str, Any]:
         """Write a whole reply without the choices that are `stopped`, in the order of `answers`."""
         ...
@@ -200,7 +217,7 @@ class Dialect(Protocol):
         ...
 
     def refused(
-        self, body: JsonObject, choices: int, refusal: str, verdicts: Verdicts, *, unasked: bool
+        self, body: JsonObject, choices: int, refusal: Refusal, verdicts: Verdicts, *, unasked: bool
     ) -> dict[str, Any]:
         """Write the reply that has a refusal in place of each answer; `unasked` as for a stream."""
         ...

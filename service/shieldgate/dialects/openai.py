@@ -16,6 +16,7 @@ from shieldgate.dialects.interface import (
     JsonObject,
     Piece,
     Problem,
+    Refusal,
     Verdicts,
 )
 from shieldgate.dialects.openai_moderation import filter_results, moderation
@@ -35,7 +36,9 @@ from shieldgate.sse import Event, json_event
 from shieldgate.types import Judged, Verdict
 
 BEARER = Credential("authorization", "Bearer")
-ACCOUNT = ("authorization", "openai-organization", "openai-project")
+# Azure's clients show a key in the last one, and several gateways take the one before.
+CREDENTIALS = (BEARER, Credential("x-api-key"), Credential("api-key"))
+ACCOUNT = (*(c.header for c in CREDENTIALS), "openai-organization", "openai-project")
 # Upstream's list of models, which belongs to no chat.
 MODELS = Endpoint("/models", BEARER, ACCOUNT)
 
@@ -63,7 +66,7 @@ class OpenAI(ABC):
     endpoint: Endpoint
     prompt_param: str
     error_model: type[BaseModel] = ErrorEnvelope
-    credentials: tuple[Credential, ...] = (BEARER,)
+    credentials: tuple[Credential, ...] = CREDENTIALS
     choices_param = "n"
     responses: Mapping[int | str, dict[str, Any]] = {
         200: {
@@ -92,11 +95,11 @@ class OpenAI(ABC):
         """Say what is judged of a body."""
 
     @abstractmethod
-    def stopped_choice(self, index: int, refusal: str) -> dict[str, Any]:
+    def stopped_choice(self, index: int, refusal: Refusal) -> dict[str, Any]:
         """Write a choice of a whole reply that was stopped."""
 
     @abstractmethod
-    def last_choices(self, index: int, refusal: str, *, begun: bool) -> list[dict[str, Any]]:
+    def last_choices(self, index: int, refusal: Refusal, *, begun: bool) -> list[dict[str, Any]]:
         """Write a stopped choice of the last chunks; `begun` says that some of it has left."""
 
     def read(self, request: AnyCompletionRequest) -> CallerRequest:
@@ -114,7 +117,11 @@ class OpenAI(ABC):
         return [Answer(index, said.text, bool(said.unscreenable)) for index, said in found]
 
     def screened(
-        self, reply: JsonObject, stopped: Sequence[bool], refusal: str, verdicts: Verdicts | None
+        self,
+        reply: JsonObject,
+        stopped: Sequence[bool],
+        refusal: Refusal,
+        verdicts: Verdicts | None,
     ) -> dict[str, Any]:
         """Write a reply without the choices that are stopped."""
         choices = [
@@ -144,7 +151,7 @@ class OpenAI(ABC):
         }
 
     def refused(
-        self, body: JsonObject, choices: int, refusal: str, verdicts: Verdicts, *, unasked: bool
+        self, body: JsonObject, choices: int, refusal: Refusal, verdicts: Verdicts, *, unasked: bool
     ) -> dict[str, Any]:
         """Write a reply of refusals; what a model that was asked has spent, nobody knows."""
         return {
@@ -234,20 +241,28 @@ class OpenAIStream:
         if self._counts:
             data.pop("usage", None)
             self._beside.pop("usage", None)
-        for choice in choices if isinstance(choices, list) else [choices]:
-            index = choice.get("index") if isinstance(choice, dict) else None
-            if type(index) is not int or not 0 <= index < self._choices:
-                raise UpstreamError(
-                    "Upstream streamed a choice that was not asked for.", code="upstream_invalid"
-                )
+        for given in choices if isinstance(choices, list) else [choices]:
+            choice, index = self._asked(given)
             found = answer(choice, self._beside)
             yield Piece(
                 index,
                 json_event({**data, "choices": [choice]}),
                 tuple((strand.field, strand.text) for strand in found.strands),
                 bool(found.unscreenable),
-                ends=choice.get("finish_reason") is not None,
+                ends=_finished(choice),
             )
+
+    def _asked(self, choice: Any) -> tuple[dict[str, Any], int]:
+        """Find which choice is meant; where one was asked for, servers leave its index out."""
+        if isinstance(choice, dict):
+            index = choice.get("index")
+            if self._choices == 1:
+                return (choice if type(index) is int and not index else {**choice, "index": 0}), 0
+            if type(index) is int and 0 <= index < self._choices:
+                return choice, index
+        raise UpstreamError(
+            "Upstream streamed a choice that was not asked for.", code="upstream_invalid"
+        )
 
     def _read_around(self, around: dict[str, Any]) -> None:
         # Mostly the same in every chunk.
@@ -262,7 +277,7 @@ class OpenAIStream:
         self._begun.add(piece.choice)
         return piece.data
 
-    def ending(self, choice: int, refusal: str) -> bytes:
+    def ending(self, choice: int, refusal: Refusal) -> bytes:
         """Write the last chunks of a choice that was stopped."""
         begun = choice in self._begun
         last = self._dialect.last_choices(choice, refusal, begun=begun)
@@ -325,6 +340,14 @@ def _moderation_field(verdicts: Verdicts | None) -> dict[str, Any]:
 def _index(choice: Mapping[str, Any]) -> int:
     index = choice.get("index")
     return index if type(index) is int and index >= 0 else 0
+
+
+def _finished(choice: Mapping[str, Any]) -> bool:
+    """Tell whether a choice gives a reason to finish; some servers spell out that there is none."""
+    reason = choice.get("finish_reason")
+    if isinstance(reason, str):
+        return reason.strip().lower() not in ("", "null", "none")
+    return bool(reason)
 
 
 def _error_type(status: int) -> str:

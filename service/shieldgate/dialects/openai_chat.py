@@ -8,7 +8,7 @@ from typing import Any
 import orjson
 from pydantic import BaseModel
 
-from shieldgate.dialects.interface import Endpoint, JsonObject
+from shieldgate.dialects.interface import Endpoint, JsonObject, Refusal
 from shieldgate.dialects.openai import ACCOUNT, BEARER, FILTERED, OpenAI
 from shieldgate.dialects.openai_request import field_items, material_beside
 from shieldgate.dialects.openai_text import contents
@@ -45,21 +45,28 @@ class OpenAIChat(OpenAI):
         """Say what is judged of a chat."""
         return plan_chat(body, profile)
 
-    def stopped_choice(self, index: int, refusal: str) -> dict[str, Any]:
+    def stopped_choice(self, index: int, refusal: Refusal) -> dict[str, Any]:
         """Write a choice with a message that refuses."""
-        message = {"role": "assistant", "content": None, "refusal": refusal}
+        message = {"role": "assistant", "content": None, "refusal": None, **_said(refusal)}
         return {"index": index, "message": message, "logprobs": None, "finish_reason": FILTERED}
 
-    def last_choices(self, index: int, refusal: str, *, begun: bool) -> list[dict[str, Any]]:
+    def last_choices(self, index: int, refusal: Refusal, *, begun: bool) -> list[dict[str, Any]]:
         """Write the refusal, then the reason."""
         # Clients join the strings of all deltas, the role's too.
-        delta = {"refusal": refusal} if begun else {"role": "assistant", "refusal": refusal}
+        delta = _said(refusal) if begun else {"role": "assistant", **_said(refusal)}
+        if begun and refusal.as_content:
+            # Apart from what of the answer has left.
+            delta["content"] = f"\n\n{refusal.text}"
         choice = {"index": index, "logprobs": None}
         # Apart, because the official client overlooks a reason to finish in the first chunk.
         return [
             {**choice, "delta": delta, "finish_reason": None},
             {**choice, "delta": {}, "finish_reason": FILTERED},
         ]
+
+
+def _said(refusal: Refusal) -> dict[str, str]:
+    return {"content" if refusal.as_content else "refusal": refusal.text}
 
 
 def plan_chat(body: JsonObject, profile: Profile) -> Plan:

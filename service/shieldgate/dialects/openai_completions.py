@@ -4,7 +4,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
-from shieldgate.dialects.interface import Endpoint, JsonObject
+from shieldgate.dialects.interface import Endpoint, JsonObject, Refusal
 from shieldgate.dialects.openai import ACCOUNT, BEARER, FILTERED, OpenAI
 from shieldgate.dialects.openai_request import material_beside
 from shieldgate.dialects.plan import Plan, Subject, distinct
@@ -31,14 +31,14 @@ class OpenAICompletions(OpenAI):
         """Say what is judged of a completion; nothing of it depends on the profile."""
         return plan_completion(body)
 
-    def stopped_choice(self, index: int, refusal: str) -> dict[str, Any]:
+    def stopped_choice(self, index: int, refusal: Refusal) -> dict[str, Any]:
         """Write a choice whose text refuses."""
-        return {"index": index, "text": refusal, "logprobs": None, "finish_reason": FILTERED}
+        return {"index": index, "text": refusal.text, "logprobs": None, "finish_reason": FILTERED}
 
-    def last_choices(self, index: int, refusal: str, *, begun: bool) -> list[dict[str, Any]]:
+    def last_choices(self, index: int, refusal: Refusal, *, begun: bool) -> list[dict[str, Any]]:
         """Write the refusal and the reason."""
         # What follows other text would read as its continuation.
-        return [self.stopped_choice(index, "" if begun else refusal)]
+        return [self.stopped_choice(index, Refusal("") if begun else refusal)]
 
 
 def plan_completion(body: JsonObject) -> Plan:

@@ -6,16 +6,24 @@ from contextlib import asynccontextmanager, nullcontext, suppress
 from typing import Any
 
 from fastapi import FastAPI
+from starlette.middleware.cors import CORSMiddleware
 
 from shieldgate.dialects import DIALECTS, Dialect
 from shieldgate.gateway import chat, moderations, operations, screen
-from shieldgate.gateway.errors import declared, install
+from shieldgate.gateway.errors import UPSTREAM_ID, declared, install
 from shieldgate.gateway.middleware.admission import OPEN, AdmissionMiddleware
 from shieldgate.gateway.middleware.body_limit import BodyLimitMiddleware
 from shieldgate.gateway.middleware.drain import DrainMiddleware
+from shieldgate.gateway.middleware.loopback import LoopbackMiddleware
 from shieldgate.gateway.middleware.requests import RequestMiddleware
 from shieldgate.gateway.services import Services
 from shieldgate.version import __version__
+
+# What pages of other origins may see of a reply's headers.
+_EXPOSED = (
+    *("x-request-id", UPSTREAM_ID, "retry-after"),
+    *("x-shieldgate-profile", "x-shieldgate-unscreened"),
+)
 
 _LAST_SPANS_SECONDS = 2.0
 
@@ -64,6 +72,7 @@ def create_app(services: Services, dialects: Sequence[Dialect] = DIALECTS) -> Fa
     if patterns := [d.route for d in dialects if "{" in d.route]:
         # The layers around the routes find the dialect by the path that is asked.
         raise ValueError(f"The route of a dialect is a plain path, and this is none: {patterns[0]}")
+    settings = services.settings
     everywhere = (500, *((401, 403, 429) if services.keys else ()))
     app = _App(
         title="shieldgate",
@@ -87,8 +96,8 @@ def create_app(services: Services, dialects: Sequence[Dialect] = DIALECTS) -> Fa
     install(app)
     app.add_middleware(
         BodyLimitMiddleware,
-        max_bytes=services.settings.max_body_bytes,
-        seconds=services.settings.receive_seconds,
+        max_bytes=settings.max_body_bytes,
+        seconds=settings.receive_seconds,
     )
     app.add_middleware(DrainMiddleware, drain=services.drain)
     if services.keys:
@@ -98,7 +107,22 @@ def create_app(services: Services, dialects: Sequence[Dialect] = DIALECTS) -> Fa
             limiter=services.limiter,
             routes=[route for router in routers for route in router.routes],
         )
-    app.add_middleware(RequestMiddleware, telemetry=services.telemetry, dialects=dialects)
+    elif not (settings.keyless or settings.uds):
+        app.add_middleware(LoopbackMiddleware, origins=settings.origins)
+    app.add_middleware(
+        RequestMiddleware,
+        telemetry=services.telemetry,
+        dialects=dialects,
+        root_path=settings.root_path,
+    )
+    if settings.origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=settings.origins,
+            allow_methods=("GET", "POST"),
+            allow_headers=("*",),
+            expose_headers=_EXPOSED,
+        )
     return app
 
 

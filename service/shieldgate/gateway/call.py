@@ -11,7 +11,7 @@ from fastapi import Request
 from fastapi.responses import JSONResponse, Response
 
 from shieldgate.dialects import Dialect
-from shieldgate.dialects.interface import CallerRequest, StreamReader, Verdicts
+from shieldgate.dialects.interface import CallerRequest, Refusal, StreamReader, Verdicts
 from shieldgate.dialects.plan import Plan
 from shieldgate.errors import (
     Overloaded,
@@ -73,6 +73,7 @@ class Call:
         base = services.profile(state.key, book, "prompt")
         read = dialect.read(asked)
         found = screening_rules(base, read.screening, book, services.screener.name)
+        state.profile = found.name
         call = cls(
             services=services,
             upstream=services.upstream,
@@ -180,16 +181,17 @@ class Call:
         self.name_outcome(inputs)
         verdicts = Verdicts(inputs, (), self.services.screener.name)
         profile, choices = self.prompt_profile, self.plan.choices
+        refusal = Refusal.of(profile)
         if profile.on_block == "error":
             return JSONResponse(self.dialect.blocked(verdicts), 400, {"x-should-retry": "false"})
         unasked = profile.prompt_check == "before"
         if not self.request.streamed:
             body = self.request.body
             return JSONResponse(
-                self.dialect.refused(body, choices, profile.refusal, verdicts, unasked=unasked)
+                self.dialect.refused(body, choices, refusal, verdicts, unasked=unasked)
             )
         stream = self.stream()
-        events = [stream.ending(index, profile.refusal) for index in range(choices)]
+        events = [stream.ending(index, refusal) for index in range(choices)]
         events.append(stream.closing(verdicts, unasked=unasked))
         return Response(b"".join(events), media_type="text/event-stream")
 

@@ -10,7 +10,7 @@ import orjson
 from fastapi import APIRouter, Request
 from fastapi.responses import Response
 
-from shieldgate.dialects.interface import Answer, Dialect
+from shieldgate.dialects.interface import Answer, Dialect, Refusal
 from shieldgate.errors import UpstreamError
 from shieldgate.gateway.call import Call, overload_as_unavailable
 from shieldgate.gateway.concurrency import together, while_connected
@@ -96,7 +96,7 @@ async def _screened(call: Call, inputs: Sequence[Judged], reply: Reply) -> Respo
     body = call.dialect.screened(
         reply.body,
         [judged.verdict.action.stops for judged in outputs],
-        call.answer_profile.refusal,
+        Refusal.of(call.answer_profile),
         call.verdicts(inputs, outputs),
     )
     return Response(

@@ -7,7 +7,7 @@ from typing import Any
 import structlog
 from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
-from fastapi.responses import JSONResponse
+from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
@@ -60,6 +60,7 @@ _HTTP_MESSAGES = {
 
 _MEANINGS = {
     400: "The request is wrong, and `param` names the field.",
+    404: "There is no such thing.",
     408: "The body took too long to arrive.",
     401: "There is no API key, or it is not one of this server's.",
     403: "The API key does not allow this.",
@@ -159,7 +160,7 @@ async def _known(request: Request, error: ShieldgateError) -> JSONResponse:
 
 
 async def _invalid(request: Request, error: RequestError) -> JSONResponse:
-    code = "text_too_long" if error.status == 413 else "invalid_value"
+    code = {404: "model_not_found", 413: "text_too_long"}.get(error.status, "invalid_value")
     return _reply(request, Problem(error.status, code, str(error), error.param))
 
 
@@ -175,10 +176,15 @@ async def _malformed(request: Request, error: RequestValidationError) -> JSONRes
     return _reply(request, Problem(400, first["type"], what, param))
 
 
-async def _http(request: Request, error: HTTPException) -> JSONResponse:
+async def _http(request: Request, error: HTTPException) -> Response:
     status = error.status_code
     message = _HTTP_MESSAGES.get(status, str(error.detail))
     headers = error.headers or {}
+    if status == 405 and (allowed := headers.get("Allow")):
+        head = ", HEAD" if "GET" in allowed else ""
+        headers = {"allow": f"{allowed}{head}, OPTIONS"}
+        if request.method == "OPTIONS":
+            return Response(status_code=204, headers=headers)
     return _reply(request, Problem(status, _HTTP_CODES.get(status), message, headers=headers))
 
 

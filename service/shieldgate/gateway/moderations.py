@@ -23,15 +23,19 @@ async def moderate(
     """Judge texts as prompts.
 
     `model` selects a profile where it names one (`GET /v1/models` lists them); any other name is
-    served by the default profile. With an API key, the profile that it is bound to is judged all
+    served by the default profile, unless it is nearly a profile's. `x-shieldgate-profile` tells
+    which one judged. With an API key, the profile that it is bound to is judged all
     the same.
     """
     if len(body.input) > services.settings.max_inputs:
         raise RequestError(
             f"A request holds at most {services.settings.max_inputs} inputs.", "input"
         )
-    book, key = services.policies.current, state_of(request.scope).key
-    profile = services.profile(key, book, "prompt", book.profiles.get(body.model or ""))
+    book, state = services.policies.current, state_of(request.scope)
+    key = state.key
+    named = book.meant(body.model, services.screener.name)
+    profile = services.profile(key, book, "prompt", named)
+    state.profile = profile.name
     rules = book.rules(profile)
     exchanges = [Exchange(text) for text in body.input]
     await services.accept(key, exchanges, "input")

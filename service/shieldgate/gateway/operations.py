@@ -7,6 +7,7 @@ from prometheus_client import CONTENT_TYPE_LATEST
 
 from shieldgate.dialects.openai import MODELS
 from shieldgate.errors import UpstreamError
+from shieldgate.gateway.errors import RequestError, declared
 from shieldgate.gateway.services import Services, ServicesDep
 from shieldgate.openai.models import Model, ModelList
 from shieldgate.schemas import PoliciesReply, Status
@@ -27,12 +28,25 @@ async def models(request: Request, services: ServicesDep) -> ModelList:
 
     The latter are the profiles and the scorer behind them.
     """
+    return ModelList(data=await _models(request, services))
+
+
+@router.get("/v1/models/{model:path}", responses=declared(404))
+async def model(model: str, request: Request, services: ServicesDep) -> Model:
+    """Show one of them."""
+    found = (known for known in await _models(request, services) if known.id == model)
+    if first := next(found, None):
+        return first
+    raise RequestError(
+        "There is no model of this name. /v1/models lists those there are.", "model", 404
+    )
+
+
+async def _models(request: Request, services: Services) -> list[Model]:
     names = list(services.policies.current.profiles)
     if scorer := services.screener.name:
         names.append(scorer)
-    return ModelList(
-        data=await _models_of_upstream(request, services) + [Model(id=n) for n in names]
-    )
+    return await _models_of_upstream(request, services) + [Model(id=n) for n in names]
 
 
 async def _models_of_upstream(request: Request, services: Services) -> list[Model]:

@@ -2,16 +2,17 @@
 
 import asyncio
 from collections.abc import Callable, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from time import perf_counter
 from typing import Any
 
 import structlog
 
-from shieldgate.dialects.interface import Piece, StreamReader
+from shieldgate.dialects.interface import Piece, Refusal, StreamReader
 from shieldgate.errors import ScoringError, ShieldgateError, Unscreenable, UpstreamError
 from shieldgate.gateway.call import Call
 from shieldgate.gateway.concurrency import together
+from shieldgate.sse import Event
 from shieldgate.streaming import Step, StreamGuard
 from shieldgate.types import Exchange, Judged
 
@@ -77,7 +78,10 @@ class Relay:
         self._buffer = buffer
         self._choices: dict[int, _Choice] = {}
         self._reading: asyncio.Task[None] | None = None
-        self._held: list[Piece] = []
+        self._ended = False
+        # What belongs to no choice, in the order in which it came, and how much of it has left.
+        self._beside: list[Piece] = []
+        self._beside_left = 0
         self.request_id: str | None = None
 
     async def run(self) -> None:
@@ -97,13 +101,14 @@ class Relay:
 
     def closing(self, inputs: Sequence[Judged]) -> bytes:
         """Write what follows the choices."""
-        return self._stream.closing(self._call.verdicts(inputs, self.outputs), self._held)
+        rest = self._beside[self._beside_left :]
+        return self._stream.closing(self._call.verdicts(inputs, self.outputs), rest)
 
     async def _read(self, group: asyncio.TaskGroup) -> None:
         call, dialect = self._call, self._call.dialect
         asked: float | None = perf_counter()
         async with call.upstream.stream(
-            dialect.endpoint, self._stream.body, call.headers, dialect.is_end
+            dialect.endpoint, self._stream.body, call.headers, self._is_end
         ) as upstream:
             self.request_id = upstream.request_id
             async for name, data in upstream.events:
@@ -119,7 +124,8 @@ class Relay:
             # What has come may still stop it; then it needs no end of the model's.
             if not choice.over:
                 await choice.guard.caught_up()
-        if not self._choices or not all(choice.over for choice in self._choices.values()):
+        complete = self._ended or all(choice.over for choice in self._choices.values())
+        if not self._choices or not complete:
             raise UpstreamError("Upstream cut the answer off.", code="upstream_cut_off")
         self._end()
 
@@ -135,19 +141,35 @@ class Relay:
                 "Upstream streamed what could not be read.", code="upstream_invalid"
             ) from defect
 
+    def _is_end(self, event: Event) -> bool:
+        # Not every server gives a reason to finish before it.
+        self._ended = self._call.dialect.is_end(event)
+        return self._ended
+
     async def _dispatch(self, piece: Piece, group: asyncio.TaskGroup) -> None:
         if piece.choice is None:
-            # After the choices, because it would overtake what of them is held back.
-            self._held.append(piece)
+            # Leaves with what comes after it, because it would overtake what is held back.
+            self._beside.append(piece)
             return
         choice = self._choices.get(piece.choice)
         if choice is None:
             choice = _Choice(
-                piece.choice, self._call, self._stream, self._buffer, self._choice_stopped
+                piece.choice,
+                self._call,
+                self._stream,
+                self._buffer,
+                release=self._release,
+                on_stop=self._choice_stopped,
             )
             self._choices[piece.choice] = choice
             group.create_task(choice.run())
-        await choice.feed(piece)
+        await choice.feed(_Queued(piece, len(self._beside)))
+
+    def _release(self, queued: "_Queued") -> None:
+        """Send a piece of a choice, after what came before it and belongs to none."""
+        for piece in (*self._beside[self._beside_left : queued.after], queued.piece):
+            self._buffer.write(self._stream.release(piece))
+        self._beside_left = max(self._beside_left, queued.after)
 
     def _choice_stopped(self) -> None:
         """Leave upstream if no choice is left that may go on."""
@@ -170,6 +192,14 @@ class Relay:
             choice.guard.end()
 
 
+@dataclass(frozen=True, slots=True)
+class _Queued:
+    """A piece of a choice, and how many pieces that belong to none came before it."""
+
+    piece: Piece
+    after: int
+
+
 class _Choice:
     """One choice: its guard, and what is sent of it."""
 
@@ -179,19 +209,22 @@ class _Choice:
         call: Call,
         stream: StreamReader,
         buffer: SendBuffer,
+        *,
+        release: Callable[[_Queued], None],
         on_stop: Callable[[], None],
     ) -> None:
         self._index = index
         self._call = call
         self._stream = stream
         self._buffer = buffer
+        self._release = release
         self._on_stop = on_stop
         self._rules = call.rules["response"]
         self._unscreenable: ScoringError | None = None
         streaming = self._rules.profile.streaming
         self._annotates = streaming.mode == "async"
         self.finished = False
-        self.guard: StreamGuard[Piece] = StreamGuard(
+        self.guard: StreamGuard[_Queued] = StreamGuard(
             call.plan.context(index),
             streaming,
             self._judge,
@@ -220,24 +253,25 @@ class _Choice:
             if judged := self.judged:
                 self._call.services.screener.record(self.guard.exchange, judged, self._rules)
 
-    async def feed(self, piece: Piece) -> None:
+    async def feed(self, queued: _Queued) -> None:
         """Take the next piece of this choice."""
+        piece = queued.piece
         self.finished |= piece.ends
         if piece.unscreenable:
             judged = self._call.unscreenable()
             self._unscreenable = judged.failure
             if judged.verdict.action.stops:
                 self.guard.stop(judged)
-        await self.guard.feed(piece, piece.texts, complete=piece.ends)
+        await self.guard.feed(queued, piece.texts, complete=piece.ends)
 
     async def _judge(self, exchange: Exchange) -> Judged:
         return await self._call.services.screener.judge(exchange, self._rules)
 
-    def _step(self, step: Step[Piece]) -> None:
+    def _step(self, step: Step[_Queued]) -> None:
         if step.held:
             self._call.services.telemetry.phase("held", step.held)
-        for piece in step.pieces:
-            self._buffer.write(self._stream.release(piece))
+        for queued in step.pieces:
+            self._release(queued)
         if step.judged is None:
             return
         if self._annotates:
@@ -251,5 +285,6 @@ class _Choice:
             # The status is still ours to choose, if nothing is read meanwhile.
             self._buffer.close(failure)
             raise failure
-        self._buffer.write(self._stream.ending(self._index, self._call.answer_profile.refusal))
+        refusal = Refusal.of(self._call.answer_profile)
+        self._buffer.write(self._stream.ending(self._index, refusal))
         self._on_stop()

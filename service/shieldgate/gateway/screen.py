@@ -28,12 +28,14 @@ async def screen(body: ScreenRequest, request: Request, services: ServicesDep) -
         raise RequestError(
             f"A request holds at most {services.settings.max_inputs} exchanges.", "exchanges"
         )
-    book, key = services.policies.current, state_of(request.scope).key
+    book, state = services.policies.current, state_of(request.scope)
+    key = state.key
     named = book.profile(body.profile) if body.profile else None
     rules = {
         direction: book.rules(services.profile(key, book, direction, named), body.policies)
         for direction in DIRECTIONS
     }
+    state.profile = rules["prompt"].profile.name
     await services.accept(key, exchanges, "exchanges" if body.exchanges else "prompt")
     judged = await while_connected(
         request, (services.screener.screen(e, rules[e.direction]) for e in exchanges)

@@ -16,12 +16,14 @@ class RequestState:
     """The state of one request; the outermost middleware makes it.
 
     `dialect` is that of the request's path. `key` is what the caller was admitted with, None where
-    no keys are asked for. `outcome` is what a route or a middleware names for the metrics; the
-    status says it where none does. `complete` is set once the last event of a stream is written.
+    no keys are asked for. `profile` names what it is judged by, once that is known. `outcome` is
+    what a route or a middleware names for the metrics; the status says it where none does.
+    `complete` is set once the last event of a stream is written.
     """
 
     dialect: Dialect
     key: Key | None = None
+    profile: str | None = None
     outcome: Outcome | None = None
     complete: bool = False
 

@@ -34,11 +34,12 @@ class AddedScreening:
 class ScreeningRules:
     """By what each direction of one request is judged.
 
-    What is judged of the request is what any of `plans` says.
+    What is judged of the request is what any of `plans` says. `name` names the profiles.
     """
 
     rules: Mapping[Direction, Rules]
     plans: Sequence[Profile]
+    name: str
 
 
 def screening_rules(
@@ -49,8 +50,9 @@ def screening_rules(
     `scorer` is the name under which calibrations are filed.
     """
     if added is None:
-        return ScreeningRules({d: book.rules(base) for d in DIRECTIONS}, [base])
-    named = book.profiles.get(added.profile, base)
+        return ScreeningRules({d: book.rules(base) for d in DIRECTIONS}, [base], base.name)
+    found = book.meant(added.profile, scorer)
+    named = found or base
     rules = {
         direction: book.rules(
             join_profiles(base, named, mode, book=book, direction=direction, scorer=scorer)
@@ -58,9 +60,10 @@ def screening_rules(
         for direction, mode in added.modes.items()
     }
     plans = [base]
-    if added.modes["prompt"] == "block" and added.profile in book.profiles:
+    if added.modes["prompt"] == "block" and found:
         plans.append(named)
-    return ScreeningRules(rules, plans)
+    name = base.name if named is base else f"{base.name}+{named.name}"
+    return ScreeningRules(rules, plans, name)
 
 
 def join_profiles(

@@ -4,6 +4,7 @@ The defaults here are those of the files, too: `schema` reads them off the class
 therefore without slots.
 """
 
+import difflib
 import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,6 +17,7 @@ from shieldgate.types import Action, Direction, Judgement, Score, Verdict
 Mode = Literal["enforce", "monitor"]
 OnFailure = Literal["open", "closed"]
 OnBlock = Literal["error", "refusal"]
+RefusalField = Literal["refusal", "content"]
 PromptCheck = Literal["before", "parallel"]
 History = Literal["latest", "window", "all"]
 Instructions = Literal["judge", "trust"]
@@ -100,6 +102,7 @@ class Profile:
     the policies' own, keyed by (policy id, direction). What follows is for chat:
 
     - `on_block`: a blocked prompt is an error, or a 200 that carries `refusal` as the answer.
+    - `refusal_field`: where a message has the refusal; not every client shows its own field.
     - `prompt_check`: the model is called after the prompt's verdict, or at the same time.
     - `history`: beside the newest turn, judge nothing older, the last `window` user turns joined
       into one prompt, or all turns.
@@ -119,6 +122,7 @@ class Profile:
     monitored: frozenset[str] = frozenset()
     on_block: OnBlock = "error"
     refusal: str = "I can't help with that."
+    refusal_field: RefusalField = "refusal"
     prompt_check: PromptCheck = "before"
     history: History = "window"
     window: int = 3
@@ -161,6 +165,24 @@ class PolicyBook:
         except KeyError:
             raise UnknownName(_unknown("profile", name, self.profiles)) from None
 
+    def meant(self, name: str | None, scorer: str) -> Profile | None:
+        """Find the profile that a field `model` names; None where it names a model, or nothing.
+
+        Such fields are for models first, and clients fill them in. Raises UnknownName for what is
+        neither the `scorer` nor a model of OpenAI's, and so near to a profile's name that it was
+        meant.
+        """
+        if name is None or name == scorer or name in self.profiles:
+            return self.profiles.get(name or "")
+        written = name.strip().lower()
+        near = difflib.get_close_matches(written, self.profiles, 1, _NEAR)
+        if near and not written.startswith(_MODERATION_MODELS):
+            raise UnknownName(
+                f"`model` names no profile; did you mean {near[0]!r}? Known: "
+                f"{', '.join(sorted(self.profiles))}."
+            )
+        return None
+
     def rules(self, profile: Profile, asked: Sequence[str] = ()) -> Rules:
         """Put together what exchanges are judged by; raise UnknownName as `select` does."""
         return Rules(self.version, profile, self.select(profile, asked))
@@ -184,6 +206,11 @@ class PolicyBook:
             return tuple(self.policies[i] for i in ids)
         except KeyError as missing:
             raise UnknownName(_unknown("policy", missing.args[0], self.policies)) from None
+
+
+# By the ratio of difflib: one letter too many, too few, wrong or swapped in six.
+_NEAR = 0.7
+_MODERATION_MODELS = ("omni-moderation", "text-moderation")
 
 
 def decide(

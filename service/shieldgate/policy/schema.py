@@ -26,6 +26,7 @@ from shieldgate.policy.model import (
     OnFailure,
     Profile,
     PromptCheck,
+    RefusalField,
     Streaming,
     StreamMode,
     Unscreenable,
@@ -169,6 +170,9 @@ class ProfileEntry(_Entry):
     thresholds: dict[PolicyId, Annotated[ByDirection[Threshold], BeforeValidator(_spread)]] = {}
     on_block: Annotated[OnBlock, _one_of(get_args(OnBlock), "kind of block")] = Profile.on_block
     refusal: Text = Profile.refusal
+    refusal_field: Annotated[RefusalField, _one_of(get_args(RefusalField), "field")] = (
+        Profile.refusal_field
+    )
     prompt_check: Annotated[PromptCheck, _one_of(get_args(PromptCheck), "order")] = (
         Profile.prompt_check
     )

@@ -12,6 +12,7 @@ from fastapi import Depends, FastAPI, Request, Response
 from fastapi.responses import JSONResponse
 from pydantic import ValidationError
 from starlette.datastructures import MutableHeaders
+from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 from starlette.responses import StreamingResponse
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -36,6 +37,14 @@ from shieldgate.worker.schemas import (
 T = TypeVar("T")
 
 log = structlog.get_logger(__name__)
+
+
+# For what pydantic words for programmers.
+_WORDS = {
+    "extra_forbidden": "The generator does not know this; leave it out",
+    "missing": "This is missing",
+    "json_invalid": "The body is not valid JSON",
+}
 
 
 class LoadingGenerator:
@@ -105,6 +114,7 @@ def create_app(worker: LoadingGenerator) -> FastAPI:
     app.get("/v1/models")(_models)
     app.post("/v1/chat/completions", response_model=None)(_chat)
     app.exception_handler(_RequestError)(_refused)
+    app.exception_handler(HTTPException)(_elsewhere)
     app.exception_handler(GeneratorBusy)(_busy)
     app.exception_handler(GeneratorFailed)(_failed)
     app.exception_handler(ClientDisconnect)(_disconnected)
@@ -261,7 +271,8 @@ async def _read(request: Request, max_bytes: int) -> ChatCompletionRequest:
     except ValidationError as refused:
         first = refused.errors(include_url=False, include_context=False, include_input=False)[0]
         param = field_path(first["loc"])
-        message = f"{param}: {first['msg']}." if param else f"{first['msg']}."
+        said = _WORDS.get(first["type"], first["msg"])
+        message = f"{param}: {said}." if param else f"{said}."
         raise _RequestError(_error(400, message, param=param, code=first["type"])) from None
 
 
@@ -286,6 +297,12 @@ def _unavailable(failure: GeneratorFailed) -> Response:
 
 async def _refused(request: Request, error: _RequestError) -> Response:
     return error.response
+
+
+async def _elsewhere(request: Request, error: HTTPException) -> Response:
+    """Say what there is, to whoever asks for something else, such as /v1/completions."""
+    message = "The generator answers chats only: POST /v1/chat/completions."
+    return _error(error.status_code, message, code="unknown_url")
 
 
 async def _busy(request: Request, busy: GeneratorBusy) -> Response:

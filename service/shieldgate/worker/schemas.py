@@ -4,15 +4,39 @@ from time import time
 from typing import Annotated, Any, Literal, Self
 from uuid import uuid4
 
-from pydantic import BaseModel, ConfigDict, Field, StringConstraints, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    StringConstraints,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError
 
 from shieldgate.openai.text import Text
 from shieldgate.worker.generation import FinishReason, SamplingParams
 
 Stop = Annotated[Text, StringConstraints(min_length=1)]
-Zero = Annotated[float, Field(ge=0, le=0)]
-NoList = Annotated[list[Any], Field(max_length=0)]
+
+
+def _only(*nothing: Any, unable: str) -> BeforeValidator:
+    """Take values that ask for nothing; the others are what the generator is `unable` to do."""
+
+    def check(given: Any) -> Any:
+        if given not in nothing:
+            raise PydanticCustomError("unsupported", f"The generator {unable}; leave it out")
+        return given
+
+    return BeforeValidator(check)
+
+
+NoTools = Annotated[Any, _only([], {}, unable="can't call tools")]
+NoToolChoice = Annotated[Any, _only("none", "auto", unable="can't call tools")]
+NoPenalty = Annotated[Any, _only(0, unable="knows no penalties")]
+NoLogprobs = Annotated[Any, _only(False, unable="gives no logprobs")]
+TextOnly = Annotated[Any, _only(["text"], unable="writes text only")]
+PlainText = Annotated[Any, _only({"type": "text"}, unable="knows no format but text")]
 
 
 class _Schema(BaseModel):
@@ -40,8 +64,9 @@ class ChatMessage(_Schema):
     role: Literal["system", "developer", "user", "assistant"]
     content: Text | list[TextContentPart] = ""
     name: str = ""
-    annotations: NoList = []
-    tool_calls: NoList = []
+    annotations: Annotated[Any, _only([], unable="reads no annotations")] = []
+    tool_calls: NoTools = []
+    function_call: NoTools = []
 
     @property
     def text(self) -> str:
@@ -57,12 +82,6 @@ class CompletionStreamOptions(_Schema):
     include_usage: bool = False
     continuous_usage_stats: bool = False  # vLLM's name for it
     include_obfuscation: bool = False
-
-
-class ResponseFormat(_Schema):
-    """The only format there is."""
-
-    type: Literal["text"]
 
 
 class ChatCompletionRequest(_Schema):
@@ -85,13 +104,18 @@ class ChatCompletionRequest(_Schema):
     seed: int | None = None
     n: Annotated[int, Field(ge=1)] = 1
 
-    frequency_penalty: Zero = 0
-    presence_penalty: Zero = 0
-    logit_bias: Annotated[dict[str, float], Field(max_length=0)] = {}
-    logprobs: Literal[False] = False
-    response_format: ResponseFormat = ResponseFormat(type="text")
-    tools: NoList = []
-    tool_choice: Literal["none", "auto"] = "none"
+    frequency_penalty: NoPenalty = 0
+    presence_penalty: NoPenalty = 0
+    logit_bias: Annotated[Any, _only({}, unable="takes no biases")] = {}
+    logprobs: NoLogprobs = False
+    top_logprobs: NoLogprobs = 0
+    response_format: PlainText = None
+    tools: NoTools = []
+    functions: NoTools = []
+    tool_choice: NoToolChoice = "none"
+    function_call: NoToolChoice = "none"
+    modalities: TextOnly = None
+    audio: TextOnly = None
     parallel_tool_calls: bool = False
     metadata: dict[str, Any] = {}
     prompt_cache_key: str = ""

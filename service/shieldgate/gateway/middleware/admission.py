@@ -36,7 +36,8 @@ class AdmissionMiddleware:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Admit a request, or answer that it is not admitted."""
-        if scope["type"] != "http" or scope["path"] in OPEN:
+        # Browsers ask for OPTIONS before they show a key.
+        if scope["type"] != "http" or scope["path"] in OPEN or scope["method"] == "OPTIONS":
             await self._app(scope, receive, send)
             return
         state = state_of(scope)

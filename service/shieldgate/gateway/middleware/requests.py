@@ -23,12 +23,16 @@ _REFUSALS: dict[int, Outcome] = {429: "limited", 499: "left"}
 class RequestMiddleware:
     """Gives each request an id and a state, answers unknown exceptions, and counts every reply.
 
-    The first of `dialects` is that of the routes that belong to none.
+    The first of `dialects` is that of the routes that belong to none. A proxy may serve all paths
+    under `root_path`.
     """
 
-    def __init__(self, app: ASGIApp, telemetry: Telemetry, dialects: Sequence[Dialect]) -> None:
+    def __init__(
+        self, app: ASGIApp, telemetry: Telemetry, dialects: Sequence[Dialect], root_path: str
+    ) -> None:
         self._app = app
         self._telemetry = telemetry
+        self._root_path = root_path
         self._dialects = {dialect.route: dialect for dialect in dialects}
         self._default = dialects[0]
 
@@ -37,6 +41,7 @@ class RequestMiddleware:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
+        scope = self._as_routed(scope)
         state = RequestState(self._dialects.get(scope["path"], self._default))
         state.attach(scope)
         request_id = f"req_{uuid4().hex}"
@@ -49,6 +54,8 @@ class RequestMiddleware:
                 status = message["status"]
                 headers = MutableHeaders(scope=message)
                 headers["x-request-id"] = request_id
+                if state.profile:
+                    headers["x-shieldgate-profile"] = state.profile
                 if headers.get("content-type", "").startswith("text/event-stream"):
                     self._telemetry.first_byte(_route(scope), perf_counter() - started)
             await send(message)
@@ -83,6 +90,21 @@ class RequestMiddleware:
                     seconds=round(seconds, 4),
                     **({"caller": state.key.name} if state.key else {}),
                 )
+
+    def _as_routed(self, scope: Scope) -> Scope:
+        """Give the request that the routes know: without prefix, and HEAD as the GET that it is.
+
+        The server, whose own scope stays as it is, leaves out the body of what answers HEAD.
+        """
+        path, method = scope["path"], scope["method"]
+        if self._root_path and f"{path}/".startswith(f"{self._root_path}/"):
+            path = path.removeprefix(self._root_path) or "/"
+        return {
+            **scope,
+            "root_path": self._root_path,
+            "path": path,
+            "method": "GET" if method == "HEAD" else method,
+        }
 
 
 def _route(scope: MutableMapping[str, Any]) -> str:

@@ -3,7 +3,7 @@
 import hashlib
 import logging
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -51,18 +51,27 @@ class Checkpoint:
     tokenizer: PreTrainedTokenizerBase
 
 
+FindFamily = Callable[[PretrainedConfig], tuple[ModelFamily, PretrainedConfig]]
+
+
 def load_checkpoint(
-    model: str, *, revision: str | None = None, device: str = "auto", dtype: str = "auto"
+    model: str,
+    *,
+    revision: str | None = None,
+    device: str = "auto",
+    dtype: str = "auto",
+    find: FindFamily = find_family,
 ) -> Checkpoint:
     """Load `starter`, a local folder, or a hub id such as `google/shieldgemma-2b`.
 
     `device` is cpu, cuda, mps or auto; `dtype` float32, bfloat16 or auto. With several GPUs the
-    layers are spread over them. Raises ModelError, in one sentence that says how to
+    layers are spread over them. `find` raises ValueError for a family that can't serve, before
+    weights are read. Raises ModelError, in one sentence that says how to
     mend it.
     """
     folder, commit = _locate(model, revision, _WANTED)
     weights = commit or _digest(folder)
-    family, config = _config(folder, model)
+    family, config = _config(folder, model, find)
     place = _device(device)
     kind = _dtype(dtype, place)
     if not sys.stderr.isatty():
@@ -184,7 +193,9 @@ def _digest(folder: Path) -> str:
     return whole.hexdigest()
 
 
-def _config(folder: Path, model: str) -> tuple[ModelFamily, PretrainedConfig]:
+def _config(
+    folder: Path, model: str, find: FindFamily = find_family
+) -> tuple[ModelFamily, PretrainedConfig]:
     if not (folder / "config.json").is_file():
         raise ModelError(
             f"{model}: the folder {folder} holds no config.json, so it is no checkpoint. "
@@ -200,7 +211,7 @@ def _config(folder: Path, model: str) -> tuple[ModelFamily, PretrainedConfig]:
             f"{model}: its config.json can't be read: {_first_line(broken)}"
         ) from broken
     try:
-        return find_family(config)
+        return find(config)
     except ValueError as refused:
         raise ModelError(f"{model} {refused}") from refused
 

@@ -9,7 +9,6 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import Gemma2ForCausalLM
 
 from shieldgate.errors import ModelError
 from shieldgate.prompt import GEMMA_CONTROL_TOKENS, Segment
@@ -56,12 +55,7 @@ class _IncrementalModel:
     """A model that reads on where each text's cache ends."""
 
     def __init__(self, checkpoint: Checkpoint) -> None:
-        if not isinstance(checkpoint.model, Gemma2ForCausalLM):
-            raise ModelError(
-                f"{checkpoint.name} is a {checkpoint.model.config.model_type} model, and the "
-                "generator is Gemma 2. Use a checkpoint such as google/gemma-2-2b-it."
-            )
-        self._model = checkpoint.model
+        self._model: Any = checkpoint.model
         self._model.set_attn_implementation(RAGGED)
         self._config: Any = checkpoint.model.config
         self.device = checkpoint.model.device
@@ -101,7 +95,7 @@ class GemmaGenerator:
     """Writes texts with a Gemma 2 checkpoint and, if there is one, an assistant that drafts.
 
     One thread at a time. Texts that are stepped together get what they would get alone.
-    Raises ModelError for another model, and when the tokenizer can't serve or is not the
+    Raises ModelError when the tokenizer can't serve or is not the
     assistant's.
     """
 
