@@ -19,7 +19,8 @@ _UNICODE = re.compile(r"\\u[0-9a-fA-F]{4}")
 _CONTROL = {"b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t"}
 # JSON in a string of JSON in a string: each level doubles the backslashes.
 _LEVELS = 8
-_JOINT = re.compile(r"[\s_.:/@+-]+|(?<=[a-z])(?=[A-Z])")
+# What parts the words of a name, a number at their end included.
+_JOINT = re.compile(r"[\s_.:/@+-]+(?:[0-9]+(?![A-Za-z0-9]))?|(?<=[a-z])(?=[A-Z])")
 
 
 def voice(strand: str) -> str:

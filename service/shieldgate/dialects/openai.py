@@ -229,9 +229,9 @@ class OpenAIStream:
     def read(self, name: str, data: dict[str, Any]) -> Iterator[Piece]:
         """Take a chunk apart; raise UpstreamError for a choice that was not asked for."""
         choices: Any = data.get("choices")
-        if isinstance(padding := data.get("obfuscation"), str):
+        if (padding := data.get("obfuscation")) is not None:
             # Only its length matters, and it could be somebody's words.
-            data["obfuscation"] = "x" * len(padding)
+            data["obfuscation"] = "x" * len(padding) if isinstance(padding, str) else ""
         self._read_around({key: item for key, item in data.items() if key not in _NOT_AROUND})
         if not choices:
             # Usage, mostly. No text of an answer has its place here.
@@ -267,10 +267,14 @@ class OpenAIStream:
             self._passed, self._beside = split(around)
             # By many of them, anything could be spelled.
             for name in ("id", "model"):
-                value = self._passed.get(name) or ""
-                first = self._names.setdefault(name, value) if value else value
-                if value != first and not (name == "id" and machine_made(value)):
-                    self._beside[f"{name}s"] = self._passed.pop(name)
+                value = self._passed.get(name)
+                if not isinstance(value, str) or not value:
+                    continue
+                known = name == "id" and machine_made(value)
+                first = self._names.setdefault(name, value)
+                if value != first and not known:
+                    self._beside[f"{name}s"] = f"{first} {self._passed.pop(name)}"
+                    self._names[name] = ""
             self._envelope = {key: self._passed[key] for key in _ENVELOPE if key in self._passed}
             self._usage = self._passed.get("usage") or self._usage
 

@@ -14,6 +14,7 @@ from shieldgate.dialects.text import (
     Anything,
     Field,
     Known,
+    Numbers,
     Object,
     Passed,
     Text,
@@ -37,12 +38,10 @@ _BOTH: dict[str, Field] = {
     ),
     **MEDIA,
     # What no model reads; `docs/coverage.md` has the reasons.
-    **dict.fromkeys(
-        (
-            *("model", "stop", "user", "stream_options", "logit_bias"),
-            *("stop_token_ids", "allowed_token_ids"),
-        ),
-        _PASSED,
+    **dict.fromkeys(("model", "stop", "user"), _PASSED),
+    **dict.fromkeys(("logit_bias", "stop_token_ids", "allowed_token_ids"), Numbers()),
+    "stream_options": Object(
+        dict.fromkeys(("include_usage", "include_obfuscation", "continuous_usage_stats"), _ANYTHING)
     ),
     "prediction": PREDICTION,
     "documents": Object(dict.fromkeys(("title", "text", "content"), Text(CONTENT))),

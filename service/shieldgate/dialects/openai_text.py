@@ -224,6 +224,8 @@ _REPLY = Object(
         ),
         "x_groq": Object({"id": _ID, "usage": _MEASURES}),
         "prompt_logprobs": Tokens("prompt_logprobs", _TOKEN_FIELDS, _TOKEN_NUMBERS),
+        # Those of a stream that differ from its first.
+        **dict.fromkeys(("ids", "models"), Known(frozenset())),
         "kv_transfer_params": Anything(),
         **dict.fromkeys(("token_ids", "prompt_token_ids", "output_ids"), Unscreenable()),
     }

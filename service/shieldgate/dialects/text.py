@@ -35,14 +35,23 @@ _BASE64 = re.compile(
     r"[A-Za-z0-9+/\s_-]{32,}={0,2}\s*"
 )
 
-_ID_START = re.compile(
-    r"(?:chatcmpl-tool|chatcmpl|cmpl|call|toolu|tooluse|fc|gen|msg|resp|req|rs|fp|up|run|b|ws)[-_]"
+# What stands around the made-up part of an id: of whom it is, and the number of a call.
+_ID_FRAME = re.compile(
+    r"^(?:chatcmpl-tool|chatcmpl|cmpl|functions|call|toolu|tooluse|fc|gen|msg|resp|req|rs|fp|up"
+    r"|run|b|ws)[-_.]|:[0-9]{1,4}$"
 )
 _ID = re.compile(r"[A-Za-z0-9_:.-]{1,64}")
 _DIGITS = re.compile(r"[0-9a-f-]*[0-9][0-9a-f-]*", re.IGNORECASE)
-# Runs of letters that may be read as words.
-_WORDLIKE = re.compile(r"[A-Za-z][a-z]{2,}|[A-Z]{3,}")
-_VOWEL = re.compile(r"[aeiouy]", re.IGNORECASE)
+# Runs of letters that may be words, and what pairs of letters such mostly consist of.
+_RUN = re.compile(r"[A-Za-z][a-z]{2,}|[A-Z]{3,}")
+_PAIRS = """
+ab ac ad ag ai ak al am an ap ar as at ay ba be bo br ca ce ch ck co cr ct da de dg di ds ea ec ed
+ee ef eg el em en er es et ev ew ex ey fa fi fo fu ga ge gg gl go gs gu ha he hi ho ht hu ic id ie
+ig il im in io is it ju ke la ld le li ll lo ls lt lu ly ma me mo mp ms mu na nc nd ne ng ni no ns
+nt oc od of ok ol om on oo op or os ot ou ow pa pe pi pl po pr pt ra rd re ri rn ro rs rt ry sa sc
+se sh sl so ss st ta tc te th ti to tr ts tu ud ue ug un up ur us ut ve wa we wh wi wo ws xt yo
+"""
+_COMMON = frozenset(_PAIRS.split())
 _MODEL = re.compile(r"[A-Za-z0-9_.:/@+-]{0,96}")
 
 
@@ -129,6 +138,16 @@ class Anything:
 
 
 @dataclass(frozen=True, slots=True)
+class Numbers:
+    """Settings of the machine: numbers and flags, lists of such, and such by number."""
+
+    def read(self, value: Any, found: Found, at: str) -> None:
+        """Pass them, and read anything else as what nobody knows."""
+        if not _numbers(value):
+            anything(value, found, at)
+
+
+@dataclass(frozen=True, slots=True)
 class Text:
     """A text of one of the voices."""
 
@@ -192,7 +211,7 @@ class Id:
         if not isinstance(value, str):
             anything(value, found, at)
         elif not (len(value) <= self.short or value in self.known or machine_made(value)):
-            found.name(at, value)
+            found.name(at, _ID_FRAME.sub("", value))
 
 
 @dataclass(frozen=True, slots=True)
@@ -409,16 +428,21 @@ def looks_like_media(text: str) -> bool:
 
 
 def machine_made(name: str) -> bool:
-    """Tell whether nobody could read an id: short, with digits, and mostly no words."""
+    """Tell whether nobody could read an id: it is short, and no half of it looks like words."""
     if not _ID.fullmatch(name):
         return False
-    rest = _ID_START.sub("", name, count=1) if _ID_START.match(name) else name
+    rest = _ID_FRAME.sub("", name)
     if _DIGITS.fullmatch(rest):
         return True
-    if not any(map(str.isdigit, rest)):
+    if len(rest) < 4 and rest.isalpha():
         return False
-    words = sum(len(run) for run in _WORDLIKE.findall(rest) if _VOWEL.search(run))
+    words = sum(len(run) for run in _RUN.findall(rest) if _like_a_word(run.lower()))
     return words * 2 < len(rest)
+
+
+def _like_a_word(run: str) -> bool:
+    pairs = [run[place : place + 2] in _COMMON for place in range(len(run) - 1)]
+    return sum(pairs) * 2 >= len(pairs)
 
 
 def _index(item: Any, place: int) -> int:
@@ -436,4 +460,6 @@ def _refuse_numbers(values: list[Any], found: Found, owner: str, most: int = 1) 
 def _numbers(value: Any) -> bool:
     if isinstance(value, list):
         return all(map(_numbers, value))
-    return not isinstance(value, (str, dict))
+    if isinstance(value, dict):
+        return all(key.isdigit() and _numbers(item) for key, item in value.items())
+    return not isinstance(value, str)
