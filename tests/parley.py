@@ -101,7 +101,7 @@ class Parley:
 
     def answers(self, reply: JsonObject) -> list[Answer]:
         lines = reply.get("lines")
-        return [Answer(0, "\n".join(lines), unscreenable=False)] if lines else []
+        return [Answer(0, (("line", "\n".join(lines)),), unscreenable=False)] if lines else []
 
     def screened(
         self,

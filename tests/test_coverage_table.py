@@ -78,7 +78,8 @@ def planned(row: Row) -> Plan:
 
 
 def judged(plan: Plan) -> bool:
-    return any("TEXT" in subject.exchange.prompt for subject in plan.prompts)
+    exchanges = [subject.exchange for subject in plan.prompts]
+    return any("TEXT" in text for e in exchanges for text in (e.prompt, *e.parts))
 
 
 def test_the_page_has_the_tables_that_are_read_here():
@@ -97,13 +98,15 @@ def test_a_field_of_a_request_becomes_what_the_page_says(row: Row):
 @pytest.mark.parametrize("row", of(CHAT, COMPLETIONS), ids=str)
 def test_what_is_refused_is_named_by_its_field(row: Row):
     for named in planned(row).unscreenable:
-        assert re.fullmatch(rf"{row.field}(\[\d+\])?", named)
+        assert re.fullmatch(rf"{row.field or 'body'}(\[\d+\])?", named)
 
 
 @pytest.mark.parametrize("row", of(MESSAGES), ids=str)
 def test_what_is_refused_is_named_by_its_place_in_the_messages(row: Row):
     for named in planned(row).unscreenable:
-        assert re.fullmatch(rf"messages\[0\]\.{row.field}(\[0\])?", named)
+        # What nobody knows may be named by anything, so that only the message is.
+        assert re.fullmatch(rf"messages\[0\](\.{row.field}(\[0\](\.\w+)?)?)?", named)
+        assert row.field in named
 
 
 @pytest.mark.parametrize("row", of(MESSAGES, CHAT, COMPLETIONS), ids=str)
@@ -127,7 +130,7 @@ def answered(row: Row, place: str) -> Contents:
 @pytest.mark.parametrize("row", of(ANSWERS, CHOICES, AROUND), ids=str)
 def test_a_field_of_an_answer_becomes_what_the_page_says(row: Row, place: str):
     found = answered(row, place)
-    assert ("TEXT" in found.text) == (row.becomes == "judged")
+    assert ("TEXT" in "\n".join(found.texts)) == (row.becomes == "judged")
     assert bool(found.unscreenable) == (row.becomes == "refused")
 
 

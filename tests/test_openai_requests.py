@@ -11,7 +11,7 @@ from shieldgate.dialects.openai_chat import plan_chat
 from shieldgate.dialects.openai_completions import plan_completion
 from shieldgate.dialects.openai_text import answer, contents
 from shieldgate.dialects.plan import Plan
-from shieldgate.dialects.text import Contents, Strand
+from shieldgate.dialects.text import Contents
 from shieldgate.openai.chat import ChatRequest, CompletionRequest
 from shieldgate.policy import Profile
 from shieldgate.types import Exchange
@@ -37,8 +37,8 @@ def completion(**fields: Any) -> Plan:
 
 
 def judged(plan: Plan) -> list[tuple[str, str] | str]:
-    """What is judged: prompts as they are, and answers as (prompt, answer)."""
-    exchanges = [subject.exchange for subject in plan.prompts]
+    """What is judged: prompts as they are, and answers as (prompt, answer); parts by themselves."""
+    exchanges = [each for subject in plan.prompts for each in subject.exchange.apart()]
     return [e.prompt if e.response is None else (e.prompt, e.response) for e in exchanges]
 
 
@@ -55,10 +55,11 @@ def test_latest_judges_the_newest_user_turn_and_the_answer_with_it():
     assert plan.context(0) == "five"
 
 
-def test_window_judges_the_last_user_turns_as_one_prompt_too_and_the_answer_with_that():
+def test_window_judges_all_within_it_and_its_user_turns_as_one_prompt_too():
     plan = chat(*TALK, profile=WINDOW)
-    assert judged(plan) == ["five", "three\nfive"]
-    assert [subject.field for subject in plan.prompts] == ["messages[4]", "messages"]
+    assert judged(plan) == ["three", ("three", "four"), "five", "three\nfive"]
+    fields = ["messages[2]", "messages[3]", "messages[4]", "messages"]
+    assert [subject.field for subject in plan.prompts] == fields
     assert plan.context(0) == "three\nfive"
 
 
@@ -218,9 +219,9 @@ def test_what_is_nested_too_deeply_is_named_wherever_it_stands(field: str):
 def test_marks_for_the_cache_are_left_out_only_on_messages_and_parts():
     mark = {"cache_control": {"type": "an ephemeral one"}}
     part = {"type": "text", "text": "a", **mark}
-    assert contents({"content": [part], **mark}).text == "a"
-    assert "ephemeral" in contents({"tool_calls": [mark]}).text
-    assert "ephemeral" in answer({"index": 0, "message": {"content": "a", **mark}}, {}).text
+    assert contents({"content": [part], **mark}).texts == ("a",)
+    assert "ephemeral" in contents({"tool_calls": [mark]}).texts[0]
+    assert "ephemeral" in answer({"index": 0, "message": {"content": "a", **mark}}, {}).texts[0]
 
 
 # Completions
@@ -268,38 +269,29 @@ def test_tokens_are_named_and_the_texts_beside_them_judged(prompt: Any, named: t
 # Messages and deltas
 
 
-def test_the_texts_of_a_message_come_with_their_fields_in_order():
+def test_the_voices_of_a_message_are_judged_joined_and_each_alone():
     message = {
         "role": "assistant",
         "reasoning_content": "hm",
         "content": "a",
         "tool_calls": [
-            {"id": "c1", "type": "function", "function": {"name": "f", "arguments": "{}"}}
+            {"id": "c1", "type": "function", "function": {"name": "get_it", "arguments": "{}"}}
         ],
     }
-    assert contents(message) == Contents(
-        (
-            Strand("reasoning_content", "hm"),
-            Strand("content", "a"),
-            Strand("tool_calls[0].function.name", "f"),
-            Strand("tool_calls[0].function.arguments", "{}"),
-        ),
-        (),
-    )
-    assert contents(message).text == "hm\na\nf\n{}"
+    assert contents(message).texts == ("hm\na\nget it\n{}", "hm", "a", "get it\n{}")
 
 
 def test_the_pieces_of_one_tool_call_have_one_field_wherever_they_stand_in_their_deltas():
     def delta(index: int, text: str) -> dict[str, Any]:
         return {"tool_calls": [{"index": index, "function": {"arguments": text}}]}
 
-    fields = [contents(delta(i, t)).strands[0].field for i, t in [(0, "a"), (1, "b"), (0, "c")]]
-    assert fields == [f"tool_calls[{i}].function.arguments" for i in (0, 1, 0)]
+    names = [contents(delta(i, t)).strands[0][0] for i, t in [(0, "a"), (1, "b"), (0, "c")]]
+    assert names == [f"tools/tool_calls[{i}].function.arguments" for i in (0, 1, 0)]
 
 
 def test_a_transcript_is_judged_though_its_sound_can_not_be():
     found = contents({"audio": {"data": "UklGRg==", "transcript": "hello"}})
-    assert found == Contents((Strand("audio.transcript", "hello"),), ("audio",))
+    assert found == Contents((("content/audio.transcript", "hello"),), ("audio",))
 
 
 WORDS = st.sampled_from(["a", "bc", "two words", "text", "user"])
@@ -324,7 +316,7 @@ def test_no_message_is_too_strange_to_be_planned(messages: list[Any], profile: P
 def test_no_word_of_a_message_is_lost(words: list[str]):
     message = {f"field {place}": [{"deep": word}] for place, word in enumerate(words)}
     said = [f"field {place}\ndeep\n{word}" for place, word in enumerate(words)]
-    assert contents(message).text == "\n".join(said)
+    assert contents(message).texts == ("\n".join(said),)
 
 
 # The requests themselves

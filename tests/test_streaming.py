@@ -211,7 +211,7 @@ async def test_strands_are_judged_whole_however_they_mix() -> None:
         await bench.guard.feed(text, [(strand, text)])
     bench.guard.end()
     await finish(bench, running)
-    assert bench.asked == [Exchange(bench.prompt, "xyz\n12")]
+    assert bench.asked == [Exchange(bench.prompt, "xyz\n12", parts=("xyz", "12"))]
     assert bench.guard.stopped
     assert bench.released == ""
 

@@ -1,5 +1,7 @@
 """Exchange and rules in, verdict out: score, then decide; nothing else."""
 
+import asyncio
+
 from shieldgate.normalise import normalised
 from shieldgate.policy import Rules, decide
 from shieldgate.scoring import Scorer
@@ -12,10 +14,11 @@ async def judge(scorer: Scorer, exchange: Exchange, rules: Rules) -> Verdict:
     The caller turns a ScoringError into the answer of its surface, by way of `on_failure`.
     """
     policies = rules.policies
-    scores = await scorer.score(exchange, policies)
-    if rules.profile.normalise and (plain := exchange.rewritten(normalised)) != exchange:
-        again = await scorer.score(plain, policies)
+    ways = exchange.apart()
+    if rules.profile.normalise:
         # The words as they came count too: nobody knows how their reader takes them.
-        scores = [max(pair, key=lambda s: s.margin) for pair in zip(scores, again, strict=True)]
+        ways += [way.rewritten(normalised) for way in ways]
+    scored = await asyncio.gather(*(scorer.score(way, policies) for way in dict.fromkeys(ways)))
+    scores = [max(column, key=lambda s: s.margin) for column in zip(*scored, strict=True)]
     pairs = list(zip(policies, scores, strict=True))
     return decide(rules.profile, pairs, exchange.direction, scorer.identity.name)

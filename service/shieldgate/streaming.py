@@ -13,6 +13,7 @@ from time import perf_counter
 from typing import Generic, TypeVar
 
 from shieldgate.policy import Streaming
+from shieldgate.strands import whole_and_parts
 from shieldgate.types import Exchange, Judged, Verdict
 
 Judge = Callable[[Exchange], Awaitable[Judged]]
@@ -186,8 +187,10 @@ class StreamGuard(Generic[P]):
     def _exchange(self) -> Exchange:
         """Put together what has been read so far."""
         self._texts = {strand: ["".join(texts)] for strand, texts in self._texts.items()}
-        answer = self._prefill + "\n".join(text for [text] in self._texts.values())
-        return Exchange(self._prompt, answer, growing=not (self._complete or self._ended))
+        strands = [(strand, text) for strand, [text] in self._texts.items()]
+        answer, parts = whole_and_parts(strands, self._prefill)
+        growing = not (self._complete or self._ended)
+        return Exchange(self._prompt, answer, growing=growing, parts=parts)
 
     def _stop(self, judged: Judged, exchange: Exchange, start: int, end: int) -> None:
         self.judged, self.exchange = judged, exchange

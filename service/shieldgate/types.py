@@ -16,17 +16,26 @@ class Exchange:
     """What is judged: a prompt alone, or a response together with its prompt.
 
     `growing` says that the response is still being written and will be judged again when it is
-    longer: its score is not worth keeping, what was computed for it is.
+    longer: its score is not worth keeping, what was computed for it is. `parts` are texts of what
+    is under judgement that are judged alone, too: the worst score is the one that counts.
     """
 
     prompt: str
     response: str | None = None
     growing: bool = False
+    parts: tuple[str, ...] = ()
 
     @property
     def direction(self) -> Direction:
         """Tell which of the two texts is under judgement."""
         return "prompt" if self.response is None else "response"
+
+    def apart(self) -> list["Exchange"]:
+        """Give all that is to be scored: the whole, and each part in its place."""
+        whole = replace(self, parts=())
+        if self.response is None:
+            return [whole, *(replace(whole, prompt=part) for part in self.parts)]
+        return [whole, *(replace(whole, response=part) for part in self.parts)]
 
     def rewritten(self, write: Callable[[str], str]) -> "Exchange":
         """Write both texts anew."""

@@ -71,10 +71,13 @@ class CallerRequest:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """The text of one choice of a whole reply; `unscreenable` if it holds anything but text."""
+    """One choice of a whole reply; `unscreenable` if it holds anything but text.
+
+    Each of `texts` comes with the name of its strand, as `shieldgate.strands` reads them.
+    """
 
     choice: int
-    text: str
+    texts: tuple[tuple[str, str], ...]
     unscreenable: bool
 
 

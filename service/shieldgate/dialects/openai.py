@@ -22,6 +22,7 @@ from shieldgate.dialects.interface import (
 from shieldgate.dialects.openai_moderation import filter_results, moderation
 from shieldgate.dialects.openai_text import answer, split
 from shieldgate.dialects.plan import Plan
+from shieldgate.dialects.text import machine_made
 from shieldgate.errors import UpstreamError
 from shieldgate.openai.chat import (
     DONE,
@@ -48,6 +49,8 @@ _END = Event(DONE).encode()
 
 # What chunks of ours repeat of the model's.
 _ENVELOPE = ("id", "object", "created", "model", "system_fingerprint", "service_tier")
+
+_NOT_AROUND = ("choices", "obfuscation")
 
 _COMPLETIONS = {"type": "object", "required": ["choices"]}
 _EVENT = {"type": "object", "properties": {"data": {"type": "string"}}, "required": ["data"]}
@@ -114,7 +117,7 @@ class OpenAI(ABC):
             return []
         beside = split(reply)[1]
         found = [(_index(choice), answer(choice, beside)) for choice in choices]
-        return [Answer(index, said.text, bool(said.unscreenable)) for index, said in found]
+        return [Answer(index, said.strands, bool(said.unscreenable)) for index, said in found]
 
     def screened(
         self,
@@ -224,6 +227,8 @@ class OpenAIStream:
         self._around: dict[str, Any] | None = None
         self._passed: dict[str, Any] = {}
         self._beside: dict[str, Any] = {}
+        self._told: dict[int, dict[str, Any]] = {}
+        self._names: dict[str, str] = {}
         self._usage: Any = None
         self._usage_told = False
         self._begun: set[int | None] = set()
@@ -231,7 +236,10 @@ class OpenAIStream:
     def read(self, name: str, data: dict[str, Any]) -> Iterator[Piece]:
         """Take a chunk apart; raise UpstreamError for a choice that was not asked for."""
         choices: Any = data.get("choices")
-        self._read_around({key: item for key, item in data.items() if key != "choices"})
+        if (padding := data.get("obfuscation")) is not None:
+            # Only its length matters, and it could be somebody's words.
+            data["obfuscation"] = "x" * len(padding) if isinstance(padding, str) else ""
+        self._read_around({key: item for key, item in data.items() if key not in _NOT_AROUND})
         if not choices:
             # Usage, mostly. No text of an answer has its place here.
             passed = {**self._passed, "choices": []} if self._enforces else data
@@ -243,11 +251,14 @@ class OpenAIStream:
             self._beside.pop("usage", None)
         for given in choices if isinstance(choices, list) else [choices]:
             choice, index = self._asked(given)
-            found = answer(choice, self._beside)
+            # Once for each choice, where it is the same in every chunk.
+            told = self._told.get(index) == self._beside
+            self._told[index] = self._beside
+            found = answer(choice, {} if told else self._beside)
             yield Piece(
                 index,
                 json_event({**data, "choices": [choice]}),
-                tuple((strand.field, strand.text) for strand in found.strands),
+                found.strands,
                 bool(found.unscreenable),
                 ends=_finished(choice),
             )
@@ -269,6 +280,16 @@ class OpenAIStream:
         if around != self._around:
             self._around = around
             self._passed, self._beside = split(around)
+            # By many of them, anything could be spelled.
+            for name in ("id", "model"):
+                value = self._passed.get(name)
+                if not isinstance(value, str) or not value:
+                    continue
+                known = name == "id" and machine_made(value)
+                first = self._names.setdefault(name, value)
+                if value != first and not known:
+                    self._beside[f"{name}s"] = f"{first} {self._passed.pop(name)}"
+                    self._names[name] = ""
             self._envelope = {key: self._passed[key] for key in _ENVELOPE if key in self._passed}
             self._usage = self._passed.get("usage") or self._usage
 

@@ -1,7 +1,7 @@
 """`POST /v1/chat/completions`."""
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby, takewhile
 from typing import Any
 
@@ -10,17 +10,19 @@ from pydantic import BaseModel
 
 from shieldgate.dialects.interface import Endpoint, JsonObject, Refusal
 from shieldgate.dialects.openai import ACCOUNT, BEARER, FILTERED, OpenAI
-from shieldgate.dialects.openai_request import field_items, material_beside
-from shieldgate.dialects.openai_text import contents
+from shieldgate.dialects.openai_request import CHAT_FIELDS, field_items, material_beside
+from shieldgate.dialects.openai_text import INSTRUCTING, ROLES, contents
 from shieldgate.dialects.plan import Plan, Subject, distinct
+from shieldgate.dialects.text import FEW_WORDS, Contents
 from shieldgate.openai.chat import ChatRequest
 from shieldgate.policy import Profile
+from shieldgate.strands import NAMES, Strands, spaced, voice, whole_and_parts
 from shieldgate.types import Exchange
 
-_INSTRUCTING = ("system", "developer")
 _DEFINITIONS = ("tools", "functions")
+_OF_TOOLS = ("type", "function", "custom", "name", "description", "parameters")
 # What a chat is made of, and judged by what makes plans of it.
-_CHAT = ("messages", "response_format", *_DEFINITIONS)
+_CHAT = ("messages", "response_format", "modalities", *_DEFINITIONS)
 
 
 class OpenAIChat(OpenAI):
@@ -74,17 +76,19 @@ def plan_chat(body: JsonObject, profile: Profile) -> Plan:
 
     Always judged are the newest user turn and what follows it; `profile.history` says what is of
     the older turns. User messages in a row are one turn. The assistant's messages are judged as
-    answers to the user turn before them, all others as prompts.
+    answers to the user turn before them, all others as prompts. Names that messages bring along
+    are judged once for all of them.
     """
     messages: list[Any] = body["messages"]
     read = [contents(message) for message in messages]
-    turns = _turns(messages, [found.text for found in read])
+    turns = _turns(messages, read)
     older = 1 if profile.history == "latest" else profile.window
-    window = "\n".join([turn.text for turn in turns if turn.role == "user"][-older:])
-    subjects = [*_conversation(turns, profile), Subject("messages", Exchange(window))]
+    users = [turn for turn in turns if turn.role == "user"][-older:]
+    window = Subject.of("messages", [strand for turn in users for strand in turn.strands])
+    subjects = [*_conversation(turns, profile), window, *_names(read, body)]
     if profile.instructions == "judge":
         subjects += _instructions(turns, body)
-    texts, unreadable = material_beside(body, _CHAT)
+    texts, unreadable = material_beside(body, CHAT_FIELDS, _CHAT)
     subjects += texts
     unscreenable = [
         f"messages[{place}].{field}".rstrip(".")
@@ -100,7 +104,7 @@ def plan_chat(body: JsonObject, profile: Profile) -> Plan:
     return Plan(
         distinct(subjects),
         tuple(unscreenable),
-        contexts=(window or last,),
+        contexts=(window.exchange.prompt or last,),
         choices_each=body.get("n") or 1,
         prefill=prefill,
     )
@@ -110,51 +114,94 @@ def plan_chat(body: JsonObject, profile: Profile) -> Plan:
 class _Turn:
     role: str
     field: str
+    strands: Strands
     text: str
+    parts: tuple[str, ...]
+
+    @classmethod
+    def of(cls, role: str, place: int, strands: Strands) -> "_Turn":
+        return cls(role, f"messages[{place}]", strands, *whole_and_parts(strands))
 
 
-def _turns(messages: Sequence[Any], texts: Sequence[str]) -> list[_Turn]:
+def _turns(messages: Sequence[Any], read: Sequence[Contents]) -> list[_Turn]:
     """Make turns of messages; user messages in a row are one."""
     single = [
-        _Turn(_role(message), f"messages[{place}]", text)
-        for place, (message, text) in enumerate(zip(messages, texts, strict=True))
+        (_role(message), place, [s for s in found.strands if voice(s[0]) != NAMES])
+        for place, (message, found) in enumerate(zip(messages, read, strict=True))
     ]
     turns: list[_Turn] = []
-    for role, group in groupby(single, lambda turn: turn.role):
+    for role, group in groupby(single, lambda message: message[0]):
         row = list(group)
         if role == "user":
-            row = [_Turn(role, row[0].field, "\n".join(turn.text for turn in row))]
-        turns += row
+            row = [(role, row[0][1], [strand for _, _, said in row for strand in said])]
+        turns += [_Turn.of(*message) for message in row]
     return turns
 
 
 def _role(message: Any) -> str:
     role = message.get("role") if isinstance(message, dict) else None
     # Whoever isn't known speaks as a user, whose words are judged in every case.
-    return role if role in (*_INSTRUCTING, "assistant", "tool", "function") else "user"
+    return role if role in ROLES else "user"
 
 
 def _conversation(turns: Sequence[_Turn], profile: Profile) -> Iterator[Subject]:
     users = [place for place, turn in enumerate(turns) if turn.role == "user"]
-    first = users[-1] if users and profile.history != "all" else 0
+    first = 0
+    if profile.history == "latest" and users:
+        first = users[-1]
+    elif profile.history == "window" and len(users) > profile.window:
+        first = users[-profile.window]
     asked = ""
     for place, turn in enumerate(turns):
         if turn.role == "user":
             asked = turn.text
-        if place >= first and turn.role not in _INSTRUCTING:
-            answers = turn.role == "assistant"
-            yield Subject(
-                turn.field, Exchange(asked, turn.text) if answers else Exchange(turn.text)
-            )
+        if place >= first and turn.role not in INSTRUCTING:
+            prompt, response = turn.text, None
+            if turn.role == "assistant":
+                prompt, response = asked, turn.text
+            yield Subject(turn.field, Exchange(prompt, response, parts=turn.parts))
+
+
+def _names(read: Sequence[Contents], body: JsonObject) -> Iterator[Subject]:
+    """Give the names that messages bring along, joined; those of tools are judged with these."""
+    tools = {_tool_name(tool) for _, tool in field_items(body, _DEFINITIONS)}
+    names = dict.fromkeys(
+        text for found in read for strand, text in found.strands if voice(strand) == NAMES
+    )
+    given = [name for name in names if name not in tools]
+    # One that is no word is a text by itself, too.
+    texts = tuple(name for name in given if not name.isidentifier())
+    yield Subject("messages", Exchange(spaced(given), parts=texts if len(given) > 1 else ()))
+
+
+def _tool_name(tool: Any) -> str:
+    if not isinstance(tool, dict):
+        return ""
+    for inner in (tool.get("function"), tool.get("custom"), tool):
+        if isinstance(inner, dict) and isinstance(inner.get("name"), str):
+            return str(inner["name"])
+    return ""
 
 
 def _instructions(turns: Sequence[_Turn], body: JsonObject) -> Iterator[Subject]:
     """Give what tells the model how to behave; definitions as JSON, as a model is shown them."""
     for turn in turns:
-        if turn.role in _INSTRUCTING:
-            yield Subject(turn.field, Exchange(turn.text))
-    for field, value in field_items(body, _DEFINITIONS):
-        yield Subject(field, Exchange(orjson.dumps(value).decode()))
+        if turn.role in INSTRUCTING:
+            yield Subject(turn.field, Exchange(turn.text, parts=turn.parts))
+    definitions = list(field_items(body, _DEFINITIONS))
+    for field, value in definitions:
+        known = {key: value[key] for key in _OF_TOOLS if key in value} if type(value) is dict else 0
+        yield _json(field, value, known or value)
+    names = spaced(_tool_name(tool) for _, tool in definitions)
+    if len(definitions) > 1 and len(names.split()) > FEW_WORDS:
+        yield Subject("tools", Exchange(names))
     form = body.get("response_format")
     if form not in (None, {}, {"type": "text"}, {"type": "json_object"}):
-        yield Subject("response_format", Exchange(orjson.dumps(form).decode()))
+        yield _json("response_format", form)
+
+
+def _json(field: str, *values: Any) -> Subject:
+    whole, *known = [orjson.dumps(value).decode() for value in values]
+    found = Subject.of(field, [("content/", whole)])
+    parts = [part for part in known if part != whole]
+    return Subject(field, replace(found.exchange, parts=(*found.exchange.parts, *parts)))

@@ -1,17 +1,17 @@
 """`POST /v1/completions`."""
 
+from collections.abc import Mapping
 from typing import Any
 
 from pydantic import BaseModel
 
 from shieldgate.dialects.interface import Endpoint, JsonObject, Refusal
 from shieldgate.dialects.openai import ACCOUNT, BEARER, FILTERED, OpenAI
-from shieldgate.dialects.openai_request import material_beside
+from shieldgate.dialects.openai_request import COMPLETION_FIELDS, material_beside
 from shieldgate.dialects.plan import Plan, Subject, distinct
 from shieldgate.dialects.text import material
 from shieldgate.openai.chat import CompletionRequest
 from shieldgate.policy import Profile
-from shieldgate.types import Exchange
 
 
 class OpenAICompletions(OpenAI):
@@ -55,12 +55,18 @@ def plan_completion(body: JsonObject) -> Plan:
         prompts = {"prompt": given or ""}
     texts = {field: item if isinstance(item, str) else "" for field, item in prompts.items()}
     unscreenable = [field for field, item in prompts.items() if not isinstance(item, str)]
-    suffix = material(body.get("suffix")).text
+    suffix = material(body.get("suffix")).texts[0]
     around = {field: "\n".join(filter(None, (text, suffix))) for field, text in texts.items()}
-    subjects = [Subject(field, Exchange(text)) for field, text in texts.items()]
-    material_texts, unreadable = material_beside(body, ("prompt",))
-    subjects += material_texts
-    subjects += [Subject(field, Exchange(text)) for field, text in around.items()]
-    unscreenable += unreadable
+    material_texts, unreadable = material_beside(body, COMPLETION_FIELDS, ("prompt",))
+    subjects = [
+        *_prompts(texts),
+        *material_texts,
+        *_prompts(around),
+    ]
     contexts = tuple(around.values()) or ("",)
+    unscreenable += unreadable
     return Plan(distinct(subjects), tuple(unscreenable), contexts, body.get("n") or 1)
+
+
+def _prompts(texts: Mapping[str, str]) -> list[Subject]:
+    return [Subject.of(field, [("content/", text)]) for field, text in texts.items()]

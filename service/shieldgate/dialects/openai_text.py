@@ -1,165 +1,274 @@
-"""Reads the messages and choices of OpenAI's completions: what of them is text to judge."""
+"""Says of each field of OpenAI's messages, choices and replies what it is to the judge."""
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from shieldgate.dialects.text import (
-    MOST_LEVELS,
+    FEW_WORDS,
+    OTHER,
+    Anything,
     Contents,
+    Field,
     Found,
-    Vocabulary,
-    textless,
-    walk,
-    walk_object,
-    words_only,
+    Id,
+    Json,
+    Known,
+    Measures,
+    ModelName,
+    Object,
+    Passed,
+    Text,
+    Tokens,
+    Unscreenable,
+    read,
+)
+from shieldgate.strands import spaced
+
+CONTENT, REFUSAL, REASONING, TOOLS = "content", "refusal", "reasoning", "tools"
+INSTRUCTING = ("system", "developer")
+ROLES = (*INSTRUCTING, "user", "assistant", "tool", "function")
+
+_TYPE = Known(
+    frozenset(
+        (
+            *("text", "input_text", "output_text", "refusal", "thinking", "reasoning", "content"),
+            *("function", "custom", "url_citation", "ephemeral", "summary_text", "reasoning_text"),
+            *("reasoning.text", "reasoning.summary", "reasoning.encrypted"),
+        )
+    )
+)
+_ID = Id()
+_NUMBER = Anything()
+_OTHER = Text(OTHER)
+_MARKS: dict[str, Field] = dict.fromkeys(("cache_control", "prompt_cache_breakpoint"), Passed())
+MEDIA: dict[str, Field] = dict.fromkeys(
+    (
+        *("image", "images", "image_url", "audio_url", "video", "videos", "video_url"),
+        *("file", "files", "input_audio", "attachments"),
+    ),
+    Unscreenable(),
 )
 
-_TEXT_PARTS = ("text", "input_text", "output_text", "refusal", "thinking", "reasoning")
-_FOR_THE_SERVER = ("cache_control", "prompt_cache_breakpoint")
-_ABOUT_THE_ANSWER = {
-    "index",
-    "finish_reason",
-    "stop_reason",
-    "content_filter_results",
-    "content_filter_offsets",
+
+@dataclass(frozen=True, slots=True)
+class _Audio:
+    """A sound; what is said in it can be judged."""
+
+    def read(self, value: Any, found: Found, at: str) -> None:
+        """Refuse the sound and take its transcript."""
+        found.refuse(at)
+        if isinstance(value, dict) and isinstance(value.get("transcript"), str):
+            found.text(CONTENT, f"{at}.transcript", value["transcript"])
+
+
+@dataclass(frozen=True, slots=True)
+class _Parts:
+    """A string, or a list of parts; each part has its text in the field that its type names."""
+
+    marks: bool
+
+    def read(self, value: Any, found: Found, at: str) -> None:
+        """Take the texts of parts; parts of other types can't be screened."""
+        if isinstance(value, list):
+            for place, part in enumerate(value):
+                self._part(part, found, f"{at}[{place}]")
+        elif isinstance(value, str):
+            _CONTENT.read(value, found, at)
+        else:
+            found.refuse(at)
+
+    def _part(self, part: Any, found: Found, at: str) -> None:
+        if isinstance(part, str):
+            _CONTENT.read(part, found, at)
+            return
+        kind = part.get("type") if isinstance(part, dict) else None
+        tree = _PARTS.get(kind) if isinstance(kind, str) else None
+        if tree is None:
+            found.refuse(at)
+        else:
+            tree[self.marks].read(part, found, at)
+
+
+_CONTENT = Text(CONTENT)
+_THOUGHT = Text(REASONING)
+_THOUGHTS = Object({"type": _TYPE, "text": _THOUGHT, "index": _NUMBER}, bare=_THOUGHT)
+
+
+def _part(**fields: Field) -> tuple[Object, Object]:
+    """Give a part's fields in a reply, and in a request, which has marks for the cache."""
+    given = {**MEDIA, "type": _TYPE, "id": _ID, "index": _NUMBER, **fields}
+    return Object(given), Object({**given, **_MARKS})
+
+
+_TEXT_PART = _part(text=_CONTENT, annotations=_OTHER)
+_THOUGHT_PART = _part(thinking=_THOUGHTS, reasoning=_THOUGHTS, text=_THOUGHT, signature=_OTHER)
+_PARTS = {
+    **dict.fromkeys(("text", "input_text", "output_text"), _TEXT_PART),
+    **dict.fromkeys(("thinking", "reasoning"), _THOUGHT_PART),
+    "refusal": _part(refusal=Text(REFUSAL)),
 }
-_ENVELOPE = {
-    "id",
-    "object",
-    "created",
-    "model",
-    "system_fingerprint",
-    "service_tier",
-    "usage",
-    "prompt_filter_results",
-    "obfuscation",
-}
-_CHAT = Vocabulary(
-    fields=frozenset(
-        (
-            *("role", "content", "name", "refusal", "tool_calls", "function_call", "tool_call_id"),
-            *("function", "custom", "arguments", "input", "audio", "transcript", "annotations"),
-            *("reasoning", "reasoning_content", "reasoning_details", "thinking", "text", "type"),
-            *("id", "index", "url_citation", "title", "url", "start_index", "end_index", "format"),
-            *("signature", "finish_reason", "stop_reason", "model", "object", "usage", "citations"),
-        )
-    ),
-    naming=frozenset(("role", "type", "id", "tool_call_id")),
-    free=frozenset(("arguments", "input")),
+
+_FUNCTION = Object({"name": Text(TOOLS), "arguments": Json(TOOLS)}, bare=Text(TOOLS))
+_CITATION = Object(
+    {"url": _OTHER, "title": _OTHER, "start_index": _NUMBER, "end_index": _NUMBER}, bare=_OTHER
 )
-_TOKENS = {"content", "refusal", "token", "logprob", "bytes", "top_logprobs"}
-_TOKENS |= {"tokens", "token_logprobs", "text_offset"}
+_SAID: dict[str, Field] = {
+    **MEDIA,
+    "role": Known(frozenset(ROLES)),
+    "name": Known(frozenset()),
+    "tool_call_id": _ID,
+    "refusal": Text(REFUSAL),
+    "reasoning": _THOUGHTS,
+    "reasoning_content": _THOUGHTS,
+    "thinking": _THOUGHTS,
+    "reasoning_details": Object(
+        {
+            "type": _TYPE,
+            "id": _ID,
+            "index": _NUMBER,
+            "format": Known(frozenset(("unknown",))),
+            **dict.fromkeys(("text", "summary"), _THOUGHT),
+            **dict.fromkeys(("data", "signature"), _OTHER),
+        },
+        bare=_THOUGHT,
+    ),
+    "tool_calls": Object(
+        {
+            "index": _NUMBER,
+            "id": _ID,
+            "type": _TYPE,
+            "function": _FUNCTION,
+            "custom": Object({"name": Text(TOOLS), "input": Json(TOOLS)}, bare=Text(TOOLS)),
+        },
+        bare=Text(TOOLS),
+    ),
+    "function_call": _FUNCTION,
+    "annotations": Object({"type": _TYPE, "url_citation": _CITATION}),
+    "audio": _Audio(),
+    **dict.fromkeys(("provider_specific_fields", "extra_content"), Anything()),
+}
+_MESSAGE = Object({**_SAID, **_MARKS, "content": _Parts(marks=True)})
+_ANSWER = Object({**_SAID, "content": _Parts(marks=False)})
+PREDICTION = Object({"type": _TYPE, "content": _Parts(marks=True)})
+
+_FINISHES = Known(
+    frozenset(
+        (
+            *("", "stop", "length", "tool_calls", "function_call", "content_filter", "error"),
+            *("abort", "eos", "eos_token", "stop_sequence", "end_turn", "max_tokens", "tool_use"),
+            *("STOP", "MAX_TOKENS", "SAFETY", "COMPLETE"),
+        )
+    )
+)
+_SEVERITY = Known(frozenset(("safe", "low", "medium", "high")))
+_FILTERED = Object({"filtered": _NUMBER, "detected": _NUMBER, "severity": _SEVERITY})
+_FILTERS = Object(
+    dict.fromkeys(
+        (
+            *("hate", "self_harm", "sexual", "violence", "profanity", "jailbreak"),
+            *("indirect_attack", "protected_material_text", "protected_material_code"),
+        ),
+        _FILTERED,
+    )
+)
+_OFFSETS = Object(dict.fromkeys(("check_offset", "start_offset", "end_offset"), _NUMBER))
+_TOKEN_FIELDS = frozenset(
+    (
+        *("content", "refusal", "token", "decoded_token", "logprob", "rank", "bytes"),
+        *("top_logprobs", "tokens", "token_logprobs", "text_offset"),
+    )
+)
+_TOKEN_NUMBERS = frozenset(("logprob", "rank", "token_logprobs", "text_offset"))
+_CHOICE = Object(
+    {
+        "index": _NUMBER,
+        "message": _ANSWER,
+        "delta": _ANSWER,
+        "text": _CONTENT,
+        "finish_reason": _FINISHES,
+        "native_finish_reason": _FINISHES,
+        "stop_reason": _FINISHES,
+        "matched_stop": _FINISHES,
+        "content_filter_results": _FILTERS,
+        "content_filter_offsets": _OFFSETS,
+        "logprobs": Tokens("logprobs", _TOKEN_FIELDS, _TOKEN_NUMBERS),
+        "prompt_logprobs": Tokens("prompt_logprobs", _TOKEN_FIELDS, _TOKEN_NUMBERS),
+        **dict.fromkeys(("token_ids", "output_ids", "tokens", "hidden_states"), Unscreenable()),
+    }
+)
+_COUNTED = """
+accepted audio byok cache cached completion cost count creation details draft ephemeral generated
+hit image inference input is ms n num output per predicted prediction price prompt queries queue
+read reasoning rejected requests search second server text time token tokens tool total upstream
+usage use video web write
+"""
+_MEASURES = Measures(
+    words=frozenset(_COUNTED.split()),
+    values=frozenset(("low", "medium", "high", "default", "standard")),
+)
+_REPLY = Object(
+    {
+        "choices": Passed(),
+        "id": Id(short=2),
+        "object": Known(frozenset(("chat.completion", "chat.completion.chunk", "text_completion"))),
+        "created": _NUMBER,
+        **dict.fromkeys(("model", "provider"), ModelName()),
+        "system_fingerprint": Id(frozenset(("", "fp", "fp_ollama"))),
+        "service_tier": Known(
+            frozenset(("auto", "default", "flex", "scale", "priority", "standard", "on_demand"))
+        ),
+        **dict.fromkeys(("usage", "timings", "time_info"), _MEASURES),
+        "prompt_filter_results": Object(
+            {"prompt_index": _NUMBER, "content_filter_results": _FILTERS}
+        ),
+        "x_groq": Object({"id": _ID, "usage": _MEASURES}),
+        "prompt_logprobs": Tokens("prompt_logprobs", _TOKEN_FIELDS, _TOKEN_NUMBERS),
+        # Those of a stream that differ from its first.
+        **dict.fromkeys(("ids", "models"), Known(frozenset())),
+        "kv_transfer_params": Anything(),
+        **dict.fromkeys(("token_ids", "prompt_token_ids", "output_ids"), Unscreenable()),
+    }
+)
 
 
 def contents(message: Any) -> Contents:
-    """Read a message of a request.
-
-    Every string counts as text, in known and in unknown fields alike, and so does every name of a
-    field that is not the protocol's. Exceptions are roles, types and ids that look like such, and
-    marks for the server's cache. What is no text is unscreenable: content parts of other types,
-    audio, what is nested too deeply, and a message that is no object.
-    """
-    return Contents.of(_message(message, marks=True))
+    """Read a message of a request; what is no object can't be screened."""
+    if not isinstance(message, dict):
+        return Contents((), ("",))
+    return read(_MESSAGE, message)
 
 
 def split(reply: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
     """Part what stands around the choices of a reply or chunk: what passes, and what is judged.
 
-    Passing is what holds no text, and of the fields that every server sends those made of words.
+    A field that nobody knows passes if it holds no text, and if the names of such are few words.
     """
     passed: dict[str, Any] = {}
     beside: dict[str, Any] = {}
+    unknown: list[str] = []
     for key, item in reply.items():
-        if key != "choices":
-            passes = words_only(item) if key in _ENVELOPE else textless(item)
-            (passed if passes else beside)[key] = item
+        if key == "choices":
+            continue
+        found = Found()
+        _REPLY.read({key: item}, found, "")
+        own = [(f"{OTHER}/{key}:", key)]
+        if found.unscreenable or found.strands not in ([], own):
+            beside[key] = item
+        else:
+            passed[key] = item
+            unknown += [key] * len(found.strands)
+    if len(spaced(unknown).split()) > FEW_WORDS:
+        beside |= {key: passed.pop(key) for key in unknown}
     return passed, beside
 
 
 def answer(choice: Mapping[str, Any], beside: Mapping[str, Any]) -> Contents:
     """Read a choice of a reply or of a stream: its message or delta, and what stands around it.
 
-    `beside` is of the reply or chunk what `split` says is to be judged. The tokens of `logprobs`
-    are texts of their own, each rank of alternatives one. Left out is what tells how the answer
-    came about, where it consists of words.
+    `beside` is of the reply or chunk what `split` says is to be judged.
     """
-    found: list[tuple[str, str | None]] = []
-    rest = dict(choice)
-    for key in ("message", "delta"):
-        if said := rest.pop(key, None):
-            found += _message(said, marks=False)
-    tokens: dict[str, list[str]] = {}
-    for field, text in _tokens(rest.pop("logprobs", None), "logprobs", 0, 0):
-        if text is None:
-            found.append((field, None))
-        else:
-            tokens.setdefault(field, []).append(text)
-    found += ((field, "".join(texts)) for field, texts in tokens.items())
-    if rest.get("token_ids"):
-        found.append(("token_ids", None))
-    rest = {k: v for k, v in rest.items() if not (k in _ABOUT_THE_ANSWER and words_only(v))}
-    found += _message(rest, marks=False)
-    found += walk_object(beside, "around", 0, _CHAT)
-    return Contents.of(found)
-
-
-def _message(message: Any, *, marks: bool) -> Found:
-    if not isinstance(message, dict):
-        yield "", None
-        return
-    rest = _unmarked(message) if marks else dict(message)
-    if isinstance(rest.get("content"), list):
-        for place, part in enumerate(rest.pop("content")):
-            yield from _part(part, f"content[{place}]", marks)
-    elif isinstance(rest.get("content"), dict):
-        yield "content", None
-    audio = rest.pop("audio", None)
-    if audio is not None:
-        yield "audio", None
-    if isinstance(audio, dict):
-        yield from walk(audio.get("transcript"), "audio.transcript", 0, _CHAT)
-    yield from walk_object(rest, "", 0, _CHAT)
-
-
-def _part(part: Any, field: str, marks: bool) -> Found:
-    if isinstance(part, str):
-        yield field, part
-    elif isinstance(part, dict) and part.get("type") in _TEXT_PARTS:
-        yield from walk_object(_unmarked(part) if marks else part, field, 0, _CHAT)
-    else:
-        yield field, None
-
-
-def _unmarked(said: dict[str, Any]) -> dict[str, Any]:
-    return {key: item for key, item in said.items() if key not in _FOR_THE_SERVER}
-
-
-def _tokens(value: Any, field: str, level: int, lists: int) -> Found:
-    """Walk `logprobs`; what follows one another in its outermost lists is one text."""
-    if level > MOST_LEVELS:
-        yield "", None
-    elif isinstance(value, str):
-        yield field, value
-    elif isinstance(value, list):
-        for place, item in enumerate(value):
-            at = f"{field}[{place}]" if lists else field
-            yield from _tokens(item, at, level + 1, lists + 1)
-    elif isinstance(value, dict):
-        for place, (key, item) in enumerate(value.items()):
-            # The alternatives of plain completions are keys.
-            if key not in _TOKENS:
-                yield f"{field}.{place}:", key
-            if key == "bytes" and item is not None:
-                yield f"{field}.bytes", _unlike(value.get("token"), item)
-            else:
-                at = key if key in _TOKENS else str(place)
-                yield from _tokens(item, f"{field}.{at}", level + 1, lists)
-
-
-def _unlike(token: Any, given: Any) -> str | None:
-    """Read the bytes of a token; nothing where they say what the token says."""
-    try:
-        text = bytes(given).decode(errors="ignore")
-    except (TypeError, ValueError):
-        return None
-    return "" if text == token else text
+    found = Found(pieces="delta" in choice)
+    _CHOICE.read(choice, found, "")
+    _REPLY.read(beside, found, "")
+    return found.contents()

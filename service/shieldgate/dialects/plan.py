@@ -3,6 +3,7 @@
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
 
+from shieldgate.strands import Strands, whole_and_parts
 from shieldgate.types import Exchange
 
 
@@ -12,6 +13,12 @@ class Subject:
 
     field: str
     exchange: Exchange
+
+    @classmethod
+    def of(cls, field: str, strands: Strands) -> "Subject":
+        """Judge strands as a prompt."""
+        whole, parts = whole_and_parts(strands)
+        return cls(field, Exchange(whole, parts=parts))
 
 
 @dataclass(frozen=True, slots=True)

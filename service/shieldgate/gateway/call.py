@@ -108,7 +108,7 @@ class Call:
         most, param = self.services.settings.max_inputs, self.dialect.prompt_param
         if len(self.plan.contexts) > most:
             raise RequestError(f"{param}: A request holds at most {most} prompts.", param)
-        if len(self.plan.prompts) > _MOST_JUDGED:
+        if sum(1 + len(s.exchange.parts) for s in self.plan.prompts) > _MOST_JUDGED:
             raise RequestError(
                 f"{param}: A request holds at most {_MOST_JUDGED} texts to judge. Send fewer, or "
                 "ask the operator for a profile with a shorter `history`.",

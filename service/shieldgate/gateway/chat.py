@@ -17,6 +17,7 @@ from shieldgate.gateway.concurrency import together, while_connected
 from shieldgate.gateway.errors import WITH_A_BODY, declared
 from shieldgate.gateway.services import ServicesDep
 from shieldgate.gateway.streamed import StreamedAnswer
+from shieldgate.strands import whole_and_parts
 from shieldgate.types import Exchange, Judged
 from shieldgate.upstream import Reply
 
@@ -108,7 +109,8 @@ async def _screened(call: Call, inputs: Sequence[Judged], reply: Reply) -> Respo
 
 async def _judge(call: Call, answer: Answer) -> Judged:
     screener, rules = call.services.screener, call.rules["response"]
-    exchange = Exchange(call.plan.context(answer.choice), call.plan.prefill + answer.text)
+    text, parts = whole_and_parts(answer.texts, call.plan.prefill)
+    exchange = Exchange(call.plan.context(answer.choice), text, parts=parts)
     unscreenable = call.unscreenable() if answer.unscreenable else None
     if unscreenable and unscreenable.verdict.action.stops:
         screener.record(exchange, unscreenable, rules)

@@ -90,7 +90,9 @@ class Services:
     async def accept(self, key: Key | None, exchanges: Sequence[Exchange], param: str) -> None:
         """Take exchanges to be judged for a caller; raise RequestError and LimitReached."""
         most = self.settings.max_text_chars
-        if any(len(text) > most for e in exchanges for text in (e.prompt, e.response or "")):
+        if any(
+            len(text) > most for e in exchanges for text in (e.prompt, e.response or "", *e.parts)
+        ):
             raise RequestError(f"{param}: A text holds at most {most} characters.", param, 413)
         if key:
             await self.limiter.charge(key.allowed, len(exchanges))

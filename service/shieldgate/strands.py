@@ -1,0 +1,91 @@
+"""Puts the strands of a message or an answer together: one text to judge, and what counts alone.
+
+A strand is named `voice/path`. What one reader reads as one (the content, the reasoning, the calls
+of tools) is one voice. A voice is judged alone, so that nothing beside it makes it look harmless,
+and joined to the others, so that nothing is hidden by being spread.
+"""
+
+import re
+from collections.abc import Iterable
+
+Strands = Iterable[tuple[str, str]]
+
+NAMES, SPELLED = "names", "spelled"
+# Judged only by themselves: names that are no words of a text, and other ways to write a text.
+_APART = (NAMES, SPELLED, "logprobs", "prompt_logprobs")
+
+_ESCAPE = re.compile(r'\\(?:u([0-9a-fA-F]{4})|(["\\/bfnrt]))')
+_UNICODE = re.compile(r"\\u[0-9a-fA-F]{4}")
+_CONTROL = {"b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t"}
+# JSON in a string of JSON in a string: each level doubles the backslashes.
+_LEVELS = 8
+# What parts the words of a name, a number at their end included.
+_JOINT = re.compile(r"[\s_.:/@+-]+(?:[0-9]+(?![A-Za-z0-9]))?|(?<=[a-z])(?=[A-Z])")
+
+
+def voice(strand: str) -> str:
+    """Give the voice that a strand belongs to."""
+    return strand.partition("/")[0]
+
+
+def whole_and_parts(strands: Strands, prefill: str = "") -> tuple[str, tuple[str, ...]]:
+    """Join strands to one text, and list the other texts that are to be judged as well.
+
+    These are each voice alone, and what JSON in a string says once it is decoded. `prefill` is
+    what the content goes on with.
+    """
+    strands = list(strands)
+    texts = _texts(strands, prefill)
+    plain = [(name, decoded(text)) for name, text in strands]
+    if plain != strands:
+        texts += _texts(plain, prefill)
+    whole, *parts = dict.fromkeys(text for text in texts if text.strip()) or [""]
+    return whole, tuple(parts)
+
+
+def decoded(text: str) -> str:
+    """Read the escapes of JSON in a string, whether it is complete or not, level by level.
+
+    A text that is no JSON is left as it is, unless it spells characters by their number.
+    """
+    if "\\" not in text or not (text.lstrip()[:1] in ("{", "[", '"') or _UNICODE.search(text)):
+        return text
+    for _ in range(_LEVELS):
+        plain = _ESCAPE.sub(_character, text)
+        if plain == text:
+            break
+        text = plain
+    # Halves of a pair become one character, and others what no tokenizer stumbles over.
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
+def spaced(names: Iterable[str]) -> str:
+    """Write names as the words they consist of: `i_will` and `iWill` as two."""
+    return " ".join(filter(None, (_JOINT.sub(" ", name).strip() for name in names)))
+
+
+def _texts(strands: list[tuple[str, str]], prefill: str) -> list[str]:
+    voices: dict[str, list[str]] = {}
+    names: dict[str, list[str]] = {}
+    for strand, text in strands:
+        said = names if strand.endswith(".name") else voices
+        # In either, so that voices stand in the order in which they began.
+        voices.setdefault(voice(strand), [])
+        said.setdefault(voice(strand), []).append(text)
+    joined: dict[str, str] = {}
+    apart: list[str] = []
+    for each, texts in voices.items():
+        if each in _APART:
+            apart.append(spaced(texts) if each in (NAMES, SPELLED) else "\n".join(texts))
+        else:
+            lines = [spaced(names[each]), *texts] if each in names else texts
+            joined[each] = "\n".join(lines)
+    whole = prefill + "\n".join(joined.values())
+    if "content" in joined:
+        joined["content"] = prefill + joined["content"]
+    return [whole, *joined.values(), *apart]
+
+
+def _character(escape: re.Match[str]) -> str:
+    number, letter = escape.groups()
+    return chr(int(number, 16)) if number else _CONTROL.get(letter, letter)
