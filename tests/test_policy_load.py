@@ -2,9 +2,13 @@
 
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
 from shieldgate.errors import PolicyError
@@ -14,10 +18,12 @@ from shieldgate.policy import (
     PolicyBook,
     Profile,
     Streaming,
+    decide,
     load_book,
     policy_files,
     shipped_policies,
 )
+from shieldgate.types import DIRECTIONS, Action, Direction, Score
 
 BOOK = """\
 family: acme
@@ -35,6 +41,17 @@ profiles:
   default:
     policies: [acme/spam]
 """
+
+CALIBRATIONS = st.dictionaries(
+    st.sampled_from(DIRECTIONS),
+    st.builds(
+        Calibration,
+        st.floats(0, 1, exclude_min=True),
+        st.floats(0.1, 5),
+        st.floats(-3, 3),
+    ),
+)
+load_shipped = cache(load_book)
 
 Write = Callable[..., Path]
 
@@ -197,8 +214,43 @@ def test_strict_blocks_all_six_below_their_thresholds_in_both_directions(shipped
     assert strict.mode == "enforce"
     assert strict.on_failure == {"prompt": "closed", "response": "closed"}
     assert strict.history == "all"
-    assert strict.thresholds.keys() == {(p, d) for p in GUIDELINES for d in ("prompt", "response")}
-    assert max(strict.thresholds.values()) < 0.5
+    both = {(p, d) for p in GUIDELINES for d in ("prompt", "response")}
+    assert strict.max_thresholds.keys() == both
+    assert max(strict.max_thresholds.values()) < 0.5
+    assert strict.thresholds == {}
+
+
+@given(
+    fitted=st.dictionaries(st.sampled_from(sorted(GUIDELINES)), CALIBRATIONS),
+    margin=st.floats(-20, 20),
+)
+def test_strict_is_nowhere_laxer_than_default_whatever_is_calibrated(
+    fitted: dict[str, dict[Direction, Calibration]], margin: float
+):
+    shipped = load_shipped()
+    default, strict = shipped.profiles["default"], shipped.profiles["strict"]
+    for id in default.policies:
+        own = {("s@1", way): found for way, found in fitted.get(id, {}).items()}
+        policy = replace(shipped.policies[id], calibrations=own)
+        for direction in DIRECTIONS:
+            scores = [(policy, Score(margin))]
+            actions = [decide(p, scores, direction, "s@1").action for p in (default, strict)]
+            assert actions != [Action.BLOCKED, Action.ALLOWED]
+            assert strict.threshold(policy, direction, "s@1") <= min(
+                0.3, default.threshold(policy, direction, "s@1")
+            )
+
+
+def test_strict_is_nowhere_laxer_than_default_for_the_scorers_that_were_calibrated(
+    shipped: PolicyBook,
+):
+    default, strict = shipped.profiles["default"], shipped.profiles["strict"]
+    for id in default.policies:
+        policy = shipped.policies[id]
+        for scorer, direction in policy.calibrations:
+            assert strict.threshold(policy, direction, scorer) <= default.threshold(
+                policy, direction, scorer
+            )
 
 
 def test_monitor_watches_what_default_blocks_and_holds_nothing_up(shipped: PolicyBook):
@@ -282,6 +334,8 @@ def test_a_threshold_and_a_failure_are_one_value_or_one_for_each_direction(write
 def test_a_profile_may_override_a_single_direction(write: Write):
     book = load_book(write(BOOK + "    thresholds: {acme/spam: {response: 0.2}}\n"))
     assert book.profiles["default"].thresholds == {("acme/spam", "response"): 0.2}
+    book = load_book(write(BOOK + "    max_thresholds: {acme/spam: {response: 0.2}}\n"))
+    assert book.profiles["default"].max_thresholds == {("acme/spam", "response"): 0.2}
 
 
 def test_the_least_that_a_profile_needs_is_its_policies(write: Write):
@@ -378,6 +432,7 @@ def test_the_version_does_not_depend_on_how_a_book_is_spread_over_files(write: W
         ("[illicit]", "[]"),
         ("  default:", "  default:\n    mode: monitor"),
         ("  default:", "  default:\n    thresholds: {acme/spam: 0.4}"),
+        ("  default:", "  default:\n    max_thresholds: {acme/spam: 0.4}"),
         ("    threshold", "    calibrated: {s@1: {prompt: {threshold: 0.4}}}\n    threshold"),
     ],
 )
@@ -471,6 +526,13 @@ REFUSED: Mapping[tuple[str, str], str] = {
     ("[acme/spam]", "[acme/spam, acme/spma]"): (
         "a.yaml:14: profiles.default.policies[1]: acme/spma: no such policy; "
         "did you mean 'acme/spam'?"
+    ),
+    ("[acme/spam]", "[acme/spam]\n    max_thresholds: {spam: 0.3}"): (
+        "a.yaml:15: profiles.default.max_thresholds.spam: 0.3: no such policy; "
+        "did you mean 'acme/spam'?"
+    ),
+    ("[acme/spam]", "[acme/spam]\n    max_thresholds: {acme/spam: 0}"): (
+        f"a.yaml:15: profiles.default.max_thresholds.acme/spam: 0: {NUMBER}"
     ),
     ("[acme/spam]", "[acme/spam]\n    thresholds: {spam: 0.3}"): (
         "a.yaml:15: profiles.default.thresholds.spam: 0.3: no such policy; "

@@ -62,7 +62,7 @@ async def watched(directory: Path) -> AsyncIterator[ToldBook]:
 
 
 def strict(live: LiveBook) -> float:
-    return live.current.profiles["strict"].thresholds["shieldgemma/hate", "prompt"]
+    return live.current.profiles["strict"].max_thresholds["shieldgemma/hate", "prompt"]
 
 
 def edit(file: Path, old: str, new: str) -> None:
@@ -85,7 +85,7 @@ async def test_a_changed_file_is_in_force_without_being_asked(watched: ToldBook,
     before = watched.current
     edit(directory / "profiles.yaml", "shieldgemma/hate: 0.3", "shieldgemma/hate: 0.2")
     await watched.until(lambda: strict(watched) == 0.2)
-    assert before.profiles["strict"].thresholds["shieldgemma/hate", "prompt"] == 0.3
+    assert before.profiles["strict"].max_thresholds["shieldgemma/hate", "prompt"] == 0.3
     assert before.version != watched.current.version
 
 
@@ -96,7 +96,7 @@ async def test_a_bad_file_keeps_the_old_book_and_a_good_one_heals(
     edit(directory / "profiles.yaml", "shieldgemma/hate: 0.3", "shieldgemma/hate: 3")
     await watched.until(lambda: watched.last_error is not None)
     assert watched.current is before
-    assert "profiles.yaml:58: profiles.strict.thresholds.shieldgemma/hate: 3: " in (
+    assert "profiles.yaml:59: profiles.strict.max_thresholds.shieldgemma/hate: 3: " in (
         watched.last_error or ""
     )
     edit(directory / "profiles.yaml", "shieldgemma/hate: 3", "shieldgemma/hate: 0.4")
@@ -163,7 +163,7 @@ async def test_a_reload_is_logged_with_the_reason_or_with_both_versions(
         await live.reload()
     refused, replaced = logs  # the first one changed nothing, so it isn't worth a line
     assert (refused["event"], refused["log_level"]) == ("policies_refused", "error")
-    assert (refused["kept"], "profiles.yaml:58: " in refused["why"]) == (old, True)
+    assert (refused["kept"], "profiles.yaml:59: " in refused["why"]) == (old, True)
     assert (replaced["event"], replaced["old"]) == ("policies_replaced", old)
     assert replaced["new"] == live.current.version
 

@@ -18,6 +18,7 @@ from shieldgate.policy.schema import (
     ProfileEntry,
     StreamingEntry,
 )
+from shieldgate.types import Direction
 from shieldgate.yaml_document import Document, Location, reason, suggest
 
 SUFFIXES = (".yaml", ".yml")
@@ -155,7 +156,7 @@ def _check_references(
             match at:
                 case ("profiles", _, "policies", int()):
                     id = place.written
-                case ("profiles", _, "thresholds", str(key)):
+                case ("profiles", _, "thresholds" | "max_thresholds", str(key)):
                     id = key
                 case _:
                     continue
@@ -186,14 +187,21 @@ def _policy(id: str, entry: PolicyEntry) -> Policy:
 def _profile(name: str, entry: ProfileEntry) -> Profile:
     fields = dict(entry) | {
         "policies": tuple(entry.policies),
-        "thresholds": {
-            (id, direction): threshold
-            for id, by_direction in entry.thresholds.items()
-            for direction, threshold in by_direction.items()
-        },
+        "thresholds": _by_key(entry.thresholds),
+        "max_thresholds": _by_key(entry.max_thresholds),
         "streaming": Streaming(**dict(entry.streaming)),
     }
     return Profile(name, **fields)
+
+
+def _by_key(
+    thresholds: Mapping[str, Mapping[Direction, float]],
+) -> dict[tuple[str, Direction], float]:
+    return {
+        (id, direction): threshold
+        for id, by_direction in thresholds.items()
+        for direction, threshold in by_direction.items()
+    }
 
 
 def _digest(*parts: Mapping[str, BaseModel]) -> str:

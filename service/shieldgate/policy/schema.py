@@ -119,6 +119,7 @@ Turns = Annotated[
 ]
 Category = Annotated[str, _one_of(CATEGORIES, "OpenAI category")]
 ByDirection = dict[Annotated[Direction, _one_of(DIRECTIONS, "direction")], T]
+Thresholds = dict[PolicyId, Annotated[ByDirection[Threshold], BeforeValidator(_spread)]]
 Both = Annotated[ByDirection[T], AfterValidator(_complete)]
 
 
@@ -166,7 +167,8 @@ class ProfileEntry(_Entry):
         Both[Annotated[OnFailure, _one_of(get_args(OnFailure), "way to fail")]],
         BeforeValidator(_spread),
     ] = dict(FAIL_CLOSED)
-    thresholds: dict[PolicyId, Annotated[ByDirection[Threshold], BeforeValidator(_spread)]] = {}
+    thresholds: Thresholds = {}
+    max_thresholds: Thresholds = {}
     on_block: Annotated[OnBlock, _one_of(get_args(OnBlock), "kind of block")] = Profile.on_block
     refusal: Text = Profile.refusal
     prompt_check: Annotated[PromptCheck, _one_of(get_args(PromptCheck), "order")] = (
