@@ -460,7 +460,7 @@ REFUSED: Mapping[tuple[str, str], str] = {
         "a.yaml:1: famly: x: unknown key; did you mean 'family'?"
     ),
     ("family: acme", "zzz: 1\nfamily: acme"): (
-        "a.yaml:1: zzz: 1: unknown key; choose from: family, policies, profiles"
+        "a.yaml:1: zzz: unknown key; choose from: family, policies, profiles"
     ),
     (
         "    threshold",
@@ -687,6 +687,45 @@ def test_a_missing_path_and_an_empty_directory_are_refused(tmp_path: Path):
         load_book(tmp_path / "nowhere")
     with pytest.raises(PolicyError, match=r"the directory holds no \*\.yaml or \*\.yml; "):
         load_book(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("make", "why"),
+    [
+        (os.mkfifo, "is no regular file"),
+        (lambda path: path.symlink_to("/dev/zero"), "is no regular file"),
+        (lambda path: path.write_bytes(b"# \n" * 1_500_000), "is longer than 4,194,304 bytes"),
+    ],
+)
+def test_only_regular_files_of_bounded_size_are_read(
+    tmp_path: Path, make: Callable[[Path], object], why: str
+):
+    make(tmp_path / "a.yaml")
+    [problem] = problems(tmp_path)
+    assert problem.startswith(f"a.yaml:1: {why}")
+
+
+@pytest.mark.parametrize(
+    "foreign",
+    [
+        "password: hunter2 secret\n",
+        "the secret of all: hunter2\n",
+        f"{'secret' * 20}: hunter2\n",
+        "root:x:0:0:secret:/root:/bin/bash\ndaemon:x:1:1:secret:/:/bin/sh\n",
+        "secret\n",
+        "- secret\n- hunter2\n",
+        "a secret: 1\na secret: 2\n",
+        "secret = 'hunter2\n[section]\nkey: [secret\n",
+        "outer:\n  the secret: hunter2\n",
+    ],
+)
+def test_lines_of_another_file_that_a_link_leads_to_are_not_quoted(tmp_path: Path, foreign: str):
+    (tmp_path / "elsewhere").write_text(foreign)
+    (tmp_path / "a.yaml").symlink_to("elsewhere")
+    said = "\n".join(problems(tmp_path))
+    assert said
+    assert "secret" not in said
+    assert "hunter2" not in said
 
 
 def test_a_directory_in_place_of_a_file_and_a_dangling_link_are_refused(tmp_path: Path):

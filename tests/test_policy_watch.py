@@ -4,6 +4,7 @@ import asyncio
 import os
 import shutil
 import signal
+import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from shieldgate.errors import PolicyError
-from shieldgate.policy import LiveBook, load_book, shipped_policies
+from shieldgate.policy import LiveBook, PolicyBook, load_book, shipped_policies, watch
 
 
 class ToldBook(LiveBook):
@@ -149,6 +150,24 @@ async def test_sighup_reloads_whether_or_not_the_file_is_good(live: ToldBook, di
         assert strict(live) == 0.2
     finally:
         loop.remove_signal_handler(signal.SIGHUP)
+
+
+async def test_files_are_read_beside_requests_and_not_between_them(
+    live: ToldBook, directory: Path, monkeypatch: pytest.MonkeyPatch
+):
+    served = threading.Event()
+
+    def read(path: Path) -> PolicyBook:
+        assert served.wait(10)  # for ever, if the loop that sets it waited for this
+        return load_book(path)
+
+    monkeypatch.setattr(watch, "load_book", read)
+    edit(directory / "profiles.yaml", "shieldgemma/hate: 0.3", "shieldgemma/hate: 0.2")
+    reloading = asyncio.create_task(live.reload())
+    await asyncio.sleep(0)
+    served.set()
+    await reloading
+    assert strict(live) == 0.2
 
 
 async def test_a_reload_is_logged_with_the_reason_or_with_both_versions(

@@ -97,7 +97,11 @@ def _validated(document: Document) -> FileEntry | None:
     except ValidationError as refused:
         for error in refused.errors(include_url=False, include_input=False):
             at = error["loc"]
-            document.refuse(at[:-1] if at[-1:] == ("[key]",) else at, _why(error))
+            why = _why(error)
+            # What is like no key of ours may be a line of another file, which a link leads to.
+            foreign = error["type"] == "extra_forbidden" and not why.endswith("?")
+            at = at[:-1] if at[-1:] == ("[key]",) else at
+            document.refuse(at, why, quote=not foreign)
         return None
 
 
