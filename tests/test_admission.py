@@ -219,6 +219,9 @@ async def test_a_chat_is_judged_by_the_keys_profile_and_its_key_stays_here(
         ("texts_per_minute", "/v1/moderations", {"input": ["a", "b"]}),
         ("texts_per_minute", CHAT, chat()),
         ("texts_per_minute", CHAT, chat(stream=True)),
+        ("characters_per_minute", SCREEN, {"prompt": "ab"}),
+        ("characters_per_minute", SCREEN, {"prompt": "a", "response": "b"}),
+        ("characters_per_minute", "/v1/moderations", {"input": ["a", "b"]}),
     ],
 )
 async def test_who_has_used_up_its_minute_is_told_when_to_come_again(
@@ -241,6 +244,39 @@ async def test_who_has_used_up_its_minute_is_told_when_to_come_again(
             assert 1 <= int(reply.headers["retry-after"]) <= 60
             labels = {"route": path, "status": "429", "outcome": "limited"}
             assert served.metric("shieldgate_requests_total", **labels)
+
+
+@pytest.mark.parametrize(
+    ("limit", "path", "body"),
+    [
+        ("texts_per_minute", SCREEN, {"exchanges": [{"prompt": "a"}] * 3}),
+        ("texts_per_minute", "/v1/moderations", {"input": ["a"] * 3}),
+        (
+            "texts_per_minute",
+            CHAT,
+            {
+                "model": "m",
+                "messages": [{"role": "system", "content": f"{n}"} for n in range(1001)],
+            },
+        ),
+        ("characters_per_minute", SCREEN, {"prompt": "a" * 3}),
+        ("characters_per_minute", "/v1/moderations", {"input": ["a", "bc"]}),
+        ("characters_per_minute", CHAT, chat("a" * 3)),
+        ("characters_per_minute", CHAT, chat("a" * 3, stream=True)),
+    ],
+)
+async def test_more_than_a_minutes_worth_is_refused_for_good_and_takes_nothing(
+    scorer: FakeScorer, tmp_path: Path, limit: str, path: str, body: Any
+) -> None:
+    async with serving(Script(whole("kind"))) as url:
+        how = {"key": {limit: 2}, "upstream": Upstream(url), "max_inputs": 2000}
+        async with guarded(scorer, tmp_path, **how) as served:
+            for _ in range(2):
+                reply = await served.client.post(path, json=body)
+                assert reply.status_code == 413
+                assert reply.json()["error"]["code"] == "rate_limit_too_small"
+                assert "retry-after" not in reply.headers
+            assert (await served.client.post(SCREEN, json={"prompt": "ok"})).status_code == 200
 
 
 async def test_a_stream_holds_its_place_until_its_end(scorer: FakeScorer, tmp_path: Path) -> None:
@@ -341,7 +377,7 @@ async def test_the_description_tells_of_keys_where_there_are_some(
 async def test_replicas_hold_a_key_to_one_limit_and_serve_on_when_redis_dies(
     scorer: FakeScorer, tmp_path: Path
 ) -> None:
-    key = {"requests_per_minute": 4}
+    key = {"requests_per_minute": 6}
     with redis_server(tmp_path) as server:
         shared = [RedisClient(server.url, seconds=5) for _ in range(2)]
         async with (
@@ -350,14 +386,14 @@ async def test_replicas_hold_a_key_to_one_limit_and_serve_on_when_redis_dies(
         ):
             statuses = [
                 (await served.client.get("/v1/models")).status_code
-                for _ in range(3)
+                for _ in range(2)
                 for served in (one, other)
             ]
-            assert statuses == [200] * 4 + [429] * 2
+            assert statuses == [200] * 4
             server.kill()
-            for served in (one, other):
+            for served, left in ((one, 3), (other, 2)):  # of what it was told last
                 statuses = [(await served.client.get("/v1/models")).status_code for _ in range(5)]
-                assert statuses == [200] * 4 + [429]
+                assert statuses == [200] * left + [429] * (5 - left)
 
 
 async def test_when_the_queue_is_full_everybody_gets_an_answer_and_it_empties_again(

@@ -33,6 +33,20 @@ def test_check_sums_a_good_book_up_in_one_line(directory: Path):
     )
 
 
+def test_check_warns_where_a_profile_lets_pass_what_is_calibrated_to_be_stopped(directory: Path):
+    file = directory / "profiles.yaml"
+    file.write_text(file.read_text().replace("max_thresholds:", "thresholds:"))
+    result = policies("check", directory)
+    assert result.exit_code == 0
+    warnings = result.stderr.splitlines()
+    assert len(warnings) == 3
+    assert warnings[0].startswith(
+        "Warning: profiles.strict.thresholds.shieldgemma/dangerous: 0.3 is above the 0.29 "
+        "calibrated for starter@"
+    )
+    assert "(response); write it under max_thresholds" in warnings[0]
+
+
 def test_check_without_a_path_checks_the_shipped_book():
     result = policies("check")
     assert result.exit_code == 0
@@ -45,7 +59,7 @@ def test_check_tells_every_problem_one_a_line_with_its_place_and_exits_1(directo
     assert result.exit_code == 1
     assert result.stdout == ""
     assert [line.split(": ")[0] for line in result.stderr.splitlines()] == [
-        f"{directory}/profiles.yaml:{line}" for line in (13, 51, 58)
+        f"{directory}/profiles.yaml:{line}" for line in (13, 51, 59)
     ]
 
 
@@ -54,7 +68,7 @@ def test_the_path_has_a_twin_in_the_environment(command: str, directory: Path):
     spoil(directory)
     result = policies(command, env={"SHIELDGATE_POLICIES": str(directory)})
     assert result.exit_code == 1
-    assert "profiles.strict.thresholds.shieldgemma/hate: 3: " in result.stderr
+    assert "profiles.strict.max_thresholds.shieldgemma/hate: 3: " in result.stderr
 
 
 def test_list_shows_policies_with_their_thresholds_and_profiles_with_theirs(directory: Path):
@@ -74,7 +88,7 @@ def test_list_shows_policies_with_their_thresholds_and_profiles_with_theirs(dire
     assert "acme/leaks No leaks prompt 0.25, response 0.75 illicit".split() in lines
     start = lines.index(["Thresholds", "calibrated", "for", "starter@1f"])
     assert ["acme/leaks", "0.125"] in lines[start:]
-    assert ["strict", "enforce", "closed", "shieldgemma/dangerous", "0.3"] in lines
+    assert ["strict", "enforce", "closed", "shieldgemma/dangerous", "at", "most", "0.3"] in lines
     assert ["monitor", "monitor", "open", "shieldgemma/dangerous"] in lines
 
 
@@ -89,7 +103,10 @@ def test_list_as_json_is_for_machines():
     assert [p["id"] for p in book["policies"]] == list(load_book().policies)
     assert [p["name"] for p in book["profiles"]] == ["default", "strict", "monitor"]
     assert book["profiles"][0]["thresholds"] == {}
-    assert book["profiles"][1]["thresholds"]["shieldgemma/hate"] == {"prompt": 0.3, "response": 0.3}
+    assert book["profiles"][1]["max_thresholds"]["shieldgemma/hate"] == {
+        "prompt": 0.3,
+        "response": 0.3,
+    }
 
 
 def test_init_writes_a_book_that_is_in_order_and_says_what_to_do_with_it(tmp_path: Path):

@@ -78,6 +78,16 @@ def test_the_exit_code_tells_of_a_block_only_when_asked(hot_checkpoint: Path) ->
         (["x", "--profile", "none"], "--profile or SHIELDGATE_PROFILE"),
         (["x", "--device", "tpu"], "--device 'tpu' is refused"),
         (["-", "--response", "-"], "Standard input"),
+        (["--file", "-", "--response", "-"], "Standard input"),
+        ([], "Give one thing to judge"),
+        (["x", "--text", "y"], "Give one thing to judge"),
+        (["--file", "x", "--lines", "y"], "Give one thing to judge"),
+        (["--lines", "x", "--response", "y"], "can't go with --lines"),
+        (["--file", "anwser"], "anwser: can't be read: No such file or directory"),
+        (["--file", "a\0b"], "can't be read"),
+        (["--lines", "anwser"], "anwser: can't be read: No such file or directory"),
+        (["."], ".: can't be read: Is a directory. If it is the text itself, give it as --text"),
+        (["/"], "can't be read: Is a directory"),
         (["x", "--model", "/no/such/folder"], "there is no such folder"),
     ],
 )
@@ -87,12 +97,72 @@ def test_what_cannot_be_is_one_sentence(arguments: list[str], reason: str) -> No
     assert reason in str(result.exception)
 
 
+@pytest.mark.parametrize(
+    "given",
+    [
+        "anwser.txt",
+        "ANSWER.TXT",
+        "my anwser.txt",
+        "docs/anwser",
+        "./anwser",
+        "~/anwser",
+        "C:\\Users\\anwser",
+        "*.md",
+        "archive.tar.gz",
+        "песня.mp3",
+    ],
+)
+@pytest.mark.parametrize("as_response", [False, True])
+def test_a_misspelt_file_is_not_judged_by_its_name(given: str, as_response: bool) -> None:
+    result = score(*(["x", "--response", given] if as_response else [given]), "--exit-code")
+    assert isinstance(result.exception, ConfigurationError)
+    assert str(result.exception).startswith(f"{given}: there is no such file. If it is the text")
+
+
+@pytest.mark.parametrize("text", ["Stop.", "3.14", "Wait...", "e.g. this", "x" * 5000, "a\n/b"])
+def test_what_looks_like_no_file_is_a_text(hot_checkpoint: Path, text: str) -> None:
+    assert verdict(hot_checkpoint, text) == verdict(hot_checkpoint, "--text", text)
+
+
+def test_a_text_or_a_file_may_be_called_so(hot_checkpoint: Path, tmp_path: Path) -> None:
+    expected = verdict(hot_checkpoint, "--text", "anwser.txt")
+    assert verdict(hot_checkpoint, "-", stdin="anwser.txt") == expected
+    file = tmp_path / "prompt"
+    file.write_bytes(b"\xef\xbb\xbfanwser.txt")
+    assert verdict(hot_checkpoint, "--file", file) == expected
+
+
+def test_each_line_is_a_text_of_its_own(hot_checkpoint: Path, tmp_path: Path) -> None:
+    file = tmp_path / "lines.txt"
+    file.write_bytes("one\u2028still one\r\n\n  \ntwo [b]\n".encode())
+    result = score("--lines", file, "--model", hot_checkpoint, "--json", "--exit-code")
+    assert result.exit_code == 3
+    found = json.loads(result.stdout)["results"]
+    for text, one in zip(("one\u2028still one", "two [b]"), found, strict=True):
+        del one["milliseconds"]
+        assert one == verdict(hot_checkpoint, "--text", text)
+    shown = score("--lines", "-", "--model", hot_checkpoint, stdin=file.read_text())
+    assert shown.exit_code == 0, shown.output
+    assert [shown.stdout.count(action) for action in ("BLOCKED", "ALLOWED")] == [1, 1]
+    assert "two [b]" in shown.stdout
+    file.write_text("\n\n")
+    assert "no line with text in it" in str(score("--lines", file).exception)
+
+
 def test_bytes_that_are_no_text_are_refused(tmp_path: Path) -> None:
     file = tmp_path / "latin.txt"
     file.write_bytes("Brötchen".encode("latin-1"))
     result = score(file)
     assert isinstance(result.exception, ConfigurationError)
     assert "not UTF-8 text (at byte 2)" in str(result.exception)
+
+
+def test_a_misspelt_file_exits_with_2() -> None:
+    program = str(Path(sys.executable).with_name("shieldgate"))
+    command = [program, "score", "anwser.txt", "--exit-code"]
+    result = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert (result.returncode, result.stdout) == (2, "")
+    assert "anwser.txt: there is no such file" in result.stderr
 
 
 def test_a_wrong_setting_exits_with_2_and_a_sentence_on_stderr() -> None:

@@ -3,6 +3,7 @@
 import csv
 import gzip
 import json
+import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ from shieldgate.errors import ConfigurationError
 from shieldgate.evaluation.adapters import ADAPTERS, OURS, Adapter, Example, column_map
 from shieldgate.evaluation.datasets import Dataset, Row
 from shieldgate.evaluation.labels import Labelling
-from shieldgate.evaluation.sources import BadRow, HubDataset, open_source
+from shieldgate.evaluation.sources import BadRow, HubDataset, Records, open_source
 from shieldgate.policy import Policy, load_book
 from shieldgate.types import Exchange
 
@@ -126,6 +127,8 @@ def test_the_address_of_a_hub_dataset_names_config_split_and_revision():
         ("rows.csv", b'prompt,labels\n"open', "not CSV"),
         ("rows.csv", b"prompt,labels\n\xff,1\n", "rows.csv:2: is not UTF-8"),
         ("rows.parquet", b"no parquet", "not a whole Parquet file"),
+        ("rows.csv", b"text,label,label\na,1,0\n", "two columns are named 'label'"),
+        ("rows.csv.gz", gzip.compress(b'\xef\xbb\xbfa,"a"\n1,2\n'), "two columns are named 'a'"),
         ("rows.jsonl", b"", "it holds no rows"),
         ("rows.jsonl", b'{"prompt": "p"}\n', "none of its 1 rows has a label"),
         ("rows.jsonl", b"[]\n{}\n", "all of its 2 rows are bad; line 1 is not a JSON object"),
@@ -137,6 +140,69 @@ def test_data_that_can_not_be_evaluated_is_refused_in_a_sentence(
     (tmp_path / name).write_bytes(content)
     with pytest.raises(ConfigurationError, match=said):
         dataset(tmp_path / name).survey()
+
+
+def test_columns_without_a_name_may_be_many(tmp_path: Path):
+    (tmp_path / "rows.csv").write_text("prompt,harmful,,\np,1,,\n")
+    assert dataset(tmp_path / "rows.csv").survey().rows == 1
+
+
+@pytest.mark.parametrize("nested", [False, True])
+def test_two_parquet_columns_of_one_name_are_refused(tmp_path: Path, nested: bool):
+    columns: list[pyarrow.Array] = [pyarrow.array([1]), pyarrow.array([0])]
+    names = ["label", "label"]
+    if nested:
+        columns, names = [pyarrow.StructArray.from_arrays(columns, names)], ["labels"]
+    parquet.write_table(pyarrow.table(columns, names=names), tmp_path / "rows.parquet")
+    with pytest.raises(ConfigurationError, match=r"two columns are named '(labels\.)?label'"):
+        dataset(tmp_path / "rows.parquet").survey()
+
+
+@pytest.mark.parametrize(
+    ("line", "why"),
+    [
+        (b'{"prompt": "secret", "harmful": 0, "harmful": 1}', "has 'harmful' twice"),
+        (b'{"prompt": "secret", "labels": {"a": 0, "\\u0061": 1}}', "has 'a' twice"),
+        (b'{"prompt": "secret \xff"}', "is not UTF-8"),
+        (b'{"prompt": "secret \\ud83c"}', "holds half of a pair of surrogates"),
+        (b'{"prompt": ' + b"[" * 100_000, "is nested too deeply"),
+        (b'{"id": ' + b"9" * 5000 + b"}", "holds a number that is too long"),
+        (b'{"prompt": "secret"} secret', "is not JSON: Extra data at character 22"),
+        (b'{"prompt": NAN}', "is not JSON: Expecting value at character 12"),
+    ],
+)
+def test_why_a_line_is_left_out_is_true(tmp_path: Path, line: bytes, why: str):
+    (tmp_path / "rows.jsonl").write_bytes(line + b'\n{"prompt": "p", "harmful": 1}\n')
+    assert dataset(tmp_path / "rows.jsonl").survey().bad == (BadRow(1, why),)
+
+
+@pytest.mark.parametrize("missing", [math.nan, None])
+def test_nan_is_unknown_in_whatever_column(tmp_path: Path, missing: float | None):
+    row = {"id": missing, "prompt": "p", "response": missing, "harmful": missing}
+    rows = [{**row, "labels": {"hate": missing, "sexual": 1}}, {**row, "labels": missing}]
+    expected = [Example(Exchange("p"), labels={"sexual": 1}), Example(Exchange("p"))]
+    assert examples(dataset(jsonl(tmp_path / "rows.jsonl", rows))) == expected
+    columns = column_map(["prompt=prompt", "response=response", "id=id", "harmful=harmful==x"])
+    in_memory = Dataset(Records(rows), columns)
+    assert examples(in_memory) == [Example(Exchange("p"))] * 2
+    assert native(
+        tmp_path,
+        "wildguard",
+        {
+            "prompt": "p",
+            "prompt_harm_label": "harmful",
+            "response_harm_label": missing,
+            "response": missing,
+        },
+    ) == [Example(Exchange("p"), harmful=1)]
+
+
+@pytest.mark.parametrize("bits", [31, 53, 63, 64, 65, 128])
+def test_ids_are_kept_however_long(tmp_path: Path, bits: int):
+    ids = [sign * (2**bits + n) for n in range(5) for sign in (1, -1)]
+    file = jsonl(tmp_path / "rows.jsonl", [{"id": id, "prompt": "p", "harmful": 1} for id in ids])
+    assert [e.id for e in examples(dataset(file))] == list(map(str, ids))
+    assert dataset(file).survey().duplicates == 0
 
 
 def test_a_missing_file_and_a_wrong_hub_address_are_refused():
@@ -161,12 +227,12 @@ def test_bad_rows_are_counted_and_shown_by_line_without_their_text(tmp_path: Pat
     survey = dataset(file).survey()
     assert survey.rows == 3
     assert survey.bad == (
-        BadRow(4, "is not JSON in UTF-8"),
+        BadRow(4, "is not JSON: Expecting property name enclosed in double quotes at character 22"),
         BadRow(6, "'prompt' is empty"),
         BadRow(7, "'hate' is neither 0 nor 1"),
     )
     [note] = survey.notes()
-    assert note.startswith("3 bad rows were left out, in lines 4 (is not JSON in UTF-8), 6 (")
+    assert note.startswith("3 bad rows were left out, in lines 4 (is not JSON: ")
     assert "secret" not in note
     with pytest.raises(ConfigurationError, match=r"rows\.jsonl:4: is not JSON"):
         dataset(file).survey(strict=True)
@@ -304,6 +370,7 @@ def test_harmbench_puts_the_context_first_and_copyright_is_no_harm(tmp_path: Pat
         (["text=prompt"], "'text' is no field"),
         (["id=key"], "say which column is the prompt"),
         (["nowhere.yaml"], "can't be read"),
+        (["prompt=a", "prompt=b"], "'prompt' is given twice"),
     ],
 )
 def test_a_wrong_column_map_is_refused(pairs: list[str], said: str):

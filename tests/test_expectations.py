@@ -368,7 +368,7 @@ async def test_19_policies_change_at_once_on_every_server_or_not_at_all(
     """Two servers follow the same files; what is under way ends under the book it began with."""
     directory = shutil.copytree(shipped_policies(), tmp_path / "policies")
     file, hate = directory / "profiles.yaml", "shieldgemma/hate"
-    scorer = FakeScorer({("crude", hate): 1.0})  # a probability of 0.73
+    scorer = FakeScorer({("crude", hate): -0.3})  # a probability of 0.43
     books = [ToldBook(directory), ToldBook(directory)]
     monkeypatch.setenv("SHIELDGATE_PROFILE", "strict")
     asking = {"model": "m", "messages": user("crude")}

@@ -43,7 +43,7 @@ def test_a_key_is_found_by_its_digest_with_all_that_it_allows(tmp_path: Path) ->
         entry("prometheus", "sg-other", admin="true"),
     )
     found = load_keys(file, BOOK)
-    assert found.find(SECRET) == Key("web", "strict", RateLimit("web", 60, 90, 3))
+    assert found.find(SECRET) == Key("web", "strict", RateLimit("web", 60, 90, concurrent=3))
     assert found.find("sg-other") == Key("prometheus", "default", RateLimit("prometheus"), True)
     assert found.profiles == {"strict": "web", "default": "prometheus"}
 
@@ -104,18 +104,18 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
         load_keys(tmp_path / "none.yaml", BOOK)
 
 
-def test_a_bad_file_at_reload_keeps_the_keys_that_were_in_force(tmp_path: Path) -> None:
+async def test_a_bad_file_at_reload_keeps_the_keys_that_were_in_force(tmp_path: Path) -> None:
     file = written(tmp_path, entry("web"))
     refused: list[bool] = []
     live = LiveKeys(file, lambda: BOOK, refused=refused.append)
     for bad in ("web: [", entry("web", "sg-new", profile="gone"), ""):
         file.write_text(bad)
         with capture_logs() as lines:
-            live.reload()
+            await live.reload()
         assert [(line["event"], line["kept"]) for line in lines] == [("keys_refused", 1)]
         assert live.current.find(SECRET)
     file.write_text(entry("web", "sg-new"))
-    live.reload()
+    await live.reload()
     assert live.current.find("sg-new")
     assert not live.current.find(SECRET)
     assert refused == [True, True, True, False]
@@ -130,7 +130,7 @@ def test_new_writes_lines_for_the_file_and_shows_the_key_beside_them(tmp_path: P
     file = written(tmp_path, *(result.stdout for result in made))
     found = load_keys(file, BOOK)
     secrets = [result.stderr.split()[-1] for result in made]
-    assert found.find(secrets[0]) == Key("web-app", "strict", RateLimit("web-app", None, None, 3))
+    assert found.find(secrets[0]) == Key("web-app", "strict", RateLimit("web-app", concurrent=3))
     assert (found.find(secrets[1]) or Key("", "", RateLimit(""))).admin
     assert not any(secret in file.read_text() for secret in secrets)
     checked = keys("check", file)
@@ -151,13 +151,13 @@ def test_check_names_every_problem(tmp_path: Path) -> None:
     assert len(result.stderr.splitlines()) == 3
 
 
-def test_the_book_that_a_profile_is_looked_up_in_is_the_one_in_force(tmp_path: Path) -> None:
+async def test_the_book_that_a_profile_is_looked_up_in_is_the_one_in_force(tmp_path: Path) -> None:
     file = written(tmp_path, entry("web", profile="strict"))
     small = PolicyBook(BOOK.policies, {"default": BOOK.profiles["default"]}, "small")
     books = [BOOK]
     live = LiveKeys(file, lambda: books[-1])
     books.append(small)
-    live.reload()
+    await live.reload()
     assert live.current.find(SECRET)
     with pytest.raises(ConfigurationError):
         load_keys(file, small)

@@ -1,13 +1,15 @@
 """The sockets that the programs listen on."""
 
+import asyncio
 import socket
 from pathlib import Path
 
 import httpx
 import pytest
+from structlog.testing import capture_logs
 from test_cli_serve import never_loads, serving
 
-from shieldgate.cli.listening import is_local, listen, url
+from shieldgate.cli.listening import follow_hangups, is_local, listen, url
 from shieldgate.errors import ConfigurationError
 from shieldgate.settings import ListenSettings
 
@@ -57,3 +59,34 @@ def test_the_program_serves_at_a_unix_socket_and_keeps_idle_connections(tmp_path
             idle.sendall(b"GET /healthz HTTP/1.1\r\nhost: a\r\n\r\n")
             raw = b"".join(iter(lambda: idle.recv(9999), b""))
         assert raw.startswith(b"HTTP/1.1 200"), "and closed by the server after a second"
+
+
+async def test_what_is_asked_for_while_files_are_read_is_one_more_reading() -> None:
+    hung_up, entered, released = asyncio.Event(), asyncio.Semaphore(0), asyncio.Semaphore(0)
+    readings = 0
+
+    async def reload() -> None:
+        nonlocal readings
+        readings += 1
+        entered.release()
+        await released.acquire()
+        if readings == 2:
+            raise RuntimeError("secret")
+
+    with capture_logs() as lines:
+        following = asyncio.create_task(follow_hangups(hung_up, reload))
+        hung_up.set()
+        await entered.acquire()
+        for _ in range(300):
+            hung_up.set()
+        released.release()
+        await entered.acquire()
+        released.release()
+        while not lines:
+            await asyncio.sleep(0)
+        assert readings == 2
+        hung_up.set()  # what went wrong once is tried again
+        await entered.acquire()
+        following.cancel()
+    assert readings == 3
+    assert [line["event"] for line in lines] == ["unexpected error outside of a request"]

@@ -9,6 +9,7 @@ from typing import Any
 import huggingface_hub.constants
 import pytest
 import torch
+from checkpoints import save_hot_checkpoint
 from hub import COMMIT, Hub
 from safetensors.torch import load_file, save_file
 from structlog.testing import capture_logs
@@ -154,6 +155,198 @@ def test_a_tokenizer_larger_than_the_embedding(checkpoint: Path) -> None:
     save_file(weights, checkpoint / "model.safetensors", {"format": "pt"})
     edit_config(checkpoint, vocab_size=600)
     assert "don't belong together" in refused(checkpoint)
+
+
+def edit_weights(folder: Path, change: Callable[[dict[str, torch.Tensor]], object]) -> None:
+    path = folder / "model.safetensors"
+    weights = load_file(path)
+    change(weights)
+    save_file(weights, path, {"format": "pt"})
+
+
+PROJECTION = "model.layers.1.mlp.up_proj.weight"
+E4M3 = torch.float8_e4m3fn
+
+
+@pytest.mark.parametrize(
+    ("stored", "beside"),
+    [
+        (E4M3, {"model.layers.1.mlp.up_proj.weight_scale": torch.ones(1)}),
+        (E4M3, {"model.layers.1.mlp.up_proj.weight_scale_inv": torch.ones(4, 1)}),
+        (torch.float8_e5m2, {}),
+        (torch.int8, {"model.layers.1.mlp.up_proj.SCB": torch.ones(512)}),
+        (torch.uint8, {"model.layers.1.mlp.up_proj.weight.absmax": torch.ones(64)}),
+        (torch.int32, {}),
+        (torch.float64, {}),
+    ],
+)
+def test_weights_that_are_stored_as_no_plain_floats_are_refused(
+    checkpoint: Path, stored: torch.dtype, beside: dict[str, torch.Tensor]
+) -> None:
+    edit_weights(checkpoint, lambda w: w.update(beside | {PROJECTION: w[PROJECTION].to(stored)}))
+    said = refused(checkpoint)
+    assert f"stores {PROJECTION} as " in said
+    assert "bfloat16, float16 or float32" in said
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "score.weight",
+        "model.layers.1.mlp.up_proj.weight_scale",
+        "model.layers.1.mlp.up_proj.input_scale",
+        "model.layers.1.self_attn.k_scale",
+        "model.layers.1.self_attn.q_proj.bias",
+        "model.layers.1.self_attn.q_proj.lora_A.weight",
+        "model.layers.4.mlp.up_proj.weight",
+        "vision_tower.patch.weight",
+        "lm_head.bias",
+    ],
+)
+def test_a_tensor_that_would_be_left_out_is_refused(checkpoint: Path, name: str) -> None:
+    edit_weights(checkpoint, lambda w: w.update({name: torch.ones(4)}))
+    assert f"holds 1 tensors that a Gemma 2 doesn't have, {name} first" in refused(checkpoint)
+
+
+@pytest.mark.parametrize("stored", [torch.float16, torch.bfloat16])
+def test_plain_floats_and_buffers_of_old_are_read(checkpoint: Path, stored: torch.dtype) -> None:
+    def change(weights: dict[str, torch.Tensor]) -> None:
+        weights |= {name: tensor.to(stored) for name, tensor in weights.items()}
+        weights["model.layers.0.self_attn.rotary_emb.inv_freq"] = torch.ones(16)
+
+    edit_weights(checkpoint, change)
+    load_checkpoint(str(checkpoint), device="cpu")
+
+
+def test_only_the_text_part_of_a_larger_model_has_to_be_plain(tmp_path: Path) -> None:
+    folder = save_hot_checkpoint(tmp_path / "seeing", family="gemma3")
+    vision = next(n for n in load_file(folder / "model.safetensors") if "vision_tower" in n)
+    edit_weights(folder, lambda w: w.update({vision: w[vision].to(torch.float64)}))
+    load_checkpoint(str(folder), device="cpu")
+    edit_weights(folder, lambda w: w.update({"language_model.model.layers.0.scale": torch.ones(1)}))
+    assert "tensors that a Gemma 3 doesn't have" in refused(folder)
+
+
+@pytest.mark.parametrize("method", ["bitsandbytes", "gptq", "awq", "fp8", "modelopt", "mxfp4"])
+def test_quantisation_is_refused_whether_its_library_is_here_or_not(
+    checkpoint: Path, method: str
+) -> None:
+    edit_config(checkpoint, quantization_config={"quant_method": method, "bits": 4})
+    assert f"is quantised ({method}), and such weights aren't read" in refused(checkpoint)
+
+
+def test_quantisation_is_refused_where_another_file_says_so(checkpoint: Path) -> None:
+    (checkpoint / "hf_quant_config.json").write_text("{}")
+    assert "is quantised (hf_quant_config.json)" in refused(checkpoint)
+    (checkpoint / "hf_quant_config.json").unlink()
+    edit_config(checkpoint, compression_config={"format": "pack-quantized"})
+    assert "is quantised (compression_config)" in refused(checkpoint)
+
+
+@pytest.mark.parametrize(
+    "head", ["Gemma2ForSequenceClassification", "Gemma2ForTokenClassification", "Gemma2Model"]
+)
+def test_another_head_is_not_scored_by_the_language_models(checkpoint: Path, head: str) -> None:
+    edit_config(checkpoint, architectures=[head])
+    assert f"is a {head}, which isn't scored" in refused(checkpoint)
+
+
+def test_code_of_a_checkpoints_own_is_refused(checkpoint: Path) -> None:
+    edit_config(checkpoint, auto_map={"AutoModelForCausalLM": "modeling.Gemma2ForCausalLM"})
+    assert "brings code of its own" in refused(checkpoint)
+
+
+@pytest.mark.parametrize("name", ["adapter_config.json", "adapter_model.safetensors"])
+def test_an_adapter_beside_the_weights_is_refused(checkpoint: Path, name: str) -> None:
+    (checkpoint / name).write_text(json.dumps({"peft_type": "LORA"}))
+    said = refused(checkpoint)
+    assert f"holds an adapter ({name}), which is not applied" in said
+    assert "merge_and_unload()" in said
+
+
+def test_an_adapter_alone_is_refused_as_one(tmp_path: Path) -> None:
+    (tmp_path / "adapter_config.json").write_text("{}")
+    assert "Merge it into its model first" in refused(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("config", "reason"),
+    [
+        ({"vocab_size": 1290}, "model.embed_tokens.weight of [1280, 128]"),
+        ({"head_dim": 16}, "self_attn"),
+        ({"intermediate_size": 256}, "mlp"),
+        ({"num_attention_heads": 0}, "config.json can't be read"),
+        ({"hidden_activation": "no_such"}, "describes no model"),
+    ],
+)
+def test_weights_of_another_shape_than_the_configs(
+    checkpoint: Path, config: dict[str, Any], reason: str
+) -> None:
+    edit_config(checkpoint, **config)
+    assert reason in refused(checkpoint)
+
+
+def test_weights_of_another_architecture_than_the_configs(checkpoint: Path) -> None:
+    edit_config(checkpoint, model_type="llama", architectures=["LlamaForCausalLM"])
+    assert "holds 8 tensors that a Llama doesn't have" in refused(checkpoint)
+
+
+@pytest.mark.parametrize("number", [float("nan"), float("inf"), -float("inf")])
+def test_weights_that_are_not_finite(checkpoint: Path, number: float) -> None:
+    edit_weights(checkpoint, lambda w: w[PROJECTION][3, 4].fill_(number))
+    assert f"has numbers in {PROJECTION} that are not finite" in refused(checkpoint)
+
+
+def test_weights_that_make_scores_that_are_not_finite(checkpoint: Path) -> None:
+    edit_weights(checkpoint, lambda w: w[PROJECTION].fill_(3e38))
+    with pytest.raises(ModelError, match="a score is not finite"):
+        load_engine(str(checkpoint), device="cpu").check()
+
+
+@pytest.fixture
+def sharded(checkpoint: Path) -> Path:
+    model = load_checkpoint(str(checkpoint), device="cpu").model
+    (checkpoint / "model.safetensors").unlink()
+    model.save_pretrained(checkpoint, max_shard_size="1MB")
+    return checkpoint
+
+
+def edit_index(folder: Path, change: Callable[[dict[str, str]], object]) -> None:
+    path = folder / "model.safetensors.index.json"
+    index = json.loads(path.read_text())
+    change(index["weight_map"])
+    path.write_text(json.dumps(index))
+
+
+def test_shards_are_read_and_each_must_be_there_and_whole(sharded: Path) -> None:
+    load_checkpoint(str(sharded), device="cpu")
+    second = sorted(sharded.glob("model-*.safetensors"))[1]
+    content = second.read_bytes()
+    second.write_bytes(content[:-100])
+    assert "the weights can't be read" in refused(sharded)
+    second.unlink()
+    assert f"lacks {second.name}, which its model.safetensors.index.json names" in refused(sharded)
+
+
+def test_an_index_names_files_beside_it(sharded: Path) -> None:
+    outside = shutil.move(min(sharded.glob("model-*.safetensors")), sharded.parent)
+    edit_index(sharded, lambda places: places.update(a=f"../{Path(outside).name}"))
+    assert "lacks ../model-0" in refused(sharded)
+
+
+@pytest.mark.parametrize(
+    "content", ["", "{}", "[]", '{"weight_map": 3}', '{"weight_map": {"a": 1}}']
+)
+def test_an_index_that_is_none(sharded: Path, content: str) -> None:
+    (sharded / "model.safetensors.index.json").write_text(content)
+    assert "Fetch it again" in refused(sharded)
+
+
+def test_a_tensor_that_two_shards_hold(sharded: Path) -> None:
+    first, second, *_ = sorted(sharded.glob("model-*.safetensors"))
+    name, tensor = next(iter(load_file(first).items()))
+    save_file(load_file(second) | {name: tensor * 2}, second, {"format": "pt"})
+    assert f"holds {name} twice" in refused(sharded)
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="this machine has the device")

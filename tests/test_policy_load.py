@@ -2,9 +2,13 @@
 
 import os
 from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import cache
 from pathlib import Path
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from ruamel.yaml import YAML
 
 from shieldgate.errors import PolicyError
@@ -14,10 +18,12 @@ from shieldgate.policy import (
     PolicyBook,
     Profile,
     Streaming,
+    decide,
     load_book,
     policy_files,
     shipped_policies,
 )
+from shieldgate.types import DIRECTIONS, Action, Direction, Score
 
 BOOK = """\
 family: acme
@@ -35,6 +41,17 @@ profiles:
   default:
     policies: [acme/spam]
 """
+
+CALIBRATIONS = st.dictionaries(
+    st.sampled_from(DIRECTIONS),
+    st.builds(
+        Calibration,
+        st.floats(0, 1, exclude_min=True),
+        st.floats(0.1, 5),
+        st.floats(-3, 3),
+    ),
+)
+load_shipped = cache(load_book)
 
 Write = Callable[..., Path]
 
@@ -197,8 +214,43 @@ def test_strict_blocks_all_six_below_their_thresholds_in_both_directions(shipped
     assert strict.mode == "enforce"
     assert strict.on_failure == {"prompt": "closed", "response": "closed"}
     assert strict.history == "all"
-    assert strict.thresholds.keys() == {(p, d) for p in GUIDELINES for d in ("prompt", "response")}
-    assert max(strict.thresholds.values()) < 0.5
+    both = {(p, d) for p in GUIDELINES for d in ("prompt", "response")}
+    assert strict.max_thresholds.keys() == both
+    assert max(strict.max_thresholds.values()) < 0.5
+    assert strict.thresholds == {}
+
+
+@given(
+    fitted=st.dictionaries(st.sampled_from(sorted(GUIDELINES)), CALIBRATIONS),
+    margin=st.floats(-20, 20),
+)
+def test_strict_is_nowhere_laxer_than_default_whatever_is_calibrated(
+    fitted: dict[str, dict[Direction, Calibration]], margin: float
+):
+    shipped = load_shipped()
+    default, strict = shipped.profiles["default"], shipped.profiles["strict"]
+    for id in default.policies:
+        own = {("s@1", way): found for way, found in fitted.get(id, {}).items()}
+        policy = replace(shipped.policies[id], calibrations=own)
+        for direction in DIRECTIONS:
+            scores = [(policy, Score(margin))]
+            actions = [decide(p, scores, direction, "s@1").action for p in (default, strict)]
+            assert actions != [Action.BLOCKED, Action.ALLOWED]
+            assert strict.threshold(policy, direction, "s@1") <= min(
+                0.3, default.threshold(policy, direction, "s@1")
+            )
+
+
+def test_strict_is_nowhere_laxer_than_default_for_the_scorers_that_were_calibrated(
+    shipped: PolicyBook,
+):
+    default, strict = shipped.profiles["default"], shipped.profiles["strict"]
+    for id in default.policies:
+        policy = shipped.policies[id]
+        for scorer, direction in policy.calibrations:
+            assert strict.threshold(policy, direction, scorer) <= default.threshold(
+                policy, direction, scorer
+            )
 
 
 def test_monitor_watches_what_default_blocks_and_holds_nothing_up(shipped: PolicyBook):
@@ -282,6 +334,8 @@ def test_a_threshold_and_a_failure_are_one_value_or_one_for_each_direction(write
 def test_a_profile_may_override_a_single_direction(write: Write):
     book = load_book(write(BOOK + "    thresholds: {acme/spam: {response: 0.2}}\n"))
     assert book.profiles["default"].thresholds == {("acme/spam", "response"): 0.2}
+    book = load_book(write(BOOK + "    max_thresholds: {acme/spam: {response: 0.2}}\n"))
+    assert book.profiles["default"].max_thresholds == {("acme/spam", "response"): 0.2}
 
 
 def test_the_least_that_a_profile_needs_is_its_policies(write: Write):
@@ -378,6 +432,7 @@ def test_the_version_does_not_depend_on_how_a_book_is_spread_over_files(write: W
         ("[illicit]", "[]"),
         ("  default:", "  default:\n    mode: monitor"),
         ("  default:", "  default:\n    thresholds: {acme/spam: 0.4}"),
+        ("  default:", "  default:\n    max_thresholds: {acme/spam: 0.4}"),
         ("    threshold", "    calibrated: {s@1: {prompt: {threshold: 0.4}}}\n    threshold"),
     ],
 )
@@ -405,7 +460,7 @@ REFUSED: Mapping[tuple[str, str], str] = {
         "a.yaml:1: famly: x: unknown key; did you mean 'family'?"
     ),
     ("family: acme", "zzz: 1\nfamily: acme"): (
-        "a.yaml:1: zzz: 1: unknown key; choose from: family, policies, profiles"
+        "a.yaml:1: zzz: unknown key; choose from: family, policies, profiles"
     ),
     (
         "    threshold",
@@ -471,6 +526,13 @@ REFUSED: Mapping[tuple[str, str], str] = {
     ("[acme/spam]", "[acme/spam, acme/spma]"): (
         "a.yaml:14: profiles.default.policies[1]: acme/spma: no such policy; "
         "did you mean 'acme/spam'?"
+    ),
+    ("[acme/spam]", "[acme/spam]\n    max_thresholds: {spam: 0.3}"): (
+        "a.yaml:15: profiles.default.max_thresholds.spam: 0.3: no such policy; "
+        "did you mean 'acme/spam'?"
+    ),
+    ("[acme/spam]", "[acme/spam]\n    max_thresholds: {acme/spam: 0}"): (
+        f"a.yaml:15: profiles.default.max_thresholds.acme/spam: 0: {NUMBER}"
     ),
     ("[acme/spam]", "[acme/spam]\n    thresholds: {spam: 0.3}"): (
         "a.yaml:15: profiles.default.thresholds.spam: 0.3: no such policy; "
@@ -625,6 +687,45 @@ def test_a_missing_path_and_an_empty_directory_are_refused(tmp_path: Path):
         load_book(tmp_path / "nowhere")
     with pytest.raises(PolicyError, match=r"the directory holds no \*\.yaml or \*\.yml; "):
         load_book(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("make", "why"),
+    [
+        (os.mkfifo, "is no regular file"),
+        (lambda path: path.symlink_to("/dev/zero"), "is no regular file"),
+        (lambda path: path.write_bytes(b"# \n" * 1_500_000), "is longer than 4,194,304 bytes"),
+    ],
+)
+def test_only_regular_files_of_bounded_size_are_read(
+    tmp_path: Path, make: Callable[[Path], object], why: str
+):
+    make(tmp_path / "a.yaml")
+    [problem] = problems(tmp_path)
+    assert problem.startswith(f"a.yaml:1: {why}")
+
+
+@pytest.mark.parametrize(
+    "foreign",
+    [
+        "password: hunter2 secret\n",
+        "the secret of all: hunter2\n",
+        f"{'secret' * 20}: hunter2\n",
+        "root:x:0:0:secret:/root:/bin/bash\ndaemon:x:1:1:secret:/:/bin/sh\n",
+        "secret\n",
+        "- secret\n- hunter2\n",
+        "a secret: 1\na secret: 2\n",
+        "secret = 'hunter2\n[section]\nkey: [secret\n",
+        "outer:\n  the secret: hunter2\n",
+    ],
+)
+def test_lines_of_another_file_that_a_link_leads_to_are_not_quoted(tmp_path: Path, foreign: str):
+    (tmp_path / "elsewhere").write_text(foreign)
+    (tmp_path / "a.yaml").symlink_to("elsewhere")
+    said = "\n".join(problems(tmp_path))
+    assert said
+    assert "secret" not in said
+    assert "hunter2" not in said
 
 
 def test_a_directory_in_place_of_a_file_and_a_dangling_link_are_refused(tmp_path: Path):

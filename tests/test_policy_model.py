@@ -82,6 +82,28 @@ def test_the_profiles_threshold_wins_over_what_was_fitted_but_keeps_the_fitted_p
     assert judge(FITTED, 1.0, profile, direction="response")[1].threshold == 0.7
 
 
+@pytest.mark.parametrize(
+    ("most", "own", "scorer", "threshold"),
+    [
+        (0.2, None, "scorer@1", 0.2),
+        (0.4, None, "scorer@1", 0.3),
+        (0.4, None, "scorer@2", 0.4),
+        (0.6, None, "scorer@2", 0.5),
+        (0.4, 0.9, "scorer@1", 0.4),
+        (0.4, 0.1, "scorer@1", 0.1),
+    ],
+)
+def test_a_highest_threshold_lowers_what_is_in_force_and_never_raises_it(
+    most: float, own: float | None, scorer: str, threshold: float
+):
+    at = ("acme/spam", "prompt")
+    profile = replace(
+        DEFAULT, max_thresholds={at: most}, thresholds={} if own is None else {at: own}
+    )
+    assert judge(FITTED, 1.0, profile, scorer=scorer)[1].threshold == threshold
+    assert judge(FITTED, 1.0, profile, direction="response")[1].threshold == 0.7
+
+
 def test_one_violated_policy_blocks_and_every_policy_is_reported_in_order():
     verdict = decide(DEFAULT, [(LEAKS, Score(-5.0)), (SPAM, Score(5.0, 3))], "prompt", "scorer@1")
     assert verdict.action is Action.BLOCKED

@@ -4,6 +4,7 @@ import asyncio
 import os
 import shutil
 import signal
+import threading
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -12,7 +13,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from shieldgate.errors import PolicyError
-from shieldgate.policy import LiveBook, load_book, shipped_policies
+from shieldgate.policy import LiveBook, PolicyBook, load_book, shipped_policies, watch
 
 
 class ToldBook(LiveBook):
@@ -62,7 +63,7 @@ async def watched(directory: Path) -> AsyncIterator[ToldBook]:
 
 
 def strict(live: LiveBook) -> float:
-    return live.current.profiles["strict"].thresholds["shieldgemma/hate", "prompt"]
+    return live.current.profiles["strict"].max_thresholds["shieldgemma/hate", "prompt"]
 
 
 def edit(file: Path, old: str, new: str) -> None:
@@ -85,7 +86,7 @@ async def test_a_changed_file_is_in_force_without_being_asked(watched: ToldBook,
     before = watched.current
     edit(directory / "profiles.yaml", "shieldgemma/hate: 0.3", "shieldgemma/hate: 0.2")
     await watched.until(lambda: strict(watched) == 0.2)
-    assert before.profiles["strict"].thresholds["shieldgemma/hate", "prompt"] == 0.3
+    assert before.profiles["strict"].max_thresholds["shieldgemma/hate", "prompt"] == 0.3
     assert before.version != watched.current.version
 
 
@@ -96,7 +97,7 @@ async def test_a_bad_file_keeps_the_old_book_and_a_good_one_heals(
     edit(directory / "profiles.yaml", "shieldgemma/hate: 0.3", "shieldgemma/hate: 3")
     await watched.until(lambda: watched.last_error is not None)
     assert watched.current is before
-    assert "profiles.yaml:58: profiles.strict.thresholds.shieldgemma/hate: 3: " in (
+    assert "profiles.yaml:59: profiles.strict.max_thresholds.shieldgemma/hate: 3: " in (
         watched.last_error or ""
     )
     edit(directory / "profiles.yaml", "shieldgemma/hate: 3", "shieldgemma/hate: 0.4")
@@ -151,6 +152,24 @@ async def test_sighup_reloads_whether_or_not_the_file_is_good(live: ToldBook, di
         loop.remove_signal_handler(signal.SIGHUP)
 
 
+async def test_files_are_read_beside_requests_and_not_between_them(
+    live: ToldBook, directory: Path, monkeypatch: pytest.MonkeyPatch
+):
+    served = threading.Event()
+
+    def read(path: Path) -> PolicyBook:
+        assert served.wait(10)  # for ever, if the loop that sets it waited for this
+        return load_book(path)
+
+    monkeypatch.setattr(watch, "load_book", read)
+    edit(directory / "profiles.yaml", "shieldgemma/hate: 0.3", "shieldgemma/hate: 0.2")
+    reloading = asyncio.create_task(live.reload())
+    await asyncio.sleep(0)
+    served.set()
+    await reloading
+    assert strict(live) == 0.2
+
+
 async def test_a_reload_is_logged_with_the_reason_or_with_both_versions(
     live: ToldBook, directory: Path
 ):
@@ -163,7 +182,7 @@ async def test_a_reload_is_logged_with_the_reason_or_with_both_versions(
         await live.reload()
     refused, replaced = logs  # the first one changed nothing, so it isn't worth a line
     assert (refused["event"], refused["log_level"]) == ("policies_refused", "error")
-    assert (refused["kept"], "profiles.yaml:58: " in refused["why"]) == (old, True)
+    assert (refused["kept"], "profiles.yaml:59: " in refused["why"]) == (old, True)
     assert (replaced["event"], replaced["old"]) == ("policies_replaced", old)
     assert replaced["new"] == live.current.version
 

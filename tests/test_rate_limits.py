@@ -11,7 +11,7 @@ from redis_server import RedisServer, redis_server
 
 from shieldgate.access import rate_limits
 from shieldgate.access.rate_limits import RateLimit, RateLimiter
-from shieldgate.errors import LimitReached
+from shieldgate.errors import ExceedsLimit, LimitReached
 from shieldgate.redis.client import RedisClient
 
 
@@ -47,25 +47,54 @@ async def test_a_minutes_worth_may_come_at_once_and_comes_back_evenly() -> None:
 async def test_texts_are_counted_beside_requests_and_each_caller_by_itself() -> None:
     limiter = RateLimiter(clock=Clock())
     one, other = (RateLimit(name, texts_per_minute=10) for name in ("one", "other"))
-    await limiter.charge(one, 9)
+    await limiter.charge(one, 9, 0)
     with pytest.raises(LimitReached, match="10 texts a minute") as reached:
-        await limiter.charge(one, 2)
+        await limiter.charge(one, 2, 0)
     assert reached.value.retry_after == pytest.approx(6)
-    await limiter.charge(one, 1)
-    await limiter.charge(other, 10)
+    await limiter.charge(one, 1, 0)
+    await limiter.charge(other, 10, 0)
     assert await admitted(limiter, one)
 
 
-async def takes_it_all(limiter: RateLimiter) -> None:
-    allowed = RateLimit("web", texts_per_minute=10)
-    await limiter.charge(allowed, 25)
+async def takes_a_minutes_worth_at_most(limiter: RateLimiter) -> None:
+    allowed = RateLimit("web", texts_per_minute=10, characters_per_minute=1000)
+    for texts, characters, what in (
+        (11, 1, "10 texts a minute, and this request alone holds 11"),
+        (1001, 1, "10 texts a minute, and this request alone holds 1001"),
+        (1, 1001, "1000 characters a minute, and this request alone holds 1001"),
+    ):
+        with pytest.raises(ExceedsLimit, match=what):
+            await limiter.charge(allowed, texts, characters)
+    await limiter.charge(allowed, 10, 1000)  # what was refused took nothing
     with pytest.raises(LimitReached) as reached:
-        await limiter.charge(allowed, 1)
+        await limiter.charge(allowed, 1, 1)
     assert reached.value.retry_after == pytest.approx(6, abs=1)
 
 
-async def test_more_than_a_minutes_worth_at_once_is_served_and_takes_it_all() -> None:
-    await takes_it_all(RateLimiter(clock=Clock()))
+async def test_more_than_a_minutes_worth_at_once_is_refused_and_takes_nothing() -> None:
+    await takes_a_minutes_worth_at_most(RateLimiter(clock=Clock()))
+
+
+async def counts_characters(limiter: RateLimiter) -> None:
+    allowed = RateLimit("web", texts_per_minute=10, characters_per_minute=1000)
+    await limiter.charge(allowed, 1, 900)
+    with pytest.raises(LimitReached, match="1000 characters a minute") as reached:
+        await limiter.charge(allowed, 8, 200)
+    assert reached.value.retry_after == pytest.approx(6, abs=1)
+    await limiter.charge(allowed, 9, 50)  # the refused texts weren't counted
+    with pytest.raises(LimitReached, match="10 texts a minute"):
+        await limiter.charge(allowed, 1, 0)
+
+
+async def test_characters_are_counted_beside_texts_and_both_or_neither_is_taken() -> None:
+    await counts_characters(RateLimiter(clock=Clock()))
+
+
+async def test_what_holds_nothing_takes_nothing() -> None:
+    limiter = RateLimiter(clock=Clock())
+    allowed = RateLimit("web", texts_per_minute=1, characters_per_minute=1)
+    await limiter.charge(allowed, 1, 1)
+    await limiter.charge(allowed, 0, 0)
 
 
 async def test_places_are_given_back_whatever_becomes_of_a_request() -> None:
@@ -114,16 +143,58 @@ async def test_replicas_count_together(server: RedisServer) -> None:
             async with limiters[0].admit(allowed):
                 pass
         assert 5 < reached.value.retry_after <= 6
-        await limiters[0].charge(allowed, 9)
+        await limiters[0].charge(allowed, 9, 0)
         with pytest.raises(LimitReached):
-            await limiters[1].charge(allowed, 2)
+            await limiters[1].charge(allowed, 2, 0)
         with server.client() as redis:
             assert all(0 < redis.ttl(key) <= 60 for key in redis.scan_iter())
 
 
-async def test_in_redis_too_more_than_a_minutes_worth_is_served(server: RedisServer) -> None:
+async def test_in_redis_too_more_than_a_minutes_worth_is_refused(server: RedisServer) -> None:
     async with replicas(server, 1) as (limiter,):
-        await takes_it_all(limiter)
+        await takes_a_minutes_worth_at_most(limiter)
+
+
+async def test_in_redis_too_characters_are_counted(server: RedisServer) -> None:
+    async with replicas(server, 1) as (limiter,):
+        await counts_characters(limiter)
+        await limiter.charge(RateLimit("other", texts_per_minute=1), 0, 0)
+        assert limiter._redis
+        assert not limiter._redis._breakers["redis_write"].retry_after()
+
+
+@pytest.mark.parametrize("before", [20, 12])
+async def test_a_late_answer_is_not_a_second_full_bucket(server: RedisServer, before: int) -> None:
+    allowed = RateLimit("web", requests_per_minute=20)
+    async with replicas(server) as limiters:
+        served = [await admitted(limiters[n % 2], allowed) for n in range(before)]
+        assert all(served)
+        with server.client() as redis:
+            redis.client_pause(60_000, all=False)
+            for limiter in limiters:
+                assert limiter._redis
+                limiter._redis._seconds = 0.01
+            burst = [admitted(limiter, allowed) for limiter in limiters for _ in range(40)]
+            late = sum(await asyncio.gather(*burst))
+            # Each replica has what is left of the bucket, less what came back meanwhile.
+            assert late <= 2 * (20 - before + 2)
+            redis.client_unpause()
+
+
+async def test_what_redis_says_too_late_counts_all_the_same(server: RedisServer) -> None:
+    allowed = RateLimit("web", requests_per_minute=20)
+    async with replicas(server) as (one, other):
+        assert all([await admitted(one, allowed) for _ in range(20)])
+        assert other._redis
+        with server.client() as redis:
+            redis.client_pause(60_000, all=False)
+            other._redis._seconds = 0.01
+            assert await admitted(other, allowed)  # it knows of nothing
+            redis.client_unpause()
+            await settled(other)
+            redis.client_pause(60_000, all=False)
+            assert not await admitted(other, allowed)
+            redis.client_unpause()
 
 
 async def test_replicas_share_places_and_give_them_back(server: RedisServer) -> None:

@@ -8,6 +8,7 @@
     ├── UnknownKey              a request without an API key of this server
     ├── NotAllowed              a key that may not do this
     ├── LimitReached            a key has used up what it may; try again after `retry_after` seconds
+    ├── ExceedsLimit            a request holds more than its key may send in a minute
     ├── GeneratorBusy           the worker's queue is full; try again after `retry_after` seconds
     ├── GeneratorFailed         the worker's model failed or was closed
     ├── UpstreamError           the model behind the gateway refused, failed or made no sense
@@ -70,6 +71,10 @@ class LimitReached(ShieldgateError):
         """Take a sentence, and how many seconds the caller should wait."""
         super().__init__(message)
         self.retry_after = retry_after
+
+
+class ExceedsLimit(ShieldgateError):
+    """A request holds more than a caller's key may ever send at once, so that it can't wait."""
 
 
 class UpstreamError(ShieldgateError):

@@ -196,16 +196,18 @@ class PolicyInfo(_Wire):
         )
 
 
+_BY_POLICY = ("thresholds", "max_thresholds")
+
+
 def _profile_fields() -> dict[str, Any]:
     """List the fields of a profile with their types, as far as they are for others to see."""
     types = get_type_hints(Profile)
     named = {field.name: types[field.name] for field in fields(Profile)}
     # The work of `join`, which no book has.
     del named["monitored"]
-    return {name: (type_, ...) for name, type_ in named.items()} | {
-        # JSON has no pairs for keys.
-        "thresholds": (dict[str, dict[Direction, float]], ...),
-    }
+    # JSON has no pairs for keys.
+    by_policy = dict.fromkeys(_BY_POLICY, dict[str, dict[Direction, float]])
+    return {name: (type_, ...) for name, type_ in (named | by_policy).items()}
 
 
 _ProfileInfo = create_model(
@@ -214,11 +216,13 @@ _ProfileInfo = create_model(
 
 
 def _profile(profile: Profile) -> BaseModel:
-    thresholds: dict[str, dict[Direction, float]] = {}
-    for (policy, direction), threshold in profile.thresholds.items():
-        thresholds.setdefault(policy, {})[direction] = threshold
     values = {name: getattr(profile, name) for name in _ProfileInfo.model_fields}
-    return _ProfileInfo(**values | {"thresholds": thresholds})
+    for name in _BY_POLICY:
+        by_policy: dict[str, dict[Direction, float]] = {}
+        for (policy, direction), threshold in values[name].items():
+            by_policy.setdefault(policy, {})[direction] = threshold
+        values[name] = by_policy
+    return _ProfileInfo(**values)
 
 
 # Any, because OpenAPI would describe a Profile beside it, which never goes out.

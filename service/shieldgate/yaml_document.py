@@ -1,6 +1,9 @@
 """One YAML file as plain Python, with the place of every key, so that a refusal can point at it."""
 
 import difflib
+import os
+import re
+import stat
 import textwrap
 from collections.abc import Iterable
 from dataclasses import dataclass
@@ -11,6 +14,9 @@ from pydantic_core import ErrorDetails
 from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.nodes import MappingNode, Node, ScalarNode
+
+# Far more than people write, and little enough to be parsed beside requests.
+_MOST_BYTES = 4 * 1024 * 1024
 
 Location = tuple[str | int, ...]
 
@@ -43,7 +49,9 @@ class Document:
     def read(self) -> None:
         """Read the file; what is wrong with it as YAML becomes a problem, never an exception."""
         try:
-            root = self._yaml.compose(self.path.read_text(encoding="utf-8-sig"))
+            root = self._yaml.compose(_text(self.path))
+        except _Unfit as refused:
+            self._add(1, str(refused))
         except OSError as refused:
             self._add(1, f"can't be read: {refused.strerror}; check the path and its permissions")
         except UnicodeDecodeError as refused:
@@ -128,6 +136,21 @@ class Document:
         self.places[at] = Place(line, written)
 
 
+class _Unfit(Exception):
+    """A path leads to nothing that can be a document."""
+
+
+def _text(path: Path) -> str:
+    """Read a regular file of bounded size; nothing waits for a pipe's other end."""
+    with open(path, "rb", opener=lambda p, flags: os.open(p, flags | os.O_NONBLOCK)) as file:
+        if not stat.S_ISREG(os.fstat(file.fileno()).st_mode):
+            raise _Unfit("is no regular file; put a file of text here")
+        data = file.read(_MOST_BYTES + 1)
+    if len(data) > _MOST_BYTES:
+        raise _Unfit(f"is longer than {_MOST_BYTES:,} bytes; that is no file of ours")
+    return data.decode("utf-8-sig")
+
+
 def suggest(name: str, known: Iterable[str]) -> str:
     """Say which known name was probably meant, else list them all."""
     known = list(known)
@@ -152,5 +175,13 @@ def reason(error: ErrorDetails, known: Iterable[str]) -> str:
 
 
 def _dotted(at: Location) -> str:
-    """Write a path the way people do: `profiles.default.policies[2]`."""
-    return "".join(f"[{part}]" if isinstance(part, int) else f".{part}" for part in at).lstrip(".")
+    """Write a path the way people do: `profiles.default.policies[2]`.
+
+    What can't be a name is left out: it may be a line of another file, which a link leads to.
+    """
+    written = (f"[{part}]" if isinstance(part, int) else f".{_named(part)}" for part in at)
+    return "".join(written).lstrip(".")
+
+
+def _named(key: str) -> str:
+    return key if re.fullmatch(r"[\w./@+-]{1,64}", key) else "(not a name)"

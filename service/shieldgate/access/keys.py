@@ -1,5 +1,6 @@
 """Who may call: API keys, of which the file knows only digests, each bound to a profile."""
 
+import asyncio
 import hashlib
 import hmac
 import secrets
@@ -87,6 +88,7 @@ class KeyEntry(BaseModel):
     admin: bool = False
     requests_per_minute: int | None = Field(None, ge=1)
     texts_per_minute: int | None = Field(None, ge=1)
+    characters_per_minute: int | None = Field(None, ge=1)
     concurrent: int | None = Field(None, ge=1)
 
 
@@ -116,7 +118,7 @@ def load_keys(path: Path, book: PolicyBook) -> Keys:
         if entry.sha256 in keys:
             why = f"{keys[entry.sha256].name!r} has the same key; make another one"
             document.refuse((name, "sha256"), why, quote=False)
-        limits = entry.model_dump(include={"requests_per_minute", "texts_per_minute", "concurrent"})
+        limits = entry.model_dump(exclude={"sha256", "profile", "admin"})
         keys[entry.sha256] = Key(name, entry.profile, RateLimit(name, **limits), entry.admin)
     if problems := document.report():
         raise ConfigurationError("\n".join(problems))
@@ -130,6 +132,7 @@ _MUST = {
     "admin": "must be true or false",
     "requests_per_minute": _LIMIT,
     "texts_per_minute": _LIMIT,
+    "characters_per_minute": _LIMIT,
     "concurrent": _LIMIT,
     "[key]": "a name has at most 64 letters, digits, dots, dashes and underscores",
 }
@@ -161,19 +164,28 @@ class LiveKeys:
         self._book = book
         self._refused = refused
         self.current = load_keys(path, book())
+        self._reloading = asyncio.Lock()
 
-    def reload(self) -> None:
+    async def reload(self) -> None:
         """Read the file again; a bad one keeps the old keys in force and is logged."""
+        async with self._reloading:
+            await self._reload()
+
+    async def _reload(self) -> None:
         try:
-            self.current = load_keys(self.path, self._book())
+            book = None
+            while book is not self._book():  # else its profiles may have changed meanwhile
+                book = self._book()
+                keys = await asyncio.to_thread(load_keys, self.path, book)
         except ConfigurationError as refused:
             self._refused(True)
             log.error("keys_refused", kept=len(self.current), why=str(refused))
             return
+        self.current = keys
         self._refused(False)
         log.info("keys_replaced", keys=len(self.current))
 
     async def watch(self) -> None:
         """Reload whenever the file changes, until cancelled."""
         async for _ in changes(self.path.parent, lambda name: name == self.path.name):
-            self.reload()
+            await self.reload()

@@ -2,14 +2,14 @@
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from time import monotonic
 from typing import TYPE_CHECKING
 from uuid import uuid4
 
-from shieldgate.errors import LimitReached
+from shieldgate.errors import ExceedsLimit, LimitReached
 
 if TYPE_CHECKING:
     from shieldgate.redis.client import RedisClient
@@ -27,22 +27,30 @@ _RENEW_SECONDS = 20
 _ACQUIRE = """
 local time = redis.call('TIME')
 local now, minute = time[1] * 1000000 + time[2], 60000000
-local rate, cost, most = tonumber(ARGV[1]), tonumber(ARGV[2]), tonumber(ARGV[3])
+local most, ahead, full = tonumber(ARGV[1]), {}, false
 if most > 0 then
-    redis.call('ZREMRANGEBYSCORE', KEYS[2], '-inf', now)
-    if redis.call('ZCARD', KEYS[2]) >= most then return -1 end
+    redis.call('ZREMRANGEBYSCORE', KEYS[1], '-inf', now)
+    if redis.call('ZCARD', KEYS[1]) >= most then return {-1} end
 end
-if rate > 0 then
-    local full = tonumber(redis.call('GET', KEYS[1]) or now)
-    full = math.min(math.max(full, now), now + minute) + math.min(cost, rate) * minute / rate
-    if full > now + minute + 1 then return math.ceil(full - now - minute) end
-    redis.call('SET', KEYS[1], string.format('%.0f', full), 'PX', math.ceil((full - now) / 1000))
+for i = 2, #KEYS do
+    local known = tonumber(redis.call('GET', KEYS[i]) or now)
+    ahead[i] = math.min(math.max(known - now, 0), minute)
+    full = full or ahead[i] + ARGV[2 * i + 1] * minute / ARGV[2 * i] > minute + 1
 end
-if most > 0 then
-    redis.call('ZADD', KEYS[2], string.format('%.0f', now + ARGV[5] * 1000000), ARGV[4])
-    redis.call('EXPIRE', KEYS[2], ARGV[5])
+local found = {full and 0 or 1}
+for i = 2, #KEYS do
+    if not full then
+        ahead[i] = ahead[i] + ARGV[2 * i + 1] * minute / ARGV[2 * i]
+        local till = string.format('%.0f', now + ahead[i])
+        redis.call('SET', KEYS[i], till, 'PX', math.ceil(ahead[i] / 1000))
+    end
+    found[i] = math.ceil(ahead[i])
 end
-return 0
+if most > 0 and not full then
+    redis.call('ZADD', KEYS[1], string.format('%.0f', now + ARGV[3] * 1000000), ARGV[2])
+    redis.call('EXPIRE', KEYS[1], ARGV[3])
+end
+return found
 """
 _RENEW = """
 local time = redis.call('TIME')
@@ -60,15 +68,29 @@ class RateLimit:
     name: str
     requests_per_minute: int | None = None
     texts_per_minute: int | None = None
+    characters_per_minute: int | None = None
     concurrent: int | None = None
 
 
-class RateLimiter:
-    """Counts requests, texts and what runs at the same time, for each caller.
+@dataclass(frozen=True, slots=True)
+class _Use:
+    """What is taken of a bucket: `cost` of `rate` a minute."""
 
-    A caller may use a minute's worth at once; it comes back evenly. Where Redis fails, or there
-    is none, each process counts what it serves itself. `redis` is where replicas count together,
-    `clock` gives seconds.
+    what: str
+    rate: int
+    cost: int
+
+    @property
+    def seconds(self) -> float:
+        return self.cost * _MINUTE / self.rate
+
+
+class RateLimiter:
+    """Counts requests, texts, characters and what runs at the same time, for each caller.
+
+    A caller may use a minute's worth at once; it comes back evenly. Where Redis fails, is late, or
+    there is none, each process goes on counting from what Redis last told it. `redis` is where
+    replicas count together, `clock` gives seconds.
     """
 
     def __init__(
@@ -89,19 +111,19 @@ class RateLimiter:
         self._running[name] += 1
         lease = uuid4().hex
         try:
-            await self._acquire(
-                name, "requests", allowed.requests_per_minute or 0, 1, most=most, lease=lease
-            )
+            use = _uses(("requests", allowed.requests_per_minute, 1))
+            await self._acquire(name, use, most=most, lease=lease)
             yield
         finally:
             self._release(name, lease)
 
-    async def charge(self, allowed: RateLimit, texts: int) -> None:
-        """Count texts that are to be judged; raise LimitReached.
-
-        More than a minute's worth at once counts as that, as it could never be served otherwise.
-        """
-        await self._acquire(allowed.name, "texts", allowed.texts_per_minute or 0, texts)
+    async def charge(self, allowed: RateLimit, texts: int, characters: int) -> None:
+        """Count what is to be judged; raise LimitReached, and ExceedsLimit for too much at once."""
+        uses = _uses(
+            ("texts", allowed.texts_per_minute, texts),
+            ("characters", allowed.characters_per_minute, characters),
+        )
+        await self._acquire(allowed.name, uses)
 
     async def run(self) -> None:
         """Renew what is held in Redis until cancelled."""
@@ -111,43 +133,69 @@ class RateLimiter:
                 self._tell(_RENEW, name, _LEASE_SECONDS, *leases)
 
     async def _acquire(
-        self, name: str, what: str, rate: int, cost: int, *, most: int = 0, lease: str = ""
+        self, name: str, uses: Sequence[_Use], *, most: int = 0, lease: str = ""
     ) -> None:
-        """Take `cost` from a bucket of `rate` a minute, and one of `most` leases; 0 is no limit."""
-        if not rate and not most:
+        """Take all of `uses` and one of `most` leases, or nothing; 0 is no limit."""
+        for use in uses:
+            if use.cost > use.rate:
+                raise ExceedsLimit(
+                    f"This key may send {use.rate} {use.what} a minute, and this request alone "
+                    f"holds {use.cost}. Send less at once."
+                )
+        if not uses and not most:
             return
         if self._redis and most:
             self._leases.setdefault(name, set()).add(lease)
-        wait = await self._acquire_in_redis(name, what, rate, cost, most, lease)
-        if wait is None:
-            wait = self._acquire_here(f"{what} {name}", rate, cost) if rate else 0.0
-        if wait < 0:
-            raise _too_many(most)
+        waits = await self._acquire_in_redis(name, uses, most, lease)
+        if waits is None:
+            waits = self._acquire_here(name, uses)
+        wait = max(waits, default=0.0)
         if wait > 0:
-            raise LimitReached(f"This key may send {rate} {what} a minute.", retry_after=wait)
+            use = uses[waits.index(wait)]
+            raise LimitReached(
+                f"This key may send {use.rate} {use.what} a minute.", retry_after=wait
+            )
 
-    async def _acquire_in_redis(self, name: str, what: str, *arguments: int | str) -> float | None:
-        """Do so in Redis; gives the seconds to wait, -1 without a free lease, None on failure."""
+    async def _acquire_in_redis(
+        self, name: str, uses: Sequence[_Use], most: int, lease: str
+    ) -> list[float] | None:
+        """Do so in Redis; gives the seconds to wait for each use, None on failure."""
         if self._redis is None:
             return None
+        keys = [_leases_key(name), *(_bucket(name, use.what) for use in uses)]
+        numbers = [number for use in uses for number in (use.rate, use.cost)]
 
-        async def acquire(client: "Client") -> int:
-            keys = _bucket(name, what), _leases_key(name)
-            found: int = await client.eval(_ACQUIRE, 2, *keys, *arguments, _LEASE_SECONDS)
-            return found
+        async def acquire(client: "Client") -> tuple[int, list[float]]:
+            found: list[int] = await client.eval(
+                _ACQUIRE, len(keys), *keys, most, lease, _LEASE_SECONDS, *numbers
+            )
+            ahead = [microseconds / 1e6 for microseconds in found[1:]]
+            # Here, because this runs for an answer that comes too late, too.
+            self._learn(name, uses, ahead)
+            return found[0], ahead
 
-        microseconds = await self._redis.ask("redis_write", acquire)
-        return None if microseconds is None else microseconds / 1e6
+        answer = await self._redis.ask("redis_write", acquire)
+        if answer is None:
+            return None
+        state, ahead = answer
+        if state < 0:
+            raise _too_many(most)
+        return [] if state else _waits(uses, ahead)
 
-    def _acquire_here(self, bucket: str, rate: int, cost: int) -> float:
-        """Take from a bucket of this process; gives the seconds to wait, 0 where it was taken."""
+    def _acquire_here(self, name: str, uses: Sequence[_Use]) -> list[float]:
+        """Do so in the buckets of this process."""
         now = self._clock()
-        full = max(self._full.get(bucket, now), now) + min(cost, rate) * _MINUTE / rate
-        wait = full - now - _MINUTE
-        if wait > 1e-6:
-            return wait
-        self._full[bucket] = full
-        return 0.0
+        ahead = [max(self._full.get(_bucket(name, use.what), now) - now, 0) for use in uses]
+        waits = _waits(uses, ahead)
+        if not any(waits):
+            self._learn(name, uses, [a + use.seconds for a, use in zip(ahead, uses, strict=True)])
+        return waits
+
+    def _learn(self, name: str, uses: Sequence[_Use], ahead: Sequence[float]) -> None:
+        """Note in how many seconds buckets will be full again; of two answers, the later time."""
+        for use, seconds in zip(uses, ahead, strict=False):
+            bucket = _bucket(name, use.what)
+            self._full[bucket] = max(self._full.get(bucket, 0.0), self._clock() + seconds)
 
     def _release(self, name: str, lease: str) -> None:
         self._running[name] -= 1
@@ -163,6 +211,16 @@ class RateLimiter:
     def _tell(self, script: str, name: str, *arguments: int | str) -> None:
         if self._redis:
             self._redis.tell(lambda client: client.eval(script, 1, _leases_key(name), *arguments))
+
+
+def _uses(*limits: tuple[str, int | None, int]) -> list[_Use]:
+    return [_Use(what, rate, cost) for what, rate, cost in limits if rate and cost]
+
+
+def _waits(uses: Sequence[_Use], ahead: Sequence[float]) -> list[float]:
+    """Tell for each use how long it has to wait, in seconds; a microsecond is no wait."""
+    waits = (a + use.seconds - _MINUTE for a, use in zip(ahead, uses, strict=True))
+    return [wait if wait > 1e-6 else 0.0 for wait in waits]
 
 
 def _bucket(name: str, what: str) -> str:

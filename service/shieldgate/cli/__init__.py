@@ -143,21 +143,34 @@ def worker(
 @app.command()
 @with_settings
 def score(
-    text: Annotated[
-        str,
+    settings: ScoringSettings,
+    given: Annotated[
+        str | None,
         typer.Argument(
             metavar="TEXT|-|FILE",
             help="What to judge: a file where there is one of that name, `-` for standard "
-            "input, else the text itself.",
+            "input, else the text itself. What looks like the name of a file must be one.",
         ),
-    ],
-    settings: ScoringSettings,
+    ] = None,
     *,
+    text: Annotated[
+        str | None, typer.Option(help="Judge this text, whatever it looks like.")
+    ] = None,
+    file: Annotated[
+        str | None, typer.Option(metavar="FILE|-", help="Judge the content of this file.")
+    ] = None,
+    lines: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE|-",
+            help="Judge each line of this file as a text of its own; blank ones are left out.",
+        ),
+    ] = None,
     response: Annotated[
         str | None,
         typer.Option(
             metavar="TEXT|-|FILE",
-            help="Judge this answer of a model, with TEXT as the prompt before it.",
+            help="Judge this answer of a model, with what is given as the prompt before it.",
         ),
     ] = None,
     policy: Annotated[
@@ -168,13 +181,13 @@ def score(
         bool, typer.Option("--json", help="Write what POST /v1/screen answers.")
     ] = False,
     exit_code: Annotated[
-        bool, typer.Option("--exit-code", help="Exit with 3 when the text would be blocked.")
+        bool, typer.Option("--exit-code", help="Exit with 3 when a text would be blocked.")
     ] = False,
 ) -> None:
-    """Judge one text and show why.
+    """Judge one text, or each line of a file, and show why.
 
     The exit code is 0 when there is a verdict, 1 when the scorer failed, 2 when a setting or
-    name is wrong.
+    name is wrong or there is no such file.
 
     For example:
 
@@ -182,11 +195,14 @@ def score(
 
     - `shieldgate score prompt.txt --response answer.txt --policy shieldgemma/profanity`
 
+    - `shieldgate score --lines comments.txt --exit-code`
+
     - `git log -1 --format=%B | shieldgate score - --json | jq .results[0].action`
     """
-    from shieldgate.cli.score import run  # noqa: PLC0415
+    from shieldgate.cli.score import read_exchanges, run  # noqa: PLC0415
 
-    blocked = run(settings, text, response=response, policies=tuple(policy or ()), as_json=as_json)
+    exchanges = read_exchanges(given, text=text, file=file, lines=lines, response=response)
+    blocked = run(settings, exchanges, policies=tuple(policy or ()), as_json=as_json)
     if blocked and exit_code:
         raise typer.Exit(3)
 

@@ -168,7 +168,12 @@ def _remark(fitted: "list[Fitted]", skipped: "list[Skipped]", book: PolicyBook) 
     for skip in skipped:
         typer.echo(f"skipped {skip.policy} ({skip.direction}): {skip.why}", err=True)
     for profile in book.profiles.values():
-        own = [f.policy for f in fitted if (f.policy, f.direction) in profile.thresholds]
+        own = [
+            f.policy
+            for f in fitted
+            if profile.override(f.policy, f.direction, f.calibration.threshold)
+            != f.calibration.threshold
+        ]
         if own:
             typer.echo(
                 f"the profile {profile.name} has thresholds of its own, which win, for "

@@ -33,6 +33,7 @@ def new(
     ] = "default",
     requests_per_minute: _Limit = None,
     texts_per_minute: _Limit = None,
+    characters_per_minute: _Limit = None,
     concurrent: _Limit = None,
     admin: Annotated[
         bool, typer.Option("--admin", help="It may read /metrics, as Prometheus does.")
@@ -53,6 +54,7 @@ def new(
     limits = {
         "requests_per_minute": requests_per_minute,
         "texts_per_minute": texts_per_minute,
+        "characters_per_minute": characters_per_minute,
         "concurrent": concurrent,
     }
     lines |= {limit: most for limit, most in limits.items() if most is not None}

@@ -186,15 +186,25 @@ async def _serve(server: _Server, listener: socket.socket, on_hangup: Reload | N
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, _exit)
     asyncio.get_running_loop().set_exception_handler(_log_stray)
+    following = None  # kept, as the event loop itself keeps no task alive
     if on_hangup:
-        running: set[asyncio.Task[None]] = set()  # the event loop itself keeps none alive
-
-        def hang_up() -> None:
-            running.add(task := asyncio.create_task(on_hangup()))
-            task.add_done_callback(running.discard)
-
-        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, hang_up)
+        hung_up = asyncio.Event()
+        asyncio.get_running_loop().add_signal_handler(signal.SIGHUP, hung_up.set)
+        following = asyncio.create_task(follow_hangups(hung_up, on_hangup))
     await server.serve(sockets=[listener])
+    if following:
+        following.cancel()
+
+
+async def follow_hangups(hung_up: asyncio.Event, reload: Reload) -> None:
+    """Reload once for all that was asked for meanwhile, until cancelled."""
+    while True:
+        await hung_up.wait()
+        hung_up.clear()
+        try:
+            await reload()
+        except Exception as failure:
+            log.error("unexpected error outside of a request", exc_info=failure)
 
 
 def _log_stray(loop: asyncio.AbstractEventLoop, context: dict[str, Any]) -> None:

@@ -47,7 +47,8 @@ def check(
 ) -> None:
     """Say whether a policy book is in order; exit 1 with every problem, one a line.
 
-    Each problem reads *file:line: key: value: why; how to mend it*.
+    Each problem reads *file:line: key: value: why; how to mend it*. Where a profile's threshold
+    is above a calibrated one, that is a warning.
 
     Example: `shieldgate policies check policies/ --model google/shieldgemma-2b`
     """
@@ -58,6 +59,8 @@ def check(
             prompts.check(book.policies.values())
         except ConfigurationError as refused:
             _refuse(str(refused))
+    for line in _lax(book):
+        typer.echo(f"Warning: {line}", err=True)
     typer.echo(
         f"{path or 'The shipped policies'}: {len(book.policies)} policies, "
         f"{len(book.profiles)} profiles, version {book.version}"
@@ -112,6 +115,20 @@ def init(
     typer.echo(f"Serve with them:  shieldgate serve --policies {directory}")
 
 
+def _lax(book: PolicyBook) -> Iterator[str]:
+    """Say where a profile lets pass what the threshold fitted for a scorer would stop."""
+    for profile in book.profiles.values():
+        for policy in book.policies.values():
+            for (scorer, direction), fitted in policy.calibrations.items():
+                threshold = profile.threshold(policy, direction, scorer)
+                if threshold > fitted.threshold:
+                    yield (
+                        f"profiles.{profile.name}.thresholds.{policy.id}: {threshold:g} is above "
+                        f"the {fitted.threshold:g} calibrated for {scorer} ({direction}); write it "
+                        "under max_thresholds, and the lower of the two counts"
+                    )
+
+
 def _load(path: Path | None) -> PolicyBook:
     try:
         return load_book(path)
@@ -159,11 +176,12 @@ def _profile_table(book: PolicyBook) -> Table:
     table.add_column("policies, and thresholds of its own", overflow="fold")
     for profile in book.profiles.values():
         rows = []
-        for id in dict.fromkeys((*profile.policies, *(id for id, _ in profile.thresholds))):
-            own = {
-                d: profile.thresholds[id, d] for d in DIRECTIONS if (id, d) in profile.thresholds
-            }
-            rows.append(f"{id} {_by_direction(own)}".rstrip())
+        own = {at: f"{threshold:g}" for at, threshold in profile.thresholds.items()}
+        for at, most in profile.max_thresholds.items():
+            own[at] = f"{own[at]}, at most {most:g}" if at in own else f"at most {most:g}"
+        for id in dict.fromkeys((*profile.policies, *(id for id, _ in own))):
+            here = {d: own[id, d] for d in DIRECTIONS if (id, d) in own}
+            rows.append(f"{id} {_by_direction(here)}".rstrip())
         table.add_row(
             profile.name, profile.mode, _by_direction(profile.on_failure), "\n".join(rows)
         )

@@ -1,7 +1,8 @@
-"""Judges one text and prints the verdict."""
+"""Judges texts and prints the verdicts."""
 
 import asyncio
 import os
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,6 +11,7 @@ from time import perf_counter
 import typer
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from shieldgate.cli.options import chosen_profile
@@ -21,25 +23,45 @@ from shieldgate.scoring import Identity
 from shieldgate.scoring.factory import open_scorer
 from shieldgate.settings import ScoringSettings
 from shieldgate.telemetry import configure_logging
-from shieldgate.types import Exchange, Verdict
+from shieldgate.types import Exchange
+
+
+def read_exchanges(
+    given: str | None,
+    *,
+    text: str | None,
+    file: str | None,
+    lines: str | None,
+    response: str | None,
+) -> list[Exchange]:
+    """Read what is to be judged from the one place that is named; raise ConfigurationError."""
+    if sum(place is not None for place in (given, text, file, lines)) != 1:
+        raise ConfigurationError("Give one thing to judge: a text, --text, --file or --lines.")
+    if response is not None and lines is not None:
+        raise ConfigurationError("--response answers one prompt, so it can't go with --lines.")
+    if response == "-" and "-" in (given, file):
+        raise ConfigurationError("Standard input can't be both the prompt and the response.")
+    if lines is not None:
+        found = [Exchange(line.rstrip("\r")) for line in _read(lines).split("\n") if line.strip()]
+        if not found:
+            raise ConfigurationError(f"--lines {lines}: there is no line with text in it.")
+        return found
+    prompt = text if text is not None else _read(file) if file is not None else _take(given or "")
+    return [Exchange(prompt, None if response is None else _take(response))]
 
 
 def run(
     settings: ScoringSettings,
-    text: str,
+    exchanges: Sequence[Exchange],
     *,
-    response: str | None,
     policies: Sequence[str],
     as_json: bool,
 ) -> bool:
-    """Print the verdict on a text, and tell whether it stops the text.
+    """Print the verdicts, and tell whether one stops its text.
 
     Raises ConfigurationError; exits with 1 when no score could be had.
     """
     configure_logging("warning", as_json=False)
-    if text == response == "-":
-        raise ConfigurationError("Standard input can't be both the prompt and the response.")
-    exchange = Exchange(_read(text), None if response is None else _read(response))
     book = load_book(settings.policies)
     profile = chosen_profile(book, settings)
     try:
@@ -47,50 +69,96 @@ def run(
     except UnknownName as unknown:
         raise ConfigurationError(f"--policy: {unknown}") from None
     try:
-        verdict, identity, seconds = asyncio.run(_judge(settings, exchange, rules))
+        results, identity = asyncio.run(_judge(settings, exchanges, rules))
     except ScoringError as failure:
         typer.echo(f"Error: {failure}", err=True)
         sys.exit(1)
-    result = ExchangeResult.of(verdict, seconds)
     reply = ScreenReply(
         scorer=ScorerInfo.of(identity),
         policy_book=book.version,
         profile=profile.name,
-        results=[result],
-        milliseconds=result.milliseconds,
+        results=results,
+        milliseconds=round(sum(result.milliseconds for result in results), 3),
     )
     if as_json:
         typer.echo(reply.model_dump_json(indent=2))
-    else:
+    elif len(results) == 1:
         _show(reply, Console())
-    return verdict.action.stops
-
-
-def _read(given: str) -> str:
-    """Take the text itself, the file of that name, or standard input; raise ConfigurationError."""
-    if given == "-":
-        data = sys.stdin.buffer.read()
-    elif os.path.isfile(given):  # noqa: PTH113 - Path.is_file raises where a text is no path
-        data = Path(given).read_bytes()
     else:
-        return given
+        _show_all(reply, exchanges, Console())
+    return any(result.action.stops for result in results)
+
+
+# No blank, and a slash or an ending that begins with a letter; "3.14" and "Stop." are texts. Or
+# the ending of a text file.
+_LIKE_A_PATH = re.compile(
+    r"\S*[/\\]\S*|\S+\.[A-Za-z][A-Za-z0-9]{0,7}|.+\.(txt|md|jsonl?|csv|log|html?)", re.IGNORECASE
+)
+
+
+def _take(given: str) -> str:
+    """Take standard input, the file of that name, or else the text; raise ConfigurationError.
+
+    What looks like the name of a file is not taken for a text, because a misspelt name would pass.
+    """
+    if given == "-" or os.path.exists(given):  # noqa: PTH110 - Path raises where it is no path
+        return _read(given)
+    if _LIKE_A_PATH.fullmatch(given):
+        raise ConfigurationError(
+            f"{given}: there is no such file. If it is the text itself, give it as --text, or on "
+            "standard input with -."
+        )
+    return given
+
+
+def _read(file: str) -> str:
+    """Read a file, or standard input for `-`; raise ConfigurationError."""
     try:
-        return data.decode()
+        data = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
+    except (OSError, ValueError) as refused:
+        reason = getattr(refused, "strerror", None) or "it is no path"
+        raise ConfigurationError(
+            f"{file}: can't be read: {reason}. If it is the text itself, give it as --text."
+        ) from None
+    try:
+        return data.decode("utf-8-sig")
     except UnicodeDecodeError as wrong:
         raise ConfigurationError(
-            f"{'Standard input' if given == '-' else given} is not UTF-8 text "
+            f"{'Standard input' if file == '-' else file} is not UTF-8 text "
             f"(at byte {wrong.start}). Convert it first, for example with iconv."
         ) from None
 
 
 async def _judge(
-    settings: ScoringSettings, exchange: Exchange, rules: Rules
-) -> tuple[Verdict, Identity, float]:
-    """Judge one exchange; gives the seconds of judging, without those of loading."""
+    settings: ScoringSettings, exchanges: Sequence[Exchange], rules: Rules
+) -> tuple[list[ExchangeResult], Identity]:
+    """Judge one exchange after another; the seconds are those of judging, without loading."""
+    results = []
     async with open_scorer(settings, max_batch_tokens=1, max_waiting=1) as scorer:
-        started = perf_counter()
-        verdict = await judge(scorer, exchange, rules)
-        return verdict, scorer.identity, perf_counter() - started
+        for exchange in exchanges:
+            started = perf_counter()
+            verdict = await judge(scorer, exchange, rules)
+            results.append(ExchangeResult.of(verdict, perf_counter() - started))
+        return results, scorer.identity
+
+
+def _show_all(reply: ScreenReply, exchanges: Sequence[Exchange], console: Console) -> None:
+    table = Table(box=box.SIMPLE_HEAD)
+    table.add_column("", no_wrap=True)
+    table.add_column("highest", no_wrap=True)
+    table.add_column("probability", justify="right")
+    table.add_column("text", no_wrap=True)
+    for exchange, result in zip(exchanges, reply.results, strict=True):
+        policy, highest = max(result.policies.items(), key=lambda found: found[1].probability)
+        table.add_row(
+            _verdict(result), policy, f"{highest.probability:.3f}", escape(exchange.prompt)
+        )
+    console.print(table)
+
+
+def _verdict(result: ExchangeResult) -> str:
+    colour = "red" if result.violated else "green"
+    return f"[bold {colour}]{result.action.value.replace('_', ' ').upper()}[/]"
 
 
 def _show(reply: ScreenReply, console: Console) -> None:
@@ -107,9 +175,7 @@ def _show(reply: ScreenReply, console: Console) -> None:
             f"{found.threshold:g}",
             "[bold red]violated[/]" if found.violated else "",
         )
-    verdict = result.action.value.replace("_", " ").upper()
-    colour = "red" if result.violated else "green"
-    console.print(f"[bold {colour}]{verdict}[/] ({result.direction}, profile {reply.profile})")
+    console.print(f"{_verdict(result)} ({result.direction}, profile {reply.profile})")
     console.print(table)
     notes = [f"{result.milliseconds:.0f} ms"]
     if reply.scorer:

@@ -123,7 +123,7 @@ def run(settings: ServeSettings, part: GatewayProcess | None = None) -> None:
     async def reload() -> None:
         await live.reload()
         if keys:
-            keys.reload()
+            await keys.reload()
 
     with part.listener if part else listen(settings) as listener:
         if not part:

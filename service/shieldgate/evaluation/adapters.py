@@ -45,6 +45,12 @@ class Adapter:
     read: Callable[[Fields], Iterable[Example]]
 
 
+def _get(fields: Fields, column: str) -> Any:
+    """Take a value, or None where it is missing, which pandas writes as NaN."""
+    value = fields.get(column)
+    return None if isinstance(value, float) and math.isnan(value) else value
+
+
 def text(fields: Fields, column: str) -> str:
     """Take a text that may be empty; raise RowError."""
     value = fields.get(column)
@@ -65,8 +71,8 @@ def prompt(fields: Fields, column: str) -> str:
 
 def label(fields: Fields, column: str) -> Label | None:
     """Read a label; what is missing or empty is unknown. Raises RowError for anything else."""
-    value = fields.get(column)
-    if value is None or value == "" or (isinstance(value, float) and math.isnan(value)):
+    value = _get(fields, column)
+    if value is None or value == "":
         return None
     known = _LABELS.get(str(value).strip().casefold())
     if known is None:
@@ -82,7 +88,7 @@ _LABELS: Mapping[str, Label] = {
 
 def _word(fields: Fields, column: str, words: Mapping[str, Label]) -> Label | None:
     """Read a label that is written as a word."""
-    value = fields.get(column)
+    value = _get(fields, column)
     if value is None or value == "":
         return None
     if value not in words:
@@ -95,13 +101,13 @@ def _known(labels: Mapping[str, Label | None]) -> dict[str, Label]:
 
 
 def _ours(fields: Fields) -> Iterator[Example]:
-    response = fields.get("response")
+    response = _get(fields, "response")
     if response is not None:
         response = text(fields, "response")
-    labels = fields.get("labels") or {}
+    labels = _get(fields, "labels") or {}
     if not isinstance(labels, dict):
         raise RowError("'labels' is not an object")
-    given = fields.get("id")
+    given = _get(fields, "id")
     yield Example(
         Exchange((prompt if response is None else text)(fields, "prompt"), response),
         None if given is None else str(given),
@@ -144,7 +150,7 @@ def _toxicchat(fields: Fields) -> Iterator[Example]:
 def _xstest(fields: Fields) -> Iterator[Example]:
     yield Example(
         Exchange(prompt(fields, "prompt")),
-        str(fields.get("id")),
+        str(_get(fields, "id")),
         harmful=_word(fields, "label", {"safe": 0, "unsafe": 1}),
     )
 
@@ -163,7 +169,7 @@ _BEAVERTAILS = {
 
 
 def _beavertails(fields: Fields) -> Iterator[Example]:
-    categories = fields.get("category")
+    categories = _get(fields, "category")
     if not isinstance(categories, dict):
         raise RowError("'category' is not an object")
     safe = label(fields, "is_safe")
@@ -215,10 +221,10 @@ _HARMBENCH = {
 
 
 def _harmbench(fields: Fields) -> Iterator[Example]:
-    behavior, context = prompt(fields, "Behavior"), fields.get("ContextString")
+    behavior, context = prompt(fields, "Behavior"), _get(fields, "ContextString")
     category = _HARMBENCH.get(text(fields, "SemanticCategory"))
     # Reciting a song is a matter of copyright, which no policy here is about.
-    copyrighted = fields.get("FunctionalCategory") == "copyright"
+    copyrighted = _get(fields, "FunctionalCategory") == "copyright"
     yield Example(
         # The join is HarmBench's own, for contextual behaviours.
         Exchange(f"{context}\n\n---\n\n{behavior}" if context else behavior),
@@ -268,7 +274,10 @@ def column_map(pairs: Sequence[str]) -> Adapter:
     """
     columns: dict[str, str] = {}
     for given in pairs:
-        columns |= _pairs_of_file(Path(given)) if _is_file(given) else dict([_pair(given)])
+        more = _pairs_of_file(Path(given)) if _is_file(given) else dict([_pair(given)])
+        if twice := columns.keys() & more.keys():
+            raise ConfigurationError(f"--map: {min(twice)!r} is given twice. Remove one.")
+        columns |= more
     wrong = [f for f in columns if f not in _FIELDS and not f.startswith("label:")]
     if wrong:
         raise ConfigurationError(
@@ -312,9 +321,9 @@ class _Mapped:
 
     def __call__(self, fields: Fields) -> Iterator[Example]:
         response = None
-        if "response" in self.columns and fields.get(self.columns["response"]) is not None:
+        if "response" in self.columns and _get(fields, self.columns["response"]) is not None:
             response = text(fields, self.columns["response"])
-        given = fields.get(self.columns["id"]) if "id" in self.columns else None
+        given = _get(fields, self.columns["id"]) if "id" in self.columns else None
         yield Example(
             Exchange(
                 (prompt if response is None else text)(fields, self.columns["prompt"]), response
@@ -336,5 +345,5 @@ class _Mapped:
             raise RowError(f"has no column {column!r}")
         if not equals:
             return label(fields, column)
-        value = fields[column]
+        value = _get(fields, column)
         return None if value in (None, "") else 1 if str(value) == word else 0

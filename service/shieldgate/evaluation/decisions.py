@@ -46,7 +46,7 @@ def decide_columns(
         for policy in policies(columns, book):
             fitted = policy.calibration(columns.header.scorer, direction)
             calibration = fitted or Calibration(policy.thresholds[direction])
-            threshold = profile.thresholds.get((policy.id, direction), calibration.threshold)
+            threshold = profile.threshold(policy, direction, columns.header.scorer)
             probability = probabilities(columns.margins[policy.id], calibration)
             scored = here & ~np.isnan(probability)
             violated = scored & (probability >= threshold)

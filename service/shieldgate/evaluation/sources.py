@@ -3,16 +3,15 @@
 import csv
 import gzip
 import hashlib
+import json
 import re
 import zlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from io import BufferedIOBase
 from pathlib import Path
 from typing import Any, Protocol, cast
-
-import orjson
 
 from shieldgate.errors import ConfigurationError, needed
 
@@ -135,10 +134,13 @@ class JsonLines(_File):
                     yield self._record(number, line)
 
     def _record(self, number: int, line: bytes) -> Record | BadRow:
+        # The standard library's parser, which keeps long numbers and reads the NaN that it writes.
         try:
-            fields = orjson.loads(line.removeprefix(b"\xef\xbb\xbf"))
-        except orjson.JSONDecodeError:
-            return BadRow(number, "is not JSON in UTF-8")
+            fields = json.loads(line.decode("utf-8-sig"), object_pairs_hook=_object)
+            if b"\\u" in line:
+                json.dumps(fields, ensure_ascii=False).encode()
+        except (ValueError, RecursionError, _Repeated) as refused:
+            return BadRow(number, _why(refused))
         if not isinstance(fields, dict):
             return BadRow(number, "is not a JSON object")
         return Record(number, fields)
@@ -154,6 +156,8 @@ class Csv(_File):
             reader = csv.reader(_text(file, self.path), strict=True)
             try:
                 columns = next(reader, [])
+                # Those without a name can't be asked for, so that they may be many.
+                _refuse_repeated(self.path, filter(None, columns))
                 while True:
                     line = reader.line_num + 1
                     values = next(reader, None)
@@ -180,6 +184,7 @@ class Parquet(_File):
             from pyarrow import parquet  # noqa: PLC0415
         try:
             with parquet.ParquetFile(self.path) as file:
+                _refuse_repeated(self.path, (column.path for column in file.schema))
                 number = 0
                 for batch in file.iter_batches(batch_size=256):
                     for fields in batch.to_pylist():
@@ -224,6 +229,49 @@ class HubDataset:
                 f"{self.name}: {reason} Check the name, the config, the split (default: test) and "
                 "the connection; a gated dataset needs HF_TOKEN."
             ) from refused
+
+
+def _refuse_repeated(path: Path, columns: Iterable[str]) -> None:
+    if twice := _repeated(columns):
+        raise ConfigurationError(f"{path}: two columns are named {twice}. Rename or remove one.")
+
+
+def _why(error: Exception) -> str:
+    """Say why a line can't be read, without its text."""
+    match error:
+        case _Repeated():
+            why = f"has {error} twice"
+        case UnicodeDecodeError():
+            why = "is not UTF-8"
+        case UnicodeEncodeError():
+            why = "holds half of a pair of surrogates"
+        case json.JSONDecodeError():
+            why = f"is not JSON: {error.msg} at character {error.pos + 1}"
+        case RecursionError():
+            why = "is nested too deeply"
+        case _:
+            why = "holds a number that is too long"
+    return why
+
+
+class _Repeated(Exception):
+    """A key stands twice, quoted here, and either value may be meant."""
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    if twice := _repeated(key for key, _ in pairs):
+        raise _Repeated(twice)
+    return dict(pairs)
+
+
+def _repeated(names: Iterable[str]) -> str | None:
+    """Quote the first name that came before."""
+    seen: set[str] = set()
+    for name in names:
+        if name in seen:
+            return repr(name[:64])
+        seen.add(name)
+    return None
 
 
 @contextmanager

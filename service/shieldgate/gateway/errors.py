@@ -15,6 +15,7 @@ from starlette.requests import ClientDisconnect
 from shieldgate.dialects.interface import Dialect, Problem
 from shieldgate.errors import (
     ConfigurationError,
+    ExceedsLimit,
     LimitReached,
     NotAllowed,
     Overloaded,
@@ -38,6 +39,7 @@ _REPLIES: Mapping[type[ShieldgateError], tuple[int, str]] = {
     UnknownKey: (401, "invalid_api_key"),
     NotAllowed: (403, "not_allowed"),
     LimitReached: (429, "rate_limit_exceeded"),
+    ExceedsLimit: (413, "rate_limit_too_small"),
     UnknownName: (400, "unknown_name"),
     # The template has no words for judging a response, or the guideline leaves no room for it.
     ConfigurationError: (400, "unsupported"),
@@ -64,7 +66,7 @@ _MEANINGS = {
     408: "The body took too long to arrive.",
     401: "There is no API key, or it is not one of this server's.",
     403: "The API key does not allow this.",
-    413: "The body, or a text in it, is too long.",
+    413: "The body, or a text in it, is too long; or holds more than the key may send in a minute.",
     415: "The body is compressed.",
     429: "The queue is full, or the key's limit reached; `Retry-After` says when to come again.",
     500: "A defect of ours; `x-request-id` finds it in the log.",

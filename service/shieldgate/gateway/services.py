@@ -88,14 +88,13 @@ class Services:
         return replace(both, name=f"{base.name}+{named.name}")
 
     async def accept(self, key: Key | None, exchanges: Sequence[Exchange], param: str) -> None:
-        """Take exchanges to be judged for a caller; raise RequestError and LimitReached."""
+        """Take exchanges to be judged for a caller; raise RequestError and what `charge` does."""
         most = self.settings.max_text_chars
-        if any(
-            len(text) > most for e in exchanges for text in (e.prompt, e.response or "", *e.parts)
-        ):
+        lengths = [len(text) for e in exchanges for text in (e.prompt, e.response or "", *e.parts)]
+        if max(lengths, default=0) > most:
             raise RequestError(f"{param}: A text holds at most {most} characters.", param, 413)
         if key:
-            await self.limiter.charge(key.allowed, len(exchanges))
+            await self.limiter.charge(key.allowed, len(exchanges), sum(lengths))
 
 
 async def _services(request: Request) -> Services:

@@ -97,6 +97,7 @@ def join_profiles(
         monitored=frozenset(ids) - enforced,
         # Both directions, because older answers are judged among the prompts.
         thresholds={(id, way): threshold(id, way) for id in ids for way in DIRECTIONS},
+        max_thresholds={},
     )
     return _stricter(joined, enforcing, direction) if mode == "block" else joined
 

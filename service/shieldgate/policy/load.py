@@ -18,6 +18,7 @@ from shieldgate.policy.schema import (
     ProfileEntry,
     StreamingEntry,
 )
+from shieldgate.types import Direction
 from shieldgate.yaml_document import Document, Location, reason, suggest
 
 SUFFIXES = (".yaml", ".yml")
@@ -96,7 +97,11 @@ def _validated(document: Document) -> FileEntry | None:
     except ValidationError as refused:
         for error in refused.errors(include_url=False, include_input=False):
             at = error["loc"]
-            document.refuse(at[:-1] if at[-1:] == ("[key]",) else at, _why(error))
+            why = _why(error)
+            # What is like no key of ours may be a line of another file, which a link leads to.
+            foreign = error["type"] == "extra_forbidden" and not why.endswith("?")
+            at = at[:-1] if at[-1:] == ("[key]",) else at
+            document.refuse(at, why, quote=not foreign)
         return None
 
 
@@ -155,7 +160,7 @@ def _check_references(
             match at:
                 case ("profiles", _, "policies", int()):
                     id = place.written
-                case ("profiles", _, "thresholds", str(key)):
+                case ("profiles", _, "thresholds" | "max_thresholds", str(key)):
                     id = key
                 case _:
                     continue
@@ -186,14 +191,21 @@ def _policy(id: str, entry: PolicyEntry) -> Policy:
 def _profile(name: str, entry: ProfileEntry) -> Profile:
     fields = dict(entry) | {
         "policies": tuple(entry.policies),
-        "thresholds": {
-            (id, direction): threshold
-            for id, by_direction in entry.thresholds.items()
-            for direction, threshold in by_direction.items()
-        },
+        "thresholds": _by_key(entry.thresholds),
+        "max_thresholds": _by_key(entry.max_thresholds),
         "streaming": Streaming(**dict(entry.streaming)),
     }
     return Profile(name, **fields)
+
+
+def _by_key(
+    thresholds: Mapping[str, Mapping[Direction, float]],
+) -> dict[tuple[str, Direction], float]:
+    return {
+        (id, direction): threshold
+        for id, by_direction in thresholds.items()
+        for direction, threshold in by_direction.items()
+    }
 
 
 def _digest(*parts: Mapping[str, BaseModel]) -> str:

@@ -99,7 +99,8 @@ class Profile:
     """How one group of callers is served; a book holds one for each name.
 
     `policies` are mandatory: a caller may add to them, never take away. `thresholds` overrides
-    the policies' own, keyed by (policy id, direction). What follows is for chat:
+    the policies' own, whatever is calibrated, keyed by (policy id, direction); `max_thresholds`
+    lowers what is in force where it is higher. What follows is for chat:
 
     - `on_block`: a blocked prompt is an error, or a 200 that carries `refusal` as the answer.
     - `refusal_field`: where a message has the refusal; not every client shows its own field.
@@ -119,6 +120,7 @@ class Profile:
     mode: Mode = "enforce"
     on_failure: Mapping[Direction, OnFailure] = field(default_factory=lambda: FAIL_CLOSED)
     thresholds: Mapping[tuple[str, Direction], float] = field(default_factory=dict)
+    max_thresholds: Mapping[tuple[str, Direction], float] = field(default_factory=dict)
     monitored: frozenset[str] = frozenset()
     on_block: OnBlock = "error"
     refusal: str = "I can't help with that."
@@ -134,11 +136,18 @@ class Profile:
     def threshold(self, policy: Policy, direction: Direction, scorer: str) -> float:
         """Give the probability from which on a policy is violated.
 
-        It is the profile's own, else the one calibrated for this scorer, else the policy's default.
+        It is the profile's own, else the one calibrated for this scorer, else the policy's
+        default, and never above the profile's `max_thresholds`.
         """
         fitted = policy.calibration(scorer, direction)
-        otherwise = fitted.threshold if fitted else policy.thresholds[direction]
-        return self.thresholds.get((policy.id, direction), otherwise)
+        return self.override(
+            policy.id, direction, fitted.threshold if fitted else policy.thresholds[direction]
+        )
+
+    def override(self, policy: str, direction: Direction, threshold: float) -> float:
+        """Give the threshold that counts in place of a calibrated one or a policy's default."""
+        at = policy, direction
+        return min(self.thresholds.get(at, threshold), self.max_thresholds.get(at, 1.0))
 
 
 @dataclass(frozen=True, slots=True)

@@ -120,6 +120,7 @@ Turns = Annotated[
 ]
 Category = Annotated[str, _one_of(CATEGORIES, "OpenAI category")]
 ByDirection = dict[Annotated[Direction, _one_of(DIRECTIONS, "direction")], T]
+Thresholds = dict[PolicyId, Annotated[ByDirection[Threshold], BeforeValidator(_spread)]]
 Both = Annotated[ByDirection[T], AfterValidator(_complete)]
 
 
@@ -167,7 +168,8 @@ class ProfileEntry(_Entry):
         Both[Annotated[OnFailure, _one_of(get_args(OnFailure), "way to fail")]],
         BeforeValidator(_spread),
     ] = dict(FAIL_CLOSED)
-    thresholds: dict[PolicyId, Annotated[ByDirection[Threshold], BeforeValidator(_spread)]] = {}
+    thresholds: Thresholds = {}
+    max_thresholds: Thresholds = {}
     on_block: Annotated[OnBlock, _one_of(get_args(OnBlock), "kind of block")] = Profile.on_block
     refusal: Text = Profile.refusal
     refusal_field: Annotated[RefusalField, _one_of(get_args(RefusalField), "field")] = (

@@ -62,7 +62,7 @@ class LiveBook:
 
     async def _reload(self) -> None:
         try:
-            book = load_book(self.path)
+            book = await asyncio.to_thread(load_book, self.path)
             book.profile(self._profile)
             self._check_bound(book)
             if self.check:

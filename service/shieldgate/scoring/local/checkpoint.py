@@ -3,7 +3,8 @@
 import hashlib
 import logging
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -18,7 +19,6 @@ from huggingface_hub.errors import (
     LocalEntryNotFoundError,
     RepositoryNotFoundError,
     RevisionNotFoundError,
-    StrictDataclassError,
 )
 from safetensors import SafetensorError
 from transformers import (
@@ -33,6 +33,12 @@ from transformers.utils.logging import disable_progress_bar
 
 from shieldgate.errors import ModelError
 from shieldgate.scoring.local.attention import PACKED
+from shieldgate.scoring.local.contents import (
+    check_adapter,
+    check_config,
+    check_numbers,
+    check_tensors,
+)
 from shieldgate.scoring.local.families import ModelFamily, find_family
 from shieldgate.scoring.local.feedforward import use_blocks
 
@@ -80,6 +86,8 @@ def load_checkpoint(
         logging.getLogger("transformers.modeling_utils").addFilter(_is_no_load_report)
     spread = place.type == "cuda" and torch.cuda.device_count() > 1
     try:
+        with _refusal(model):
+            check_tensors(folder, family, config)
         # Typed by its first overload only; with the loading info it returns a pair.
         pair: Any = AutoModelForCausalLM.from_pretrained(
             folder,
@@ -104,12 +112,23 @@ def load_checkpoint(
             f"{model}: the weights lack {len(lacking)} tensors of this architecture, "
             f"{lacking[0]} first. Fetch the checkpoint again."
         )
+    with _refusal(model):
+        check_numbers(loaded)
     tokenizer = _tokenizer(folder, model)
     loaded.eval().requires_grad_(False)
     use_blocks(loaded)
     name = f"{_short(model)}@{weights[:12]}"
     log.info("model loaded", scorer=name, dtype=str(kind).removeprefix("torch."), device=str(place))
     return Checkpoint(name, weights, loaded, tokenizer)
+
+
+@contextmanager
+def _refusal(model: str) -> Iterator[None]:
+    """Turn a ValueError, the end of a sentence about the checkpoint, into a ModelError."""
+    try:
+        yield
+    except ValueError as refused:
+        raise ModelError(f"{model} {refused}") from refused
 
 
 def _is_no_load_report(record: logging.LogRecord) -> bool:
@@ -196,6 +215,8 @@ def _digest(folder: Path) -> str:
 def _config(
     folder: Path, model: str, find: FindFamily = find_family
 ) -> tuple[ModelFamily, PretrainedConfig]:
+    with _refusal(model):
+        check_adapter(folder)
     if not (folder / "config.json").is_file():
         raise ModelError(
             f"{model}: the folder {folder} holds no config.json, so it is no checkpoint. "
@@ -206,14 +227,14 @@ def _config(
             raise ModelError(f"{model}: the folder {folder} lacks {name}. Fetch it again.")
     try:
         config = AutoConfig.from_pretrained(folder, local_files_only=True)
-    except (OSError, ValueError, KeyError, StrictDataclassError) as broken:
+    except Exception as broken:  # what contradicts itself raises whatever it comes upon
         raise ModelError(
             f"{model}: its config.json can't be read: {_first_line(broken)}"
         ) from broken
-    try:
-        return find(config)
-    except ValueError as refused:
-        raise ModelError(f"{model} {refused}") from refused
+    with _refusal(model):
+        found = find(config)
+        check_config(folder, config)
+    return found
 
 
 def _device(wanted: str) -> torch.device:

@@ -174,7 +174,13 @@ class PackedEngine:
         )
         exchange = Exchange("How long do I bake a loaf of bread, and at which temperature?")
         prompts = self._prompts.encode(exchange, guidelines)
-        (packed,) = self.forward([pack(prompts)])
+        try:
+            (packed,) = self.forward([pack(prompts)])
+        except FloatingPointError as broken:
+            raise ModelError(
+                f"{self.identity.name}: the self-check failed: a score is not finite. Fetch the "
+                "checkpoint again, or train it again."
+            ) from broken
         plain = [self._plain(ids) for ids in prompts]
         # bf16 keeps 8 bits of a logit; a margin near 8 is then right within about 0.1.
         tolerance = 1e-3 if self.model.dtype == torch.float32 else 0.5

@@ -6,6 +6,7 @@ AttentionInterface, with at most one width of window; whose `model.layers[i].mlp
 that it sees, and on nothing else of the sequence.
 """
 
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -18,11 +19,21 @@ class ModelFamily:
     """A family of decoders, by the name that people know it by.
 
     `tensors` renames those of a checkpoint in which the decoder is the text part of a larger
-    model, from patterns to what they stand for; the other parts are not loaded.
+    model, from patterns to what they stand for; `others` matches those of the other parts, which
+    are not loaded.
     """
 
     name: str
     tensors: Mapping[str, str] = field(default_factory=dict)
+    others: str | None = None
+
+    def named(self, stored: str) -> str | None:
+        """Give the decoder's name of a stored tensor; None for one of another part."""
+        if self.others and re.match(self.others, stored):
+            return None
+        for pattern, name in self.tensors.items():
+            stored = re.sub(pattern, name, stored)
+        return stored
 
 
 FAMILIES = {
@@ -31,6 +42,7 @@ FAMILIES = {
     "gemma3": ModelFamily(
         "Gemma 3",
         {r"^language_model\.model\.": "model.", r"^model\.language_model\.": "model."},
+        r"(model\.)?(vision_tower|multi_modal_projector)\.",
     ),
     "gemma3_text": ModelFamily("Gemma 3"),
     "llama": ModelFamily("Llama"),

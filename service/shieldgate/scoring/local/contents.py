@@ -1,0 +1,151 @@
+"""What a checkpoint's files hold, checked before and after its weights are loaded.
+
+transformers leaves out what it doesn't know: a scale, an adapter, a head for classification. The
+rest then loads, and its scores are wrong. What is refused here is a ValueError, with the end of
+a sentence about the checkpoint.
+"""
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import safe_open
+from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
+from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
+
+from shieldgate.scoring.local.families import ModelFamily
+
+_WHOLE = "model.safetensors"
+_INDEX = "model.safetensors.index.json"
+_STORED = {"F32", "F16", "BF16"}
+# Buffers that old checkpoints hold and that are computed today.
+_COMPUTED = re.compile(r"rotary_emb\.inv_freq$")
+_PLAIN = "Use its weights in bfloat16, float16 or float32."
+
+
+def check_adapter(folder: Path) -> None:
+    """Refuse an adapter, which transformers applies only where peft is installed."""
+    found = sorted(path.name for path in folder.glob("adapter_*"))
+    if found:
+        raise ValueError(
+            f"holds an adapter ({found[0]}), which is not applied. Merge it into its model first: "
+            "`AutoPeftModelForCausalLM.from_pretrained(folder).merge_and_unload()"
+            ".save_pretrained(merged)`, and save the tokenizer there, too."
+        )
+
+
+def check_config(folder: Path, config: PretrainedConfig) -> None:
+    """Refuse quantised weights, other heads and code of its own, as far as files say so."""
+    written = _json(folder / "config.json")
+    parts = [written, written.get("text_config") or {}]
+    quantised = [
+        part[key].get("quant_method", key) if isinstance(part[key], dict) else key
+        for part in parts
+        for key in ("quantization_config", "compression_config")
+        if part.get(key)
+    ]
+    quantised += [
+        name
+        for name in ("hf_quant_config.json", "quantize_config.json", "quant_config.json")
+        if (folder / name).is_file()
+    ]
+    if quantised:
+        raise ValueError(f"is quantised ({quantised[0]}), and such weights aren't read. {_PLAIN}")
+    known = {
+        MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[kind]
+        for kind in (config.model_type, config.get_text_config().model_type)
+    }
+    for head in written.get("architectures") or ():
+        if head not in known:
+            raise ValueError(
+                f"is a {head}, which isn't scored by the words that it would answer. "
+                f"Use a {' or '.join(sorted(known))}."
+            )
+    if any("Model" in name for name in written.get("auto_map") or ()):
+        raise ValueError(
+            "brings code of its own (auto_map), which isn't run. Use one that doesn't."
+        )
+    if written.get("transformers_weights"):
+        raise ValueError(f"names a file of its own for its weights. Name it {_WHOLE}.")
+
+
+def check_tensors(folder: Path, family: ModelFamily, decoder: PretrainedConfig) -> None:
+    """Refuse tensors that the decoder wouldn't use, or can't, by the headers of the files.
+
+    Raises OSError and SafetensorError, too, where they can't be read.
+    """
+    try:
+        with torch.device("meta"):
+            model = AutoModelForCausalLM.from_config(decoder)
+    except Exception as broken:  # a shape that can't be raises whatever it comes upon
+        raise ValueError("has a config.json that describes no model. Fetch it again.") from broken
+    expected = {name: list(tensor.shape) for name, tensor in model.state_dict().items()}
+    unknown = []
+    seen: dict[str, str] = {}
+    for file in _shards(folder):
+        for stored, dtype, shape in _header(folder / file):
+            name = family.named(stored)
+            if name is None or _COMPUTED.search(name):
+                continue
+            if name in seen:
+                raise ValueError(f"holds {stored} twice, in {seen[name]} and {file}. Remove one.")
+            seen[name] = file
+            if name not in expected:
+                unknown.append(stored)
+            elif dtype not in _STORED:
+                raise ValueError(f"stores {stored} as {dtype}, which isn't read. {_PLAIN}")
+            elif shape != expected[name]:
+                raise ValueError(
+                    f"has a {stored} of {shape}, and by its config.json it is {expected[name]}. "
+                    "The two don't belong together."
+                )
+    if unknown:
+        raise ValueError(
+            f"holds {len(unknown)} tensors that a {family.name} doesn't have, {unknown[0]} first, "
+            "and without them its scores would be wrong. Use a checkpoint of that architecture, "
+            "not quantised, and with its adapters merged."
+        )
+
+
+def check_numbers(model: PreTrainedModel) -> None:
+    """Refuse weights that are not finite."""
+    for name, tensor in model.named_parameters():
+        if not torch.stack(torch.aminmax(tensor)).isfinite().all():
+            raise ValueError(
+                f"has numbers in {name} that are not finite. Train it again, or fetch it again."
+            )
+
+
+def _shards(folder: Path) -> list[str]:
+    """List the files that transformers reads the weights from."""
+    if (folder / _WHOLE).is_file() or not (folder / _INDEX).is_file():
+        return [_WHOLE]
+    places = _json(folder / _INDEX).get("weight_map")
+    if not isinstance(places, dict) or not all(isinstance(p, str) for p in places.values()):
+        raise ValueError(f"has no weight_map in its {_INDEX}. Fetch it again.")
+    shards = sorted(set(places.values()))
+    for shard in shards:
+        if Path(shard).name != shard or not (folder / shard).is_file():
+            raise ValueError(f"lacks {shard}, which its {_INDEX} names. Fetch it again.")
+    return shards
+
+
+def _header(path: Path) -> Iterator[tuple[str, str, list[int]]]:
+    """Read the names, dtypes and shapes of a file's tensors."""
+    with safe_open(path, framework="pt") as file:
+        for name in file.keys():  # noqa: SIM118 - it is no mapping
+            tensor = file.get_slice(name)
+            yield name, tensor.get_dtype(), tensor.get_shape()
+
+
+def _json(path: Path) -> Mapping[str, Any]:
+    try:
+        content = json.loads(path.read_bytes())
+    except ValueError:
+        content = None
+    if not isinstance(content, dict):
+        raise ValueError(f"has a {path.name} that is no JSON object. Fetch it again.")
+    return content
