@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from fakes import FakeScorer
 from serving import gateway
+from test_keys import entry, written
 from typer.testing import CliRunner, Result
 
 from shieldgate.cli import app
@@ -169,6 +170,22 @@ async def test_a_gateway_is_as_good_as_an_engine(data: Path, tmp_path: Path):
     header, rows = scores(out)
     assert (header.scorer, header.template) == ("fake@0", "chat")
     assert [row.margins["test/threat"] for row in rows[:4]] == [-6.0, 3.0, 3.0, 3.0]
+
+
+async def test_a_gateways_key_comes_from_the_environment_and_stays_out_of_the_report(
+    data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    out = tmp_path / "out"
+    keys = written(tmp_path, entry("me", "sg-canary-5c20"))
+    async with gateway(FakeScorer({("fox", "test/threat"): 3.0}), keys=keys) as served:
+        run = ("--url", served.url, "--family", "test", "--label", "hate=test/threat")
+        run = (*run, "--profile", "strict", "--out", str(out))
+        assert "status 401" in await asyncio.to_thread(refusal, data, *run)
+        monkeypatch.setenv("SHIELDGATE_GATEWAY_KEY", "sg-canary-5c20")
+        await asyncio.to_thread(done, data, *run)
+    assert not any(b"sg-canary" in file.read_bytes() for file in out.iterdir())
+    # The gateway's profile decides.
+    assert '"threshold": 0.1' in (out / "report.json").read_text()
 
 
 async def test_a_run_whose_scorer_fails_ends_with_1(

@@ -6,10 +6,11 @@ import gc
 import inspect
 import json
 import re
+import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,16 +19,19 @@ import pytest
 import structlog
 import torch
 from anyio.from_thread import start_blocking_portal
-from fakes import FakeScorer, small_book
+from fakes import FakeScorer, FixedPolicies, small_book
 from serving import gateway
+from test_keys import entry, written
 from typer.testing import CliRunner
 
 import shieldgate
 from shieldgate.cli import app
 from shieldgate.moderation import judge
+from shieldgate.policy import Calibration
+from shieldgate.scoring import factory
 from shieldgate.scoring.local import PackedEngine
 from shieldgate.scoring.local.packing import Packed
-from shieldgate.types import Action
+from shieldgate.types import Action, Score
 
 pytestmark = pytest.mark.usefixtures("restored_logging")
 
@@ -61,7 +65,7 @@ def margins(verdict: shieldgate.Verdict) -> list[float]:
 
 def run(script: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-c", script]
-    return subprocess.run(command, check=False, capture_output=True, text=True)
+    return subprocess.run(command, check=False, capture_output=True, text=True, timeout=120)
 
 
 def test_importing_it_and_naming_the_version_imports_nothing_else():
@@ -137,6 +141,107 @@ async def test_who_stops_waiting_leaves_the_scorer_usable(scorer: shieldgate.Sco
     with pytest.raises(asyncio.CancelledError):
         await waiting
     assert scorer.judge(TEXTS[0]).judgements
+
+
+def test_a_long_list_is_worked_off_in_order_by_a_few_tasks(monkeypatch: pytest.MonkeyPatch):
+    class Counting(FakeScorer):
+        most = 0
+
+        async def score(self, exchange: shieldgate.Exchange, policies: Any) -> list[Score]:
+            self.most = max(self.most, len(asyncio.all_tasks()))
+            for _ in range(int(exchange.prompt) % 3):  # so that they end in another order
+                await asyncio.sleep(0)
+            return [Score(float(exchange.prompt)) for _ in policies]
+
+    fake = Counting()
+    monkeypatch.setitem(factory.REMOTE, "fake+", lambda settings: fake.opened())
+    with shieldgate.open_scorer("fake+", policies=small_book()) as opened:
+        verdicts = opened.judge_all(str(n) for n in range(1000))
+        assert opened.judge_all([]) == []
+    assert [margins(verdict) for verdict in verdicts] == [[float(n)] for n in range(1000)]
+    assert fake.most < 100
+
+
+SEVERAL = "several are meant; put the str into a list"
+
+
+@pytest.mark.parametrize(
+    ("misuse", "said"),
+    [
+        (lambda s: s.judge_all("a str"), SEVERAL),
+        (lambda s: s.judge_all(b"bytes"), "several are meant"),
+        (lambda s: s.judge_all(shieldgate.Exchange("a")), "several are meant"),
+        (lambda s: asyncio.run(s.judge_all_async("a str")), SEVERAL),
+        (lambda s: s.judge_all(["a", float("nan")]), r"texts\[1\] is a float"),
+        (lambda s: s.judge("a", policies="shieldgemma/hate"), SEVERAL),
+        (lambda s: s.judge("a", policies=[7]), r"policies\[0\] is a int"),
+        (lambda s: s.judge(None), "must be a str, not NoneType"),
+        (lambda s: s.judge(b"a"), "must be a str, not bytes"),
+        (lambda s: s.judge("a", 0), "must be a str, not int"),
+        (lambda s: asyncio.run(s.judge_async(["a"])), "must be a str, not list"),
+        (lambda s: s.evaluate([{"prompt": "a"}], policies="shieldgemma/hate"), SEVERAL),
+        (lambda s: s.evaluate({"prompt": ["a", "b"]}), r"data\[0\] is a str, no Mapping"),
+        (lambda s: shieldgate.EvaluationOptions(columns="prompt=text"), "'columns' takes a list"),
+        (lambda s: shieldgate.EvaluationOptions(policies="a/b"), "'policies' takes a list"),
+        (lambda s: shieldgate.EvaluationOptions(labels={"hate": "a/b"}), "'hate' takes a list"),
+    ],
+)
+def test_a_likely_misuse_is_refused_before_anything_is_loaded(
+    misuse: Callable[[shieldgate.ScorerHandle], object], said: str
+):
+    unopened = shieldgate.open_scorer("nowhere/at/all")
+    with pytest.raises(TypeError, match=said):
+        misuse(unopened)
+    assert unopened._state is None
+
+
+@pytest.mark.parametrize(
+    ("given", "said"),
+    [
+        (("a/b", "x", None, 5), "threshold of 'a/b' must be a number above 0 and at most 1"),
+        (("a/b", "x", None, 0), "threshold of 'a/b' must be a number above 0"),
+        (("a/b", "x", None, "0.5"), "threshold of 'a/b' must be a number"),
+        (("a/b", "x", None, float("nan")), "threshold of 'a/b' must be a number"),
+        (("a/b", "", None, 0.5), "guideline of 'a/b' must be text, and not empty"),
+        (("a/b", None, None, 0.5), "guideline of 'a/b' must be text"),
+        (("a/b", "x", " ", 0.5), "guideline of 'a/b' must be text"),
+        (("b", "x", None, 0.5), "id 'b' is not one such as 'acme/spam'"),
+        (("a/b/c", "x", None, 0.5), "id 'a/b/c' is not one"),
+        (("A/b", "x", None, 0.5), "id 'A/b' is not one"),
+        ((None, "x", None, 0.5), "id None is not one"),
+        (("harassment/threatening", "x", None, 0.5), "is an OpenAI category"),
+    ],
+)
+def test_a_policy_that_no_file_could_hold_is_refused(given: tuple[Any, ...], said: str):
+    id, guideline, response, threshold = given
+    with pytest.raises(shieldgate.ConfigurationError, match=said) as refused:
+        shieldgate.define_policy(id, guideline, response=response, threshold=threshold)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_scorers_name_may_be_a_path(hot_checkpoint: Path):
+    with shieldgate.open_scorer(hot_checkpoint) as opened:
+        assert opened.identity.name.startswith(hot_checkpoint.name)
+
+
+def test_a_forked_child_is_told_to_open_its_own_and_ends_quietly(hot_checkpoint: Path):
+    found = run(
+        "import os, shieldgate\n"
+        f"scorer = shieldgate.open_scorer({str(hot_checkpoint)!r})\n"
+        "scorer.judge('fox')\n"
+        "if child := os.fork():\n"
+        "    os.waitpid(child, 0)\n"
+        "    print(scorer.judge('fox').direction)\n"
+        "else:\n"
+        "    for use in (lambda: scorer.judge('fox'), lambda: scorer.book, scorer.__enter__):\n"
+        "        try:\n"
+        "            use()\n"
+        "        except shieldgate.ConfigurationError as told:\n"
+        "            print(str(told)[:30], flush=True)\n"
+        "    scorer.close()\n"
+    )
+    assert found.stdout == "This scorer was opened before \n" * 3 + "prompt\n", found.stderr
+    assert "Traceback" not in found.stderr
 
 
 def test_policies_of_ones_own_are_judged_beside_the_profiles_or_alone(
@@ -290,6 +395,54 @@ def test_rows_in_memory_and_policies_of_ones_own_are_evaluated_leaving_no_file(
     assert not any(tmp_path.rglob("*"))
 
 
+STEPS = shieldgate.EvaluationOptions(policies=["shieldgemma/hate"], max_batch_tokens=1)
+
+
+def test_ctrl_c_stops_the_work_and_the_same_call_goes_on(
+    scorer: shieldgate.ScorerHandle, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    forward = PackedEngine.forward
+    passes: list[int] = []
+
+    def interrupted(engine: PackedEngine, work: Any) -> Any:
+        passes.append(len(work))
+        if len(passes) == 3:
+            signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
+            threading.Event().wait(0.2)
+        return forward(engine, work)
+
+    scorer.evaluate(data, options=STEPS, out=tmp_path / "whole")
+    monkeypatch.setattr(PackedEngine, "forward", interrupted)
+    with pytest.raises(KeyboardInterrupt):
+        scorer.evaluate(data, options=STEPS, out=tmp_path / "out")
+    assert len(passes) == 3
+    scorer.evaluate(data, options=STEPS, out=tmp_path / "out")
+    scores = [(tmp_path / run / "scores.jsonl").read_bytes() for run in ("whole", "out")]
+    assert scores[0] == scores[1]
+
+
+async def test_who_cancels_an_evaluation_may_go_on_at_once(
+    scorer: shieldgate.ScorerHandle, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    forward = PackedEngine.forward
+    entered = threading.Event()
+
+    def slow(engine: PackedEngine, work: Any) -> Any:
+        if not entered.is_set():
+            entered.set()
+            threading.Event().wait(0.2)
+        return forward(engine, work)
+
+    monkeypatch.setattr(PackedEngine, "forward", slow)
+    first = asyncio.create_task(scorer.evaluate_async(data, options=STEPS, out=tmp_path))
+    await asyncio.to_thread(entered.wait)
+    first.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await first
+    report = await scorer.evaluate_async(data, options=STEPS, out=tmp_path)
+    assert report.whole[0].rows == len(TEXTS)
+
+
 def test_data_that_can_not_be_evaluated_is_said(scorer: shieldgate.ScorerHandle):
     with pytest.raises(shieldgate.ConfigurationError, match="rows: it holds no rows"):
         scorer.evaluate([])
@@ -315,6 +468,79 @@ async def test_a_gateway_is_a_scorer_like_the_others():
             await opened.judge_async("a cat")
     with pytest.raises(shieldgate.ConfigurationError, match="give no others"):
         shieldgate.open_scorer(served.url, policies="my.yaml")
+
+
+def gateways_book() -> shieldgate.PolicyBook:
+    """One whose verdicts need its profiles' thresholds and a calibration."""
+    book = small_book(thresholds={("test/threat", "prompt"): 0.99})
+    fitted = Calibration(threshold=0.3, temperature=5.0, bias=-1.0)
+    spam = replace(
+        book.policies["test/spam"],
+        calibrations={(FakeScorer.identity.name, "prompt"): fitted},
+    )
+    return replace(book, policies={**book.policies, spam.id: spam})
+
+
+@pytest.mark.parametrize("response", [None, "a fox"])
+@pytest.mark.parametrize("profile", ["default", "strict", "monitor", "open"])
+async def test_a_verdict_asked_of_a_gateway_is_the_gateways(profile: str, response: str | None):
+    fake = FakeScorer({("fox", "test/threat"): 3.0, ("fox", "test/spam"): 1.0})
+    policies = FixedPolicies(gateways_book())
+    async with (
+        gateway(fake, policies=policies) as served,
+        shieldgate.open_scorer(served.url) as opened,
+    ):
+        asked = {"prompt": "a fox", "response": response, "policies": ["test/spam"]}
+        reply = (await served.client.post("/v1/screen", json=asked | {"profile": profile})).json()
+        [result] = reply["results"]
+        found = await opened.judge_async("a fox", response, profile=profile, policies=["test/spam"])
+        assert (found.action, found.direction) == (result["action"], result["direction"])
+        assert list(found.violated) == result["violated"]
+        assert {
+            j.policy: (j.probability, j.threshold, j.violated, j.calibrated)
+            for j in found.judgements
+        } == {
+            policy: (r["probability"], r["threshold"], r["violated"], r["calibrated"])
+            for policy, r in result["policies"].items()
+        }
+
+
+async def test_a_gateways_book_has_its_profiles_and_none_means_the_policies_alone():
+    fake = FakeScorer({("fox", "test/spam"): 1.0})
+    book = gateways_book()
+    async with (
+        gateway(fake, policies=FixedPolicies(book)) as served,
+        shieldgate.open_scorer(served.url) as opened,
+    ):
+        assert opened.book.profiles == book.profiles
+        assert opened.book.version == book.version
+        alone = await opened.judge_async("a fox", profile=None, policies=["test/spam"])
+        [judgement] = alone.judgements
+        assert (judgement.policy, judgement.threshold) == ("test/spam", 0.3)
+        assert alone.action is Action.BLOCKED
+        with pytest.raises(shieldgate.UnknownName, match="no profile named 'lax'"):
+            await opened.judge_async("a fox", profile="lax")
+        fake.calls.clear()
+        await opened.judge_async("a f\u200box")
+        assert len(fake.calls) == 2  # as it came and written plainly, by the gateway alone
+
+
+async def test_a_gateway_that_wants_a_key_is_given_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    secret = "sg-canary-9a41"
+    async with gateway(FakeScorer(), keys=written(tmp_path, entry("me", secret))) as served:
+        async with shieldgate.open_scorer(served.url, key=secret) as opened:
+            assert (await opened.judge_async("a fox")).action is Action.ALLOWED
+        for key in (None, "sg-wrong", "sg-wr\nong"):
+            with pytest.raises(shieldgate.ConfigurationError, match=r"401|can't be sent") as told:
+                await shieldgate.open_scorer(served.url, key=key).judge_async("a fox")
+            assert "sg-wr" not in str(told.value)
+        monkeypatch.setenv("SHIELDGATE_GATEWAY_KEY", f"{secret}\n")
+        async with shieldgate.open_scorer(served.url) as opened:
+            assert (await opened.judge_async("a fox")).action is Action.ALLOWED
+    with pytest.raises(shieldgate.ConfigurationError, match="A key is for a gateway"):
+        shieldgate.open_scorer("starter", key=secret)
 
 
 async def _at_once(_: float) -> None:

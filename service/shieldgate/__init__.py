@@ -13,16 +13,16 @@ if TYPE_CHECKING:
     from shieldgate.errors import ConfigurationError, ScoringError, ShieldgateError, UnknownName
     from shieldgate.evaluation.report import Report
     from shieldgate.evaluation.session import EvaluationOptions
-    from shieldgate.library import ScorerHandle, define_policy, open_scorer
-    from shieldgate.policy import Policy, PolicyBook, Profile, load_book
+    from shieldgate.library import ScorerHandle, open_scorer
+    from shieldgate.policy import Policy, PolicyBook, Profile, define_policy, load_book
     from shieldgate.types import Action, Exchange, Judgement, Score, Verdict
 
 _ROOMS = {
     "errors": ("ConfigurationError", "ScoringError", "ShieldgateError", "UnknownName"),
     "evaluation.report": ("Report",),
     "evaluation.session": ("EvaluationOptions",),
-    "library": ("ScorerHandle", "define_policy", "open_scorer"),
-    "policy": ("Policy", "PolicyBook", "Profile", "load_book"),
+    "library": ("ScorerHandle", "open_scorer"),
+    "policy": ("Policy", "PolicyBook", "Profile", "define_policy", "load_book"),
     "types": ("Action", "Exchange", "Judgement", "Score", "Verdict"),
 }
 _ROOM_OF = {name: room for room, names in _ROOMS.items() for name in names}

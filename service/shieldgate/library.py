@@ -1,24 +1,27 @@
 """shieldgate in notebooks and scripts: judge texts and evaluate data without a server."""
 
 import asyncio
+import os
 import sys
 import tempfile
 import threading
 import weakref
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from concurrent.futures import Future
 from contextlib import AbstractAsyncContextManager, ExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from types import UnionType
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
-from anyio.from_thread import BlockingPortal, start_blocking_portal
+from anyio.from_thread import BlockingPortal
 
 from shieldgate.errors import ConfigurationError, needed
 from shieldgate.moderation import judge
-from shieldgate.policy import Policy, PolicyBook, Profile, load_book
+from shieldgate.policy import Policy, PolicyBook, Profile, Rules, load_book
 from shieldgate.scoring import Identity, Scorer, factory
-from shieldgate.scoring.gateway_client import GatewayScorer
+from shieldgate.scoring.gateway_client import GatewayScorer, open_gateway
 from shieldgate.settings import ScoringSettings, load
 from shieldgate.telemetry import log_as_library
 from shieldgate.types import Exchange, Verdict
@@ -34,17 +37,18 @@ Rows = str | Path | Sequence[Mapping[str, Any]]
 
 @dataclass(frozen=True, slots=True)
 class _Opened:
-    """A scorer that is there, and the policies to choose from.
+    """A scorer that is there, the policies to choose from, and who judges by them.
 
     It scores `concurrency` texts of a call at a time. With `fixed_policies` it knows its own alone.
     """
 
     scorer: Scorer
     book: PolicyBook
+    judge: Callable[[Exchange, Rules], Awaitable[Verdict]]
     concurrency: int
     fixed_policies: bool = False
 
-    def chosen(self, policies: Iterable[str | Policy]) -> tuple[PolicyBook, list[str]]:
+    def chosen(self, policies: Sequence[str | Policy]) -> tuple[PolicyBook, list[str]]:
         """Put one's own policies into the book; gives it with the ids of all."""
         own = {p.id: p for p in policies if isinstance(p, Policy)}
         if own and self.fixed_policies:
@@ -54,8 +58,9 @@ class _Opened:
 
 
 def open_scorer(
-    name: str | None = None,
+    name: str | Path | None = None,
     *,
+    key: str | None = None,
     policies: str | Path | PolicyBook | None = None,
     template: str | None = None,
     revision: str | None = None,
@@ -66,19 +71,25 @@ def open_scorer(
     """Name a scorer and the policies it is asked about; it is loaded when it is first needed.
 
     `name` is 'starter', a model of the hub, the path of a checkpoint, or the URL of a running
-    gateway, which brings its own policies. `policies` are a file or directory of them, or a book;
-    without any, the shipped ones. What is not given is what the environment variables of the
-    settings say, as for the commands. `max_batch_tokens` bounds a forward pass.
+    gateway, which brings its own policies and may want an API `key`. `policies` are a file or
+    directory of them, or a book; without any, the shipped ones. What is not given is what the
+    environment variables of the settings say, as for the commands. `max_batch_tokens` bounds a
+    forward pass.
 
     Raises ConfigurationError where a setting or a policy file is wrong.
     """
     log_as_library()
+    name = None if name is None else os.fspath(name)
     if name is not None and name.startswith(("http://", "https://")):
         if policies is not None or template or revision or device or dtype:
             raise ConfigurationError(
                 f"{name} is a gateway, which has a model and policies of its own; give no others."
             )
-        return ScorerHandle(partial(_gateway, name))
+        return ScorerHandle(partial(_gateway, open_gateway(name, key)))
+    if key is not None:
+        raise ConfigurationError(
+            "A key is for a gateway: give its URL, such as http://localhost:8000."
+        )
     book = policies if isinstance(policies, PolicyBook) else None
     given = {
         "model": name,
@@ -93,22 +104,6 @@ def open_scorer(
     return ScorerHandle(partial(_local, settings, book, max_batch_tokens))
 
 
-def define_policy(
-    id: str, guideline: str, *, response: str | None = None, threshold: float = 0.5
-) -> Policy:
-    """Make a policy of a guideline, such as '"No Spam": The prompt shall not advertise.'.
-
-    `response` words it for answers of a model, where it reads differently. `threshold` is the
-    probability in 0..1 from which on the policy is violated.
-    """
-    return Policy(
-        id,
-        id,
-        {"prompt": guideline, "response": response or guideline},
-        {"prompt": threshold, "response": threshold},
-    )
-
-
 class ScorerHandle:
     """A scorer to be used from anywhere: `open_scorer` makes one.
 
@@ -119,14 +114,17 @@ class ScorerHandle:
 
     `policies` are judged beside those of the `profile`: ids of the book, or policies of your own.
     Without a profile (None) they alone are. Methods raise ScoringError when no score could be
-    had, UnknownName for a name that the book lacks, and ConfigurationError.
+    had, UnknownName for a name that the book lacks, ConfigurationError, also in a process that was
+    forked from one where it is open, and TypeError. Who stops waiting, as with Ctrl-C, stops the
+    work.
     """
 
     def __init__(self, opening: Callable[[], AbstractAsyncContextManager[_Opened]]) -> None:
         self._opening = opening
         self._lock = threading.Lock()
         self._state: tuple[BlockingPortal, _Opened] | None = None
-        self._unclosed: weakref.finalize[[ExitStack], ScorerHandle] | None = None
+        self._process: int | None = None
+        self._unclosed: weakref.finalize[[ExitStack, int], ScorerHandle] | None = None
 
     @property
     def identity(self) -> Identity:
@@ -172,7 +170,7 @@ class ScorerHandle:
         policies: Sequence[str | Policy] = (),
     ) -> list[Verdict]:
         """Judge prompts and exchanges; the verdicts are in their order."""
-        return self._run(partial(_judge_all, texts=list(texts), profile=profile, policies=policies))
+        return self._run(_judging(texts, profile, policies))
 
     async def judge_all_async(
         self,
@@ -182,9 +180,7 @@ class ScorerHandle:
         policies: Sequence[str | Policy] = (),
     ) -> list[Verdict]:
         """Judge prompts and exchanges; the verdicts are in their order."""
-        return await self._run_async(
-            partial(_judge_all, texts=list(texts), profile=profile, policies=policies)
-        )
+        return await self._run_async(_judging(texts, profile, policies))
 
     def evaluate(
         self,
@@ -201,11 +197,7 @@ class ScorerHandle:
         decide. Without `policies`, those of `options` are evaluated. The margins are kept in the
         folder `out`, from which the same call goes on where an earlier one was stopped.
         """
-        return self._run(
-            partial(
-                _evaluate, data=data, profile=profile, policies=policies, options=options, out=out
-            )
-        )
+        return self._run(_evaluation(data, profile, policies, options, out))
 
     async def evaluate_async(
         self,
@@ -217,18 +209,16 @@ class ScorerHandle:
         out: str | Path | None = None,
     ) -> "Report":
         """Score labelled data and report how good the scores are; see `evaluate`."""
-        return await self._run_async(
-            partial(
-                _evaluate, data=data, profile=profile, policies=policies, options=options, out=out
-            )
-        )
+        return await self._run_async(_evaluation(data, profile, policies, options, out))
 
     def close(self) -> None:
         """Free what was loaded; a later use loads it again."""
+        if self._is_forked():
+            return
         with self._lock:
-            self._state = None
+            self._state = self._process = None
             if self._unclosed and (unclosed := self._unclosed.detach()):
-                [resources] = unclosed[2]
+                resources, _ = unclosed[2]
                 resources.close()
 
     def __enter__(self) -> Self:
@@ -250,30 +240,88 @@ class ScorerHandle:
         await asyncio.to_thread(self.close)
 
     def _run(self, work: Callable[[_Opened], Awaitable[T]]) -> T:
-        portal, opened = self._open()
-        return portal.call(work, opened)
+        result, ended = self._start(*self._open(), work)
+        try:
+            return result.result()
+        except BaseException:
+            result.cancel()
+            ended.result()
+            raise
 
     async def _run_async(self, work: Callable[[_Opened], Awaitable[T]]) -> T:
-        portal, opened = await asyncio.to_thread(self._open)
-        return await asyncio.wrap_future(portal.start_task_soon(work, opened))
+        result, ended = self._start(*await asyncio.to_thread(self._open), work)
+        try:
+            return await asyncio.wrap_future(result)
+        except BaseException:
+            result.cancel()
+            await asyncio.shield(asyncio.wrap_future(ended))
+            raise
+
+    @staticmethod
+    def _start(
+        portal: BlockingPortal, opened: _Opened, work: Callable[[_Opened], Awaitable[T]]
+    ) -> tuple[Future[T], Future[None]]:
+        """Give what becomes the result, and what is done when the work, cancelled or not, is."""
+        ended: Future[None] = Future()
+
+        async def whole() -> T:
+            try:
+                return await work(opened)
+            finally:
+                ended.set_result(None)
+
+        return portal.start_task_soon(whole), ended
 
     def _open(self) -> tuple[BlockingPortal, _Opened]:
+        if self._is_forked():
+            raise ConfigurationError(
+                "This scorer was opened before the process was forked, and its threads stayed "
+                "behind: open one in each process, or start processes by 'spawn'."
+            )
         with self._lock:
             if self._state is None:
+                self._process = os.getpid()
                 resources = ExitStack()
                 try:
-                    portal = resources.enter_context(start_blocking_portal(name="shieldgate"))
+                    portal = _start_portal(resources)
                     opening = portal.wrap_async_context_manager(self._opening())
                     self._state = portal, resources.enter_context(opening)
                 except BaseException:
+                    self._process = None
                     resources.close()
                     raise
-                self._unclosed = weakref.finalize(self, _close_forgotten, resources)
+                self._unclosed = weakref.finalize(self, _close_forgotten, resources, self._process)
             return self._state
 
+    def _is_forked(self) -> bool:
+        """Tell whether it was open, or being opened, when this process was forked."""
+        return self._process not in (None, os.getpid())
 
-def _close_forgotten(resources: ExitStack) -> None:
+
+def _start_portal(resources: ExitStack) -> BlockingPortal:
+    """Run an event loop in a thread until `resources` are closed.
+
+    anyio's own way is a generator, which a forked process would close, to wait there for ever.
+    """
+    started: Future[BlockingPortal] = Future()
+
+    async def serve() -> None:
+        async with BlockingPortal() as portal:
+            started.set_result(portal)
+            await portal.sleep_until_stopped()
+
+    thread = threading.Thread(target=asyncio.run, args=(serve(),), name="shieldgate", daemon=True)
+    thread.start()
+    resources.callback(thread.join)
+    portal = started.result()
+    resources.callback(lambda: portal.call(portal.stop))
+    return portal
+
+
+def _close_forgotten(resources: ExitStack, process: int) -> None:
     """Close what nobody closed, when its handle is gone or the program ends."""
+    if process != os.getpid():
+        return
     # At the end of a program some of it can't be closed any more, and need not be.
     with suppress(RuntimeError):
         resources.close()
@@ -287,38 +335,92 @@ async def _local(
     async with factory.open_scorer(
         settings, max_batch_tokens=max_batch_tokens, max_waiting=sys.maxsize
     ) as scorer:
-        yield _Opened(scorer, book, concurrency=64)
+        yield _Opened(scorer, book, partial(judge, scorer), concurrency=64)
 
 
 @asynccontextmanager
-async def _gateway(url: str) -> AsyncIterator[_Opened]:
-    async with GatewayScorer(url) as scorer:
-        yield _Opened(scorer, await scorer.book(), concurrency=8, fixed_policies=True)
+async def _gateway(client: GatewayScorer) -> AsyncIterator[_Opened]:
+    async with client as scorer:
+        book = await scorer.book()
+        yield _Opened(scorer, book, scorer.judge, concurrency=8, fixed_policies=True)
+
+
+def _judging(
+    texts: Iterable[str | Exchange], profile: str | None, policies: Iterable[str | Policy]
+) -> Callable[[_Opened], Awaitable[list[Verdict]]]:
+    """Check what is to be judged, before anything is opened for it; raise TypeError."""
+    exchanges = [
+        text if isinstance(text, Exchange) else Exchange(text)
+        for text in _several("texts", texts, str | Exchange)
+    ]
+    for exchange in exchanges:
+        for text in (exchange.prompt, "" if exchange.response is None else exchange.response):
+            if not isinstance(text, str):
+                raise TypeError(f"What is judged must be a str, not {type(text).__name__}.")
+    return partial(
+        _judge_all,
+        exchanges=exchanges,
+        profile=profile,
+        policies=_several("policies", policies, str | Policy),
+    )
+
+
+def _evaluation(
+    data: Rows,
+    profile: str,
+    policies: Iterable[str | Policy],
+    options: "EvaluationOptions | None",
+    out: str | Path | None,
+) -> Callable[[_Opened], Awaitable["Report"]]:
+    """Check what is to be evaluated, before anything is opened for it; raise TypeError."""
+    if not isinstance(data, str | Path):
+        data = _several("data", data, Mapping)
+    return partial(
+        _evaluate,
+        data=data,
+        profile=profile,
+        policies=_several("policies", policies, str | Policy),
+        options=options,
+        out=out,
+    )
+
+
+def _several(name: str, values: Iterable[T], kind: type | UnionType) -> list[T]:
+    """List values of which each must be of a kind; raise TypeError."""
+    if isinstance(values, str | bytes | Policy | Exchange):
+        raise TypeError(f"{name}: several are meant; put the {type(values).__name__} into a list.")
+    listed = list(values)
+    for number, value in enumerate(listed):
+        if not isinstance(value, kind):
+            wanted = getattr(kind, "__name__", kind)
+            raise TypeError(f"{name}[{number}] is a {type(value).__name__}, no {wanted}.")
+    return listed
 
 
 async def _judge_all(
     opened: _Opened,
     *,
-    texts: Sequence[str | Exchange],
+    exchanges: Sequence[Exchange],
     profile: str | None,
     policies: Sequence[str | Policy],
 ) -> list[Verdict]:
     book, ids = opened.chosen(policies)
     chosen = Profile("none", ()) if profile is None else book.profile(profile)
     rules = book.rules(chosen, ids)
-    limit = asyncio.Semaphore(opened.concurrency)
+    verdicts: dict[int, Verdict] = {}
+    waiting = iter(enumerate(exchanges))
 
-    async def one(text: str | Exchange) -> Verdict:
-        async with limit:
-            exchange = text if isinstance(text, Exchange) else Exchange(text)
-            return await judge(opened.scorer, exchange, rules)
+    async def work_off() -> None:
+        for number, exchange in waiting:
+            verdicts[number] = await opened.judge(exchange, rules)
 
-    tasks = [asyncio.create_task(one(text)) for text in texts]
     try:
-        return await asyncio.gather(*tasks)
-    finally:
-        for task in tasks:
-            task.cancel()
+        async with asyncio.TaskGroup() as group:
+            for _ in range(min(opened.concurrency, len(exchanges))):
+                group.create_task(work_off())
+    except ExceptionGroup as failures:
+        raise failures.exceptions[0] from None
+    return [verdicts[number] for number in range(len(exchanges))]
 
 
 async def _evaluate(

@@ -1,8 +1,9 @@
 """How shieldgate is deployed. What is allowed and what is not stands in the policies.
 
 Every field is a setting with a flag and an environment twin: `max_inputs` is `--max-inputs` and
-`SHIELDGATE_MAX_INPUTS`. A flag wins over the environment, the environment over the default. One
-environment may serve several commands, so a name means the same to all of them.
+`SHIELDGATE_MAX_INPUTS`; those of `GatewaySettings` are variables only. A flag wins over the
+environment, the environment over the default. One environment may serve several commands, so a
+name means the same to all of them.
 """
 
 import difflib
@@ -127,6 +128,16 @@ class ScoringSettings(ComputeSettings):
     )
     profile: str = Field(
         "default", min_length=1, description="The profile for callers who name none."
+    )
+
+
+class GatewaySettings(Settings):
+    """What it takes to ask a running gateway; no flags, which would show the key in reports."""
+
+    panel = "Gateway"
+
+    gateway_key: Annotated[SecretStr, Field(min_length=1)] | None = Field(
+        None, description="An API key of the gateway that is asked for scores."
     )
 
 
@@ -431,7 +442,7 @@ def _refuse_unknown_variables(model: type[Settings]) -> None:
     # One environment serves all commands, so the settings of all of them are known to each.
     known = {
         variable(field)
-        for settings in (model, ServeSettings, WorkerSettings)
+        for settings in (model, ServeSettings, WorkerSettings, GatewaySettings)
         for field in (*settings.model_fields, *settings.renamed)
     }
     unknown = sorted(n for n in _environment() if n.startswith(PREFIX) and n not in known)

@@ -81,7 +81,11 @@ def evaluate(
     ] = None,
     url: Annotated[
         str | None,
-        typer.Option(help="Ask a running gateway for the scores.", rich_help_panel=_RUN),
+        typer.Option(
+            help=f"Ask a running gateway for the scores, with the API key that "
+            f"{variable('gateway_key')} holds.",
+            rich_help_panel=_RUN,
+        ),
     ] = None,
     concurrency: Annotated[
         int,

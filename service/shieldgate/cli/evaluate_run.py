@@ -34,7 +34,7 @@ from shieldgate.evaluation.sources import open_source
 from shieldgate.policy import load_book
 from shieldgate.scoring import Scorer
 from shieldgate.scoring.factory import open_scorer
-from shieldgate.scoring.gateway_client import GatewayScorer
+from shieldgate.scoring.gateway_client import open_gateway
 from shieldgate.settings import ScoringSettings
 from shieldgate.telemetry import configure_logging
 
@@ -85,7 +85,9 @@ class EvaluateCommand:
     def _measure(self, evaluation: Evaluation, out: Path | None) -> Scored:
         """Score, print the report and write it."""
         scored = asyncio.run(self._score(evaluation, out))
-        note = "a gateway does not tell its calibrations: its policies' default thresholds count"
+        note = (
+            "a gateway does not tell its calibrations: its profile's and policies' thresholds count"
+        )
         report = scored.run.report(
             scored.path, command=self.command, notes=[note] if self.url else []
         )
@@ -112,9 +114,9 @@ class EvaluateCommand:
     ) -> AsyncIterator[tuple[EvaluationRun, RowScorer]]:
         """Open the scorer, after its policies were found to be there."""
         if self.url is not None:
-            async with GatewayScorer(self.url) as gateway:
+            async with open_gateway(self.url) as gateway:
                 book = await gateway.book()
-                run = evaluation.under(book, book.profile("default"))
+                run = evaluation.under(book, chosen_profile(book, self.settings))
                 yield run, self._row_scorer(gateway)
             return
         settings = self.settings

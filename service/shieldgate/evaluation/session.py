@@ -52,6 +52,13 @@ class EvaluationOptions:
     protocol: str | None = None
     max_batch_tokens: int = 4096
 
+    def __post_init__(self) -> None:
+        """Raise TypeError for a str where several are meant."""
+        several = {"columns": self.columns, "groups": self.groups, "policies": self.policies}
+        for name, values in (*several.items(), *self.labels.items()):
+            if isinstance(values, str):
+                raise TypeError(f"{name!r} takes a list of str: write [{values!r}].")
+
 
 @dataclass(frozen=True, slots=True)
 class Evaluation:

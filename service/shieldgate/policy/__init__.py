@@ -1,7 +1,7 @@
 """What is allowed: YAML files in, an immutable PolicyBook and verdicts out."""
 
 from shieldgate.policy.join import AddedScreening, join_profiles, screening_rules
-from shieldgate.policy.load import load_book, policy_files, shipped_policies
+from shieldgate.policy.load import define_policy, load_book, policy_files, shipped_policies
 from shieldgate.policy.model import (
     Calibration,
     Policy,
@@ -25,6 +25,7 @@ __all__ = [
     "Streaming",
     "changes",
     "decide",
+    "define_policy",
     "fail",
     "join_profiles",
     "load_book",

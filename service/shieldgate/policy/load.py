@@ -84,6 +84,44 @@ def load_book(path: Path | None = None) -> PolicyBook:
     )
 
 
+def define_policy(
+    id: str, guideline: str, *, response: str | None = None, threshold: float = 0.5
+) -> Policy:
+    """Make a policy of a guideline, such as '"No Spam": The prompt shall not advertise.'.
+
+    `id` is 'family/name'. `response` words it for answers of a model, where it reads differently.
+    `threshold` is the probability from which on the policy is violated. Raises PolicyError where a
+    policy file could not say the same.
+    """
+    family, _, name = str(id).partition("/")
+    entry = {
+        "title": str(id),
+        "guideline": {
+            "prompt": guideline,
+            "response": guideline if response is None else response,
+        },
+        "threshold": threshold,
+    }
+    try:
+        file = FileEntry.model_validate({"family": family, "policies": {name: entry}})
+    except ValidationError as refused:
+        # Once, where the same is wrong for both directions.
+        said = dict.fromkeys(_refused(id, e) for e in refused.errors(include_url=False))
+        raise PolicyError("\n".join(said)) from None
+    if id in CATEGORIES:
+        raise PolicyError(f"{id!r} is an OpenAI category; rename the policy")
+    return _policy(id, file.policies[name])
+
+
+def _refused(id: str, error: ErrorDetails) -> str:
+    """Say what is wrong with a policy that is made in a program."""
+    match error["loc"]:
+        case ("policies", _, ("guideline" | "threshold") as what, *_):
+            return f"The {what} of {id!r} {_why(error)}"
+        case _:
+            return f"The id {id!r} is not one such as 'acme/spam': its halves {_why(error)}"
+
+
 def _validated(document: Document) -> FileEntry | None:
     if not document.readable:
         return None

@@ -2,11 +2,11 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from typing import Self, TypeVar
+from typing import Annotated, Any, Self, TypeVar
 
 import aiohttp
 import orjson
-from pydantic import BaseModel, ValidationError
+from pydantic import BaseModel, BeforeValidator, ValidationError
 from tenacity import (
     AsyncRetrying,
     RetryCallState,
@@ -16,9 +16,10 @@ from tenacity import (
 )
 
 from shieldgate.errors import ConfigurationError, ScorerUnavailable
-from shieldgate.policy import Policy, PolicyBook, Profile
+from shieldgate.policy import Policy, PolicyBook, Profile, Rules
 from shieldgate.scoring.interfaces import Identity
-from shieldgate.types import Exchange, Score
+from shieldgate.settings import GatewaySettings, load
+from shieldgate.types import Action, Direction, Exchange, Judgement, Score, Verdict
 
 ATTEMPTS = 8
 _LONGEST_WAIT = 60.0  # seconds
@@ -28,14 +29,47 @@ _BACKOFF = wait_random_exponential(multiplier=1.0, max=_LONGEST_WAIT)
 B = TypeVar("B", bound=BaseModel)
 
 
+def _by_pairs(profile: Any) -> Any:
+    """Key a profile's thresholds by policy and direction, for which JSON has two levels."""
+    if not isinstance(profile, dict) or not isinstance(profile.get("thresholds"), dict):
+        return profile
+    pairs = {
+        (policy, direction): threshold
+        for policy, by_direction in profile["thresholds"].items()
+        for direction, threshold in by_direction.items()
+    }
+    return profile | {"thresholds": pairs}
+
+
 # What is read of the gateway's replies. Newer gateways may say more, so the rest is ignored.
 class _Policies(BaseModel):
     version: str
     policies: list[Policy]
+    profiles: list[Annotated[Profile, BeforeValidator(_by_pairs)]]
+
+
+class _PolicyResult(BaseModel):
+    probability: float
+    margin: float
+    threshold: float
+    violated: bool
+    calibrated: bool
+    windows: int
+    prompt_omitted: int
+
+    def score(self) -> Score:
+        return Score(self.margin, self.windows, self.prompt_omitted)
+
+    def judgement(self, policy: str) -> Judgement:
+        return Judgement(
+            policy, self.probability, self.threshold, self.violated, self.calibrated, self.score()
+        )
 
 
 class _Result(BaseModel):
-    policies: dict[str, Score]
+    direction: Direction
+    action: Action
+    policies: dict[str, _PolicyResult]
 
 
 class _Screened(BaseModel):
@@ -65,11 +99,17 @@ class GatewayScorer:
         self,
         url: str,
         *,
+        key: str | None = None,
         timeout: float = 300.0,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
     ) -> None:
-        """Take the gateway's address; `timeout` is for one reply, in seconds like `sleep`'s."""
+        """Take the gateway's address and an API key of it, where it wants one.
+
+        `timeout` is for one reply, in seconds like `sleep`'s.
+        """
         self.url = url.rstrip("/")
+        # A file's last line break often comes along.
+        self._headers = {"Authorization": f"Bearer {key.strip()}"} if key else {}
         self._timeout = timeout
         self._sleep = sleep
         self._session: aiohttp.ClientSession | None = None
@@ -79,6 +119,7 @@ class GatewayScorer:
         self._session = aiohttp.ClientSession(
             connector=aiohttp.TCPConnector(limit=0),
             timeout=aiohttp.ClientTimeout(total=self._timeout),
+            headers=self._headers,
             cookie_jar=aiohttp.DummyCookieJar(),
             trust_env=True,
         )
@@ -95,14 +136,14 @@ class GatewayScorer:
             await self._session.close()
 
     async def book(self) -> PolicyBook:
-        """Fetch the policies in force; the gateway doesn't tell what was calibrated.
+        """Fetch the policies and profiles in force; how they were calibrated it doesn't tell.
 
         Raises ConfigurationError or ScorerUnavailable.
         """
         reply = self._read(_Policies, await self._request("GET", "/v1/policies"))
         policies = {policy.id: policy for policy in reply.policies}
-        default = Profile("default", tuple(policies))
-        return PolicyBook(policies, {default.name: default}, reply.version)
+        profiles = {profile.name: profile for profile in reply.profiles}
+        return PolicyBook(policies, profiles, reply.version)
 
     async def score(self, exchange: Exchange, policies: Sequence[Policy]) -> list[Score]:
         """Score one exchange under the gateway's own policies of these ids.
@@ -110,18 +151,46 @@ class GatewayScorer:
         Raises ConfigurationError when the gateway refuses it or has changed its scorer, and
         ScorerUnavailable when no score came after several attempts.
         """
-        identity, result = await self._screen(exchange, [policy.id for policy in policies])
+        result = await self._ask(exchange, [policy.id for policy in policies])
+        return [result.policies[policy.id].score() for policy in policies]
+
+    async def judge(self, exchange: Exchange, rules: Rules) -> Verdict:
+        """Give the gateway's own verdict, by its profile of that name; raise as `score` does.
+
+        Where the rules' profile has no policies, those asked for alone count, each as the gateway
+        judges it for callers who name no profile.
+        """
+        ids = [policy.id for policy in rules.policies]
+        if rules.profile.policies:
+            result = await self._ask(exchange, ids, rules.profile.name)
+            action, ids = result.action, list(result.policies)
+        else:
+            result = await self._ask(exchange, ids)
+            violated = any(result.policies[id].violated for id in ids)
+            action = Action.BLOCKED if violated else Action.ALLOWED
+        judgements = tuple(result.policies[id].judgement(id) for id in ids)
+        return Verdict(result.direction, action, judgements)
+
+    async def _ask(
+        self, exchange: Exchange, policies: Sequence[str], profile: str | None = None
+    ) -> _Result:
+        identity, result = await self._screen(exchange, policies, profile)
         if identity != self.identity:
             raise ConfigurationError(
                 f"{self.url} changed its scorer from {self.identity.name} to {identity.name} "
                 "while it was being asked. Start again to score with the new one."
             )
-        return [result.policies[policy.id] for policy in policies]
+        return result
 
     async def _screen(
-        self, exchange: Exchange, policies: Sequence[str]
+        self, exchange: Exchange, policies: Sequence[str], profile: str | None = None
     ) -> tuple[Identity, _Result]:
-        body = {"prompt": exchange.prompt, "response": exchange.response, "policies": policies}
+        body = {
+            "prompt": exchange.prompt,
+            "response": exchange.response,
+            "profile": profile,
+            "policies": policies,
+        }
         reply = self._read(_Screened, await self._request("POST", "/v1/screen", body))
         [result] = reply.results
         if reply.scorer is None or not all(id in result.policies for id in policies):
@@ -157,6 +226,11 @@ class GatewayScorer:
                 content = await reply.read()
         except aiohttp.InvalidURL:
             raise ConfigurationError(f"{self.url} is no URL. Check it.") from None
+        except ValueError:
+            # From None, because the reason may quote the key.
+            raise ConfigurationError(
+                f"The API key for {self.url} can't be sent in a header. Check it."
+            ) from None
         except (aiohttp.ClientError, TimeoutError) as failure:
             raise _Transient(f"no reply: {type(failure).__name__}") from None
         if 200 <= reply.status <= 299:
@@ -174,6 +248,16 @@ class GatewayScorer:
                 f"{self.url} does not answer as a shieldgate gateway does "
                 f"({wrong.error_count()} differences). Check the URL."
             ) from None
+
+
+def open_gateway(url: str, key: str | None = None) -> GatewayScorer:
+    """Make a gateway's client, with the key of the settings where no other is given.
+
+    Raises ConfigurationError.
+    """
+    settings = load(GatewaySettings, {} if key is None else {"gateway_key": key})
+    secret = settings.gateway_key
+    return GatewayScorer(url, key=secret.get_secret_value() if secret else None)
 
 
 def _pause(state: RetryCallState) -> float:
