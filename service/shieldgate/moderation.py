@@ -1,6 +1,6 @@
 """Exchange and rules in, verdict out: score, then decide; nothing else."""
 
-from shieldgate.normalise import normalised
+from shieldgate.normalise import readings
 from shieldgate.policy import Rules, decide
 from shieldgate.scoring import Scorer
 from shieldgate.types import Exchange, Verdict
@@ -12,10 +12,9 @@ async def judge(scorer: Scorer, exchange: Exchange, rules: Rules) -> Verdict:
     The caller turns a ScoringError into the answer of its surface, by way of `on_failure`.
     """
     policies = rules.policies
-    scores = await scorer.score(exchange, policies)
-    if rules.profile.normalise and (plain := exchange.rewritten(normalised)) != exchange:
-        again = await scorer.score(plain, policies)
-        # The words as they came count too: nobody knows how their reader takes them.
-        scores = [max(pair, key=lambda s: s.margin) for pair in zip(scores, again, strict=True)]
+    # The words as they came count too: nobody knows how their reader takes them.
+    ways = exchange.rewritten(readings) if rules.profile.normalise else [exchange]
+    scored = [await scorer.score(way, policies) for way in dict.fromkeys(ways)]
+    scores = [max(column, key=lambda s: s.margin) for column in zip(*scored, strict=True)]
     pairs = list(zip(policies, scores, strict=True))
     return decide(rules.profile, pairs, exchange.direction, scorer.identity.name)
