@@ -1,4 +1,4 @@
-"""Text written to be read by people and missed by a scorer, as plain text; pure.
+"""Ways to read a text that was written to be read by people and missed by a scorer; pure.
 
 Unicode's own list of confusables is made for comparing names: both are rewritten, into a form that
 nobody would read. The tables here hold what is seen in disguised words, and fold it one way.
