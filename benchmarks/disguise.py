@@ -1,6 +1,7 @@
 """Disguise the harmful texts of labelled data by tricks of Unicode, and see which are still found.
 
-The harmless ones stay as they are: nobody disguises those. Each row is judged by the maximum over
+The harmless ones stay as they are: nobody disguises those. How many of them are read in another
+way, and are flagged for that, is said below the table. Each row is judged by the maximum over
 the policies of the default profile, with the shipped starter unless a model is named.
 """
 
@@ -17,7 +18,7 @@ from shieldgate.evaluation.adapters import ADAPTERS, OURS
 from shieldgate.evaluation.datasets import Dataset, Row
 from shieldgate.evaluation.row_scoring import sampled
 from shieldgate.evaluation.sources import open_source
-from shieldgate.normalise import normalised
+from shieldgate.normalise import readings
 from shieldgate.policy import Policy, load_book
 from shieldgate.scoring.local import PackedEngine, load_engine
 from shieldgate.statistics import curve
@@ -57,7 +58,40 @@ def mixed(text: str, draw: random.Random) -> str:
     return " ".join(draw.choice(tricks)(word, draw) for word in text.split(" "))
 
 
-TRICKS: tuple[Trick, ...] = (plain, zero_width, look_alike, full_width, mixed)
+def wide_blanks(text: str, draw: random.Random) -> str:
+    """Put other blanks between words."""
+    return "".join(draw.choice(("\u00a0", "\t", "  ", "\u3000")) if c == " " else c for c in text)
+
+
+def accents(text: str, draw: random.Random) -> str:
+    """Put an accent on every vowel."""
+    return text.translate(str.maketrans("aeiouAEIOU", "áéíóúÁÉÍÓÚ"))
+
+
+def spelt_out(text: str, draw: random.Random) -> str:
+    """Put a sign between all letters."""
+    return draw.choice(" .-_").join(text)
+
+
+def backwards(text: str, draw: random.Random) -> str:
+    """Write it backwards, to be displayed forwards."""
+    return f"\u202e{text[::-1]}\u202c"
+
+
+def leet(text: str, draw: random.Random) -> str:
+    """Write digits for letters."""
+    return text.translate(str.maketrans("aeiost", "431057"))
+
+
+def backwards_with_accents(text: str, draw: random.Random) -> str:
+    """Apply two at once."""
+    return backwards(accents(text, draw), draw)
+
+
+TRICKS: tuple[Trick, ...] = (
+    *(plain, zero_width, look_alike, full_width, mixed),
+    *(wide_blanks, accents, spelt_out, backwards, leet, backwards_with_accents),
+)
 
 
 def main() -> None:
@@ -97,19 +131,27 @@ class Judge:
 
 
 def table(title: str, rows: Sequence[Row], judge: Judge) -> Table:
-    """Judge the rows under every trick, as they come, written plainly, and by the worse of both."""
+    """Judge the rows under every trick, as they come and by their worst reading."""
     harmful = np.array([row.example.harmful for row in rows])
-    report = Table(title=title, caption=f"AU-PRC / recall at {FALSE_POSITIVES:.0%} false positives")
-    for column in ("harmful texts", "as they come", "only written plainly", "normalise: true"):
+    report = Table(title=title)
+    for column in ("harmful texts", "as they come", "normalise: true"):
         report.add_column(column)
     bar = None
     for trick in TRICKS:
         came = [_disguised(row, trick) for row in rows]
+        read = [list(dict.fromkeys(exchange.rewritten(readings))) for exchange in came]
         scores = judge(came)
+        worst = np.array([judge(ways).max() for ways in read])
         if bar is None:
             bar = float(np.quantile(scores[harmful == 0], 1 - FALSE_POSITIVES))
-        again = judge([exchange.rewritten(normalised) for exchange in came])
-        cells = (_figures(harmful, s, bar) for s in (scores, again, np.maximum(scores, again)))
+            twice = sum(len(ways) > 1 for ways, bad in zip(read, harmful, strict=True) if not bad)
+            flagged = int(np.sum((worst > bar) & (scores <= bar) & (harmful == 0)))
+            report.caption = (
+                f"AU-PRC / recall at {FALSE_POSITIVES:.0%} false positives. Of "
+                f"{int(np.sum(harmful == 0))} harmless texts {twice} are read in another way, "
+                f"{flagged} flagged for it."
+            )
+        cells = (_figures(harmful, s, bar) for s in (scores, worst))
         report.add_row(trick.__name__.replace("_", " "), *cells)
     return report
 

@@ -2,7 +2,7 @@
 
 import asyncio
 
-from shieldgate.normalise import normalised
+from shieldgate.normalise import readings
 from shieldgate.policy import Rules, decide
 from shieldgate.scoring import Scorer
 from shieldgate.types import Exchange, Verdict
@@ -17,7 +17,7 @@ async def judge(scorer: Scorer, exchange: Exchange, rules: Rules) -> Verdict:
     ways = exchange.apart()
     if rules.profile.normalise:
         # The words as they came count too: nobody knows how their reader takes them.
-        ways += [way.rewritten(normalised) for way in ways]
+        ways = [reading for way in ways for reading in way.rewritten(readings)]
     scored = await asyncio.gather(*(scorer.score(way, policies) for way in dict.fromkeys(ways)))
     scores = [max(column, key=lambda s: s.margin) for column in zip(*scored, strict=True)]
     pairs = list(zip(policies, scores, strict=True))

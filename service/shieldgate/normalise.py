@@ -1,16 +1,19 @@
-"""Text written to be read by people and missed by a scorer, as plain text; pure.
+"""Ways to read a text that was written to be read by people and missed by a scorer; pure.
 
 Unicode's own list of confusables is made for comparing names: both are rewritten, into a form that
-nobody would read. The table here holds what is seen in disguised words, and folds it one way.
+nobody would read. The tables here hold what is seen in disguised words, and fold it one way.
 """
 
 import re
 import unicodedata
 
+from shieldgate.bidi import displayed
+
 # Unicode's Default_Ignorable_Code_Point, which includes what is known as zero-width, without the
-# tags, which spell ASCII that only a model sees; and strokes through letters.
+# tags, which spell ASCII that only a model sees; control characters; strokes through letters.
 _IGNORABLE = re.compile(
-    "[\u0334-\u0338\u0488\u0489\u20d0-\u20ff\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e"
+    "[\0-\x08\x0e-\x1b\x7f-\x84\x86-\x9f"
+    "\u0334-\u0338\u0488\u0489\u20d0-\u20ff\u00ad\u034f\u061c\u115f\u1160\u17b4\u17b5\u180b-\u180f\u200b-\u200f\u202a-\u202e"
     "\u2060-\u206f\u3164\ufe00-\ufe0f\ufeff\uffa0\ufff0-\ufff8\U0001bca0-\U0001bca3\U0001d173-\U0001d17a"
     "\U000e0000-\U000e001f\U000e007f-\U000e0fff]"
 )
@@ -20,6 +23,47 @@ _MIXED = re.compile(r"\w*[A-Za-z]\w*")
 # Marks that make no letter of a language with the one before them.
 _MARKS = re.compile("(?<=[A-Za-z\u00c0-\u024f])[\u0300-\u036f]+")
 
+# Braille for nothing is seen as a blank, too.
+_BLANKS = re.compile("(?:[^\\S\r\n]|\u2800|\r(?!\n))+")
+# What tells two readings apart: words, ends of lines, and whether there is a sign between two
+# words, or a blank that is not one space. Indented lines and two spaces after a full stop are
+# ordinary.
+_READ = re.compile(
+    rf"\w+|\n|(?<=\w)(?=[^\w\s]{{1,4}}\w)|(?<=[^\W\d_])(?! \S){_BLANKS.pattern}(?=[^\W\d_])"
+)
+
+# A word spelt out, `k i l l` or `k.i.l.l`, in scripts in which one letter is seldom a word.
+_LETTER = "[A-Za-z\u00c0-\u024f\u0370-\u052f]"
+_SPELT = re.compile(rf"(?<![^\W_]){_LETTER}([\W_]{{1,4}}){_LETTER}(?:\1{_LETTER})+(?![^\W_])")
+_SPELT_PAIR = re.compile(rf"(?<![^\W_]){_LETTER}([\W_]{{1,4}}){_LETTER}(?![^\W_])")
+# The same signs in place of blanks: `I_will_find_you_and_break`.
+_GLUED = re.compile(r"(?<![^\W_])[^\W\d_]++([^\w\s]{1,4}|_)[^\W\d_]++(?:\1[^\W\d_]++){3,}")
+_GLUE = re.compile(r"(?<=[^\W_])(?:[^\w\s]{1,4}|_)(?=[^\W_])")
+# A word on each line.
+_COLUMN = re.compile(r"^\w+[^\w\n]*(?:\n+\w+[^\w\n]*){2,}$", re.M)
+# Digits in place of letters: `w1ll`.
+_LEET = re.compile("(?<=[A-Za-z])[013457$]+(?=[A-Za-z])")
+_LEET_WORD = re.compile(r"(?<![\w$])[013457$]*[A-Za-z][A-Za-z013457$]*(?!\w)")
+_DIGITS = str.maketrans("013457$", "oieasts")
+# Capitals in three words together: `I WILL FIND YOU`, `wIlL fInD yOu`.
+_CAPITALS = re.compile(r"\b(?=\w*[A-Za-z][A-Z])\w++")
+_SHOUTED = re.compile(rf"(?:{_CAPITALS.pattern}\W++(?:\w\W++)?){{2}}{_CAPITALS.pattern}")
+# Characters by their numbers, as in HTML, addresses and strings of JSON.
+_NUMBERED = re.compile(
+    r"&#(?:x([\da-fA-F]{2,5})|(\d{2,6}));|%([2-7][\da-fA-F])|\\u00([2-7][\da-fA-F])"
+)
+# What of a text in ASCII is read in another way.
+_SUSPECT = (
+    re.compile(
+        r"[\0-\x08\x0b\x0c\x0e-\x1f\x7f]|\r(?!\n)|(?<=[A-Za-z])(?:\t|  | \t)\s*(?=[A-Za-z])"
+    ),
+    *(_SPELT, _GLUED, _COLUMN, _LEET, _SHOUTED, _NUMBERED),
+)
+
+# A flag of a part of a country.
+_FLAG = re.compile(
+    "\U0001f3f4([\U000e0061-\U000e007a]{2}[\U000e0030-\U000e0039\U000e0061-\U000e007a]{1,3})\U000e007f"
+)
 # Letters of the Latin script and signs that no word of a language is written in.
 _STYLED = {
     **{0xE0000 + code: chr(code) for code in range(0x20, 0x7F)},
@@ -28,6 +72,11 @@ _STYLED = {
     # Two ligatures of a whole sentence each, by which NFKC makes a text many times as long.
     0xFDFA: None,
     0xFDFB: None,
+}
+# Fillers of Hangul, which are seen as blanks by themselves; letters for flags.
+_SEEN = {
+    **dict.fromkeys((0x115F, 0x1160, 0x3164, 0xFFA0), " "),
+    **{0x1F1E6 + n: chr(ord("A") + n) for n in range(26)},
 }
 # Letters of other scripts that look like Latin ones: Cyrillic, Greek, Armenian, Cherokee.
 _HOMOGLYPHS = str.maketrans(
@@ -40,28 +89,123 @@ _HOMOGLYPHS = str.maketrans(
     "OSLouhngj"
     "DRTAJEWMHGZSLCPKB",
 )
+_TWIN = re.compile(f"[{''.join(map(chr, _HOMOGLYPHS))}]")
+# What may be marks on a letter that is read as a Latin one.
+_ON_LETTER = re.compile(rf"(?:^|(?<=[\0-\u024f])|(?<={_TWIN.pattern}))[^\w\s\0-\u02ff]+")
 
 
-def normalised(text: str) -> str:
-    """Write a text plainly; a text whose words are plain already is given back as it is.
+def _letters_with() -> dict[int, str]:
+    """Map Latin letters with marks or strokes in them to those without: ø, ł, ɨ."""
+    named = re.compile("LATIN (SMALL|CAPITAL) LETTER ([A-Z])(?: BAR| WITH .+)")
+    blocks = (range(0xC0, 0x2B0), range(0x1D6C, 0x1F00), range(0x2C60, 0x2C80))
+    table = {}
+    for code in (code for block in blocks for code in block):
+        if found := named.fullmatch(unicodedata.name(chr(code), "")):
+            case, letter = found.groups()
+            table[code] = letter if case == "CAPITAL" else letter.lower()
+    return table
 
-    Compatibility forms (full-width, mathematical and encircled letters) become letters (NFKC),
-    invisible characters and marks on top of letters go, and tags become the ASCII that they spell.
-    Letters of other scripts that look like Latin ones become these, in words that mix both and,
-    where the text is Latin otherwise, in words that hold nothing else.
+
+_LETTERS_WITH = _letters_with()
+
+
+def readings(text: str) -> tuple[str, str, str, str, str]:
+    """Give five ways to read a text; where one reads like another before it, it is that.
+
+    As it is, flags being one emoji each. Plain: compatibility forms (full-width, mathematical and
+    encircled letters) are letters (NFKC), invisible characters and marks that make no letter go,
+    tags are the ASCII that they spell, runs of blanks one space. Letters of other scripts that look
+    like Latin ones are these, in words that mix both and, where the text is Latin otherwise, in
+    words that hold nothing else. Bare: plain, without any mark on a Latin letter, with words joined
+    that are spelt out and parted that are glued, and letters for digits, numbers and capitals that
+    hide them. The others are the plain and the bare reading of the text as it is displayed.
     """
-    if text.isascii():
+    if text.isascii() and not any(way.search(text) for way in _SUSPECT):
+        return (text,) * 5
+    # Several different ones may spell words.
+    if len(set(_FLAG.findall(text))) <= 3:
+        text = _FLAG.sub("\U0001f3f4", text)
+    known = {_words(unicodedata.normalize("NFC", text)): text}
+
+    def read(way: str) -> tuple[str, str]:
+        plain, bare = _BLANKS.sub(" ", _plain(way)), _bare(way)
+        return known.setdefault(_words(plain), plain), known.setdefault(_words(bare), bare)
+
+    shown = displayed(text)
+    return (text, *read(text), *read(text if shown == text else shown))
+
+
+def _words(text: str) -> tuple[str, ...]:
+    return tuple(_READ.findall(text))
+
+
+def _plain(text: str) -> str:
+    text = unicodedata.normalize("NFKC", _IGNORABLE.sub("", text.translate(_STYLED)))
+    return _latin(_MARKS.sub("", text))
+
+
+def _bare(text: str) -> str:
+    text = _NUMBERED.sub(_character, text)
+    text = unicodedata.normalize("NFD", _plain(text.translate(_SEEN)))
+    if _LATIN.search(text):
+        text = _ON_LETTER.sub(lambda run: "".join(filter(_is_no_mark, run.group())), text)
+    text = _latin(unicodedata.normalize("NFC", text).translate(_LETTERS_WITH))
+    text = _parted(_joined(text))
+    text = _COLUMN.sub(lambda lines: " ".join(lines.group().split()), text)
+    if _LEET.search(text):
+        text = _LEET_WORD.sub(lambda word: word.group().translate(_DIGITS), text)
+    if _SHOUTED.search(text):
+        text = _CAPITALS.sub(lambda word: word.group().lower(), text)
+    return _BLANKS.sub(" ", text)
+
+
+def _character(numbered: re.Match[str]) -> str:
+    html, decimal, *others = numbered.groups()
+    code = int(decimal) if decimal else int(html or others[0] or others[1], 16)
+    return chr(code) if code < 0xD800 else numbered.group()
+
+
+def _is_no_mark(character: str) -> bool:
+    return unicodedata.category(character) not in ("Mn", "Me")
+
+
+def _latin(text: str) -> str:
+    """Write letters as Latin ones that are meant to be taken for them."""
+    if not (_TWIN.search(text) and _LATIN.search(text)):
         return text
-    plain = unicodedata.normalize("NFKC", _IGNORABLE.sub("", text.translate(_STYLED)))
-    plain = _MARKS.sub("", plain)
-    if _LATIN.search(plain):
-        bilingual = any(_foreign(word) for word in _WORD.findall(plain))
-        alike = _MIXED if bilingual else _WORD
-        plain = alike.sub(lambda word: word.group().translate(_HOMOGLYPHS), plain)
-    same = _WORD.findall(plain) == _WORD.findall(unicodedata.normalize("NFC", text))
-    return text if same else plain
+    bilingual = any(_foreign(word) for word in _WORD.findall(text))
+    alike = _MIXED if bilingual else _WORD
+    return alike.sub(lambda word: word.group().translate(_HOMOGLYPHS), text)
 
 
 def _foreign(word: str) -> bool:
     """Tell whether a word is of another script for sure."""
     return not (word.translate(_HOMOGLYPHS).isascii() or _LATIN.search(word))
+
+
+def _joined(text: str) -> str:
+    """Join words that are spelt out, with the same between all letters: `k i l l`, `k.i.l.l`."""
+    between = {run[1] for run in _SPELT.finditer(text)}
+    if not between:
+        return text
+
+    def join(run: re.Match[str]) -> str:
+        return run.group().replace(run[1], "") if run[1] in between else run.group()
+
+    text = _SPELT_PAIR.sub(join, _SPELT.sub(join, text))
+    # Where a whole sentence is spelt out, its blanks and signs are, too: `o-f- -m-e-,`.
+    if signs := re.escape("".join("".join(between).split())):
+        text = re.sub(rf"(?<![{signs}])[{signs}]++(?=\W)|(?<=[^\w{signs}])[{signs}]+", "", text)
+    return re.sub(r"(?<!\s)\s++(?=[,.;:!?])", "", text)
+
+
+def _parted(text: str) -> str:
+    """Part words that have the same signs between them in place of blanks."""
+    glue = {run[1] for run in _GLUED.finditer(text)}
+
+    def part(signs: re.Match[str]) -> str:
+        found = signs.group()
+        ends = (n for n in range(len(found)) if found[n:] in glue)
+        return next((f"{found[:n]} " for n in ends), found)
+
+    return _GLUE.sub(part, text) if glue else text

@@ -1,6 +1,6 @@
 """The words of the domain: exchange, score, judgement, verdict."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from typing import Literal, get_args
@@ -37,10 +37,12 @@ class Exchange:
             return [whole, *(replace(whole, prompt=part) for part in self.parts)]
         return [whole, *(replace(whole, response=part) for part in self.parts)]
 
-    def rewritten(self, write: Callable[[str], str]) -> "Exchange":
-        """Write both texts anew."""
-        response = None if self.response is None else write(self.response)
-        return replace(self, prompt=write(self.prompt), response=response)
+    def rewritten(self, write: Callable[[str], Sequence[str]]) -> list["Exchange"]:
+        """Write both texts in as many ways as `write` gives, which is the same for all texts."""
+        prompts = write(self.prompt)
+        responses = [None] * len(prompts) if self.response is None else write(self.response)
+        ways = zip(prompts, responses, strict=True)
+        return [replace(self, prompt=prompt, response=response) for prompt, response in ways]
 
 
 @dataclass(frozen=True, slots=True)

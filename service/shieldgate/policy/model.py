@@ -110,8 +110,8 @@ class Profile:
     - `instructions`: whether system turns and the definitions of tools are judged too.
     - `unscreenable`: images, audio and files are refused, or passed without being judged.
 
-    With `normalise`, text that is written to be missed is judged a second time, written plainly,
-    and the worse score counts. What is passed on is what came.
+    With `normalise`, text that is written to be missed is judged in each way in which it may be
+    read, five at most, and the worst score counts. What is passed on is what came.
     """
 
     name: str
