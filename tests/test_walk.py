@@ -291,6 +291,7 @@ def test_escapes_are_judged_as_what_they_say(nest: Callable[[str], str]):
         asked(user(), {"role": "tool", "tool_call_id": CALL, "content": hidden}),
         asked(user(hidden)),
         asked(user(x=hidden)),
+        asked(user(name=hidden)),
         asked(user(), documents=[hidden]),
         answered(calls((CALL, "f", hidden))),
         answered({"content": None, "function_call": {"name": "f", "arguments": hidden}}),
