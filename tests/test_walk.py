@@ -124,6 +124,10 @@ def test_names_in_a_stream_are_judged_as_pieces_and_as_words(chunks: list[Any], 
     assert expected in streamed(*chunks)
 
 
+def test_the_name_of_who_answers_is_judged():
+    assert HARM in answered({"content": "kind", "name": "_".join(WORDS)})
+
+
 def test_padding_of_a_stream_is_written_anew():
     stream = OpenAIChat().stream({"stream": True}, 1)
     for padding, expected in (("kill", b'"xxxx"'), (["kill"], b'""'), ({"kill": 1}, b'""')):
@@ -287,6 +291,7 @@ def test_escapes_are_judged_as_what_they_say(nest: Callable[[str], str]):
         asked(user(), {"role": "tool", "tool_call_id": CALL, "content": hidden}),
         asked(user(hidden)),
         asked(user(x=hidden)),
+        asked(user(name=hidden)),
         asked(user(), documents=[hidden]),
         answered(calls((CALL, "f", hidden))),
         answered({"content": None, "function_call": {"name": "f", "arguments": hidden}}),

@@ -68,7 +68,7 @@ def _texts(strands: list[tuple[str, str]], prefill: str) -> list[str]:
     voices: dict[str, list[str]] = {}
     names: dict[str, list[str]] = {}
     for strand, text in strands:
-        said = names if strand.endswith(".name") else voices
+        said = names if strand.endswith(".name") and voice(strand) not in _APART else voices
         # In either, so that voices stand in the order in which they began.
         voices.setdefault(voice(strand), [])
         said.setdefault(voice(strand), []).append(text)

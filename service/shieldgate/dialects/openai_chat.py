@@ -16,7 +16,7 @@ from shieldgate.dialects.plan import Plan, Subject, distinct
 from shieldgate.dialects.text import FEW_WORDS, Contents
 from shieldgate.openai.chat import ChatRequest
 from shieldgate.policy import Profile
-from shieldgate.strands import NAMES, Strands, spaced, voice, whole_and_parts
+from shieldgate.strands import NAMES, Strands, decoded, spaced, voice, whole_and_parts
 from shieldgate.types import Exchange
 
 _DEFINITIONS = ("tools", "functions")
@@ -168,7 +168,7 @@ def _names(read: Sequence[Contents], body: JsonObject) -> Iterator[Subject]:
     names = dict.fromkeys(
         text for found in read for strand, text in found.strands if voice(strand) == NAMES
     )
-    given = [name for name in names if name not in tools]
+    given = [decoded(name) for name in names if name not in tools]
     # One that is no word is a text by itself, too.
     texts = tuple(name for name in given if not name.isidentifier())
     yield Subject("messages", Exchange(spaced(given), parts=texts if len(given) > 1 else ()))
