@@ -251,6 +251,12 @@ def test_another_head_is_not_scored_by_the_language_models(checkpoint: Path, hea
     assert f"is a {head}, which isn't scored" in refused(checkpoint)
 
 
+def test_a_mistral_with_layer_types_is_read_under_its_own_name(tmp_path: Path) -> None:
+    folder = save_hot_checkpoint(tmp_path / "layered", family="ministral")
+    edit_config(folder, model_type="mistral", architectures=["MistralForCausalLM"])
+    load_checkpoint(str(folder), device="cpu")
+
+
 def test_code_of_a_checkpoints_own_is_refused(checkpoint: Path) -> None:
     edit_config(checkpoint, auto_map={"AutoModelForCausalLM": "modeling.Gemma2ForCausalLM"})
     assert "brings code of its own" in refused(checkpoint)

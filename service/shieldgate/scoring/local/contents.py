@@ -54,10 +54,9 @@ def check_config(folder: Path, config: PretrainedConfig) -> None:
     ]
     if quantised:
         raise ValueError(f"is quantised ({quantised[0]}), and such weights aren't read. {_PLAIN}")
-    known = {
-        MODEL_FOR_CAUSAL_LM_MAPPING_NAMES[kind]
-        for kind in (config.model_type, config.get_text_config().model_type)
-    }
+    # A "mistral" may be read as a ministral, and a gemma3's decoder stand alone.
+    kinds = {written.get("model_type"), config.model_type, config.get_text_config().model_type}
+    known = {head for kind, head in MODEL_FOR_CAUSAL_LM_MAPPING_NAMES.items() if kind in kinds}
     for head in written.get("architectures") or ():
         if head not in known:
             raise ValueError(
