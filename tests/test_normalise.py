@@ -434,3 +434,9 @@ def test_a_caller_who_asks_for_scores_gets_no_block_by_it() -> None:
         )
         assert found.rules["prompt"].profile.normalise is expected
         assert found.rules["response"].profile.normalise is False
+
+
+async def test_a_long_text_is_read_where_others_need_not_wait(scorer: FakeScorer) -> None:
+    text = "how nice, é " * 1000 + "crúde"
+    assert await judge(scorer, Exchange(text)) is Action.BLOCKED
+    assert [e.prompt.isascii() for e, _ in scorer.calls] == [False, True]

@@ -7,18 +7,27 @@ from shieldgate.policy import Rules, decide
 from shieldgate.scoring import Scorer
 from shieldgate.types import Exchange, Verdict
 
+# Characters from which on reading takes long enough for others to wait.
+_LONG = 10_000
+
 
 async def judge(scorer: Scorer, exchange: Exchange, rules: Rules) -> Verdict:
-    """Judge one exchange; raise ScoringError when no score could be had.
+    """Judge one exchange, its parts, and all their readings; the worst score counts.
 
-    The caller turns a ScoringError into the answer of its surface, by way of `on_failure`.
+    Raises ScoringError when no score could be had. The caller turns that into the answer of its
+    surface, by way of `on_failure`.
     """
     policies = rules.policies
     ways = exchange.apart()
     if rules.profile.normalise:
+        size = sum(len(way.prompt) + len(way.response or "") for way in ways)
         # The words as they came count too: nobody knows how their reader takes them.
-        ways = [reading for way in ways for reading in way.rewritten(readings)]
-    scored = await asyncio.gather(*(scorer.score(way, policies) for way in dict.fromkeys(ways)))
+        ways = _read(ways) if size < _LONG else await asyncio.to_thread(_read, ways)
+    scored = [await scorer.score(way, policies) for way in dict.fromkeys(ways)]
     scores = [max(column, key=lambda s: s.margin) for column in zip(*scored, strict=True)]
     pairs = list(zip(policies, scores, strict=True))
     return decide(rules.profile, pairs, exchange.direction, scorer.identity.name)
+
+
+def _read(ways: list[Exchange]) -> list[Exchange]:
+    return [reading for way in ways for reading in way.rewritten(readings)]

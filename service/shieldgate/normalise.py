@@ -131,8 +131,8 @@ def readings(text: str) -> tuple[str, str, str, str, str]:
         plain, bare = _BLANKS.sub(" ", _plain(way)), _bare(way)
         return known.setdefault(_words(plain), plain), known.setdefault(_words(bare), bare)
 
-    shown = displayed(text)
-    return (text, *read(text), *read(text if shown == text else shown))
+    undirected, shown = read(text), displayed(text)
+    return (text, *undirected, *(undirected if shown == text else read(shown)))
 
 
 def _words(text: str) -> tuple[str, ...]:
