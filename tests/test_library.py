@@ -65,7 +65,7 @@ def margins(verdict: shieldgate.Verdict) -> list[float]:
 
 def run(script: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-c", script]
-    return subprocess.run(command, check=False, capture_output=True, text=True, timeout=120)
+    return subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
 
 
 def test_importing_it_and_naming_the_version_imports_nothing_else():
@@ -425,13 +425,15 @@ async def test_who_cancels_an_evaluation_may_go_on_at_once(
     scorer: shieldgate.ScorerHandle, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     forward = PackedEngine.forward
-    entered = threading.Event()
+    entered, left = threading.Event(), threading.Event()
 
     def slow(engine: PackedEngine, work: Any) -> Any:
         if not entered.is_set():
             entered.set()
             threading.Event().wait(0.2)
-        return forward(engine, work)
+        found = forward(engine, work)
+        left.set()
+        return found
 
     monkeypatch.setattr(PackedEngine, "forward", slow)
     first = asyncio.create_task(scorer.evaluate_async(data, options=STEPS, out=tmp_path))
@@ -439,6 +441,7 @@ async def test_who_cancels_an_evaluation_may_go_on_at_once(
     first.cancel()
     with pytest.raises(asyncio.CancelledError):
         await first
+    assert left.is_set()
     report = await scorer.evaluate_async(data, options=STEPS, out=tmp_path)
     assert report.whole[0].rows == len(TEXTS)
 
