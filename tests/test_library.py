@@ -528,6 +528,14 @@ async def test_a_gateways_book_has_its_profiles_and_none_means_the_policies_alon
         assert len(fake.calls) == 2  # as it came and written plainly, by the gateway alone
 
 
+async def test_a_gateway_that_passes_texts_unjudged_gives_no_verdict():
+    fake = FakeScorer(fails_on="a cat")
+    async with gateway(fake) as served, shieldgate.open_scorer(served.url) as opened:
+        for policies in ([], ["test/spam"]):
+            with pytest.raises(shieldgate.ScoringError, match="could not judge a text"):
+                await opened.judge_async("a cat", profile="open", policies=policies)
+
+
 async def test_a_gateway_that_wants_a_key_is_given_one(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):

@@ -163,8 +163,9 @@ class GatewayScorer:
         Where the rules' profile has no policies, those asked for alone count, each as the gateway
         judges it for callers who name no profile.
         """
-        ids = [policy.id for policy in rules.policies]
-        if rules.profile.policies:
+        mandatory = rules.profile.policies
+        ids = [policy.id for policy in rules.policies if policy.id not in mandatory]
+        if mandatory:
             result = await self._ask(exchange, ids, rules.profile.name)
             action, ids = result.action, list(result.policies)
         else:
@@ -196,7 +197,8 @@ class GatewayScorer:
         }
         reply = self._read(_Screened, await self._request("POST", "/v1/screen", body))
         [result] = reply.results
-        if reply.scorer is None or not all(id in result.policies for id in policies):
+        failed = result.action in (Action.FAILED_OPEN, Action.FAILED_CLOSED)
+        if failed or reply.scorer is None or not all(id in result.policies for id in policies):
             # Where its profile says so, a gateway whose guard failed lets texts pass unjudged.
             raise ScorerUnavailable(f"{self.url} could not judge a text. Look at its log.")
         return reply.scorer, result
