@@ -65,7 +65,7 @@ def margins(verdict: shieldgate.Verdict) -> list[float]:
 
 def run(script: str) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-c", script]
-    return subprocess.run(command, check=False, capture_output=True, text=True, timeout=120)
+    return subprocess.run(command, check=False, capture_output=True, text=True, timeout=60)
 
 
 def test_importing_it_and_naming_the_version_imports_nothing_else():
@@ -425,13 +425,15 @@ async def test_who_cancels_an_evaluation_may_go_on_at_once(
     scorer: shieldgate.ScorerHandle, data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     forward = PackedEngine.forward
-    entered = threading.Event()
+    entered, left = threading.Event(), threading.Event()
 
     def slow(engine: PackedEngine, work: Any) -> Any:
         if not entered.is_set():
             entered.set()
             threading.Event().wait(0.2)
-        return forward(engine, work)
+        found = forward(engine, work)
+        left.set()
+        return found
 
     monkeypatch.setattr(PackedEngine, "forward", slow)
     first = asyncio.create_task(scorer.evaluate_async(data, options=STEPS, out=tmp_path))
@@ -439,6 +441,7 @@ async def test_who_cancels_an_evaluation_may_go_on_at_once(
     first.cancel()
     with pytest.raises(asyncio.CancelledError):
         await first
+    assert left.is_set()
     report = await scorer.evaluate_async(data, options=STEPS, out=tmp_path)
     assert report.whole[0].rows == len(TEXTS)
 
@@ -523,6 +526,14 @@ async def test_a_gateways_book_has_its_profiles_and_none_means_the_policies_alon
         fake.calls.clear()
         await opened.judge_async("a f\u200box")
         assert len(fake.calls) == 2  # as it came and written plainly, by the gateway alone
+
+
+async def test_a_gateway_that_passes_texts_unjudged_gives_no_verdict():
+    fake = FakeScorer(fails_on="a cat")
+    async with gateway(fake) as served, shieldgate.open_scorer(served.url) as opened:
+        for policies in ([], ["test/spam"]):
+            with pytest.raises(shieldgate.ScoringError, match="could not judge a text"):
+                await opened.judge_async("a cat", profile="open", policies=policies)
 
 
 async def test_a_gateway_that_wants_a_key_is_given_one(

@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import orjson
 import pytest
 from fakes import FakeScorer, small_book
 from serving import gateway
@@ -30,7 +31,7 @@ from shieldgate.evaluation.row_scoring import (
 from shieldgate.evaluation.score_file import Header, ScoredRow, ScoreFile, read_scores
 from shieldgate.policy import Policy
 from shieldgate.scoring import Engine, Identity, Prepared
-from shieldgate.scoring.gateway_client import GatewayScorer
+from shieldgate.scoring.gateway_client import GatewayScorer, _Policies
 from shieldgate.types import Exchange
 
 POLICIES = list(small_book().policies.values())
@@ -338,6 +339,14 @@ async def test_what_is_no_gateway_is_said(tmp_path: Path):
             book = await client.book()
     assert book.policies["test/threat"].guidelines == POLICIES[0].guidelines
     assert book.policies["test/threat"].thresholds == {"prompt": 0.5, "response": 0.4}
+
+
+@pytest.mark.parametrize("thresholds", [None, 0.5, {"test/threat": 0.5}, {"a": {"prompt": "x"}}])
+async def test_what_only_resembles_a_gateway_is_said(thresholds: object):
+    profile = {"name": "default", "policies": [], "thresholds": thresholds}
+    reply = {"version": "1", "policies": [], "profiles": [profile]}
+    with pytest.raises(ConfigurationError, match="does not answer as a shieldgate gateway"):
+        GatewayScorer("http://x")._read(_Policies, orjson.dumps(reply))
 
 
 async def test_a_url_that_is_none_is_refused_at_once_and_silence_is_tried_again():

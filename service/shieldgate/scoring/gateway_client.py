@@ -6,7 +6,7 @@ from typing import Annotated, Any, Self, TypeVar
 
 import aiohttp
 import orjson
-from pydantic import BaseModel, BeforeValidator, ValidationError
+from pydantic import BaseModel, BeforeValidator, TypeAdapter, ValidationError
 from tenacity import (
     AsyncRetrying,
     RetryCallState,
@@ -29,13 +29,16 @@ _BACKOFF = wait_random_exponential(multiplier=1.0, max=_LONGEST_WAIT)
 B = TypeVar("B", bound=BaseModel)
 
 
+_THRESHOLDS = TypeAdapter(dict[str, dict[Direction, float]])
+
+
 def _by_pairs(profile: Any) -> Any:
     """Key a profile's thresholds by policy and direction, for which JSON has two levels."""
-    if not isinstance(profile, dict) or not isinstance(profile.get("thresholds"), dict):
+    if not isinstance(profile, dict):
         return profile
     pairs = {
         (policy, direction): threshold
-        for policy, by_direction in profile["thresholds"].items()
+        for policy, by_direction in _THRESHOLDS.validate_python(profile.get("thresholds")).items()
         for direction, threshold in by_direction.items()
     }
     return profile | {"thresholds": pairs}
@@ -160,8 +163,9 @@ class GatewayScorer:
         Where the rules' profile has no policies, those asked for alone count, each as the gateway
         judges it for callers who name no profile.
         """
-        ids = [policy.id for policy in rules.policies]
-        if rules.profile.policies:
+        mandatory = rules.profile.policies
+        ids = [policy.id for policy in rules.policies if policy.id not in mandatory]
+        if mandatory:
             result = await self._ask(exchange, ids, rules.profile.name)
             action, ids = result.action, list(result.policies)
         else:
@@ -193,7 +197,8 @@ class GatewayScorer:
         }
         reply = self._read(_Screened, await self._request("POST", "/v1/screen", body))
         [result] = reply.results
-        if reply.scorer is None or not all(id in result.policies for id in policies):
+        failed = result.action in (Action.FAILED_OPEN, Action.FAILED_CLOSED)
+        if failed or reply.scorer is None or not all(id in result.policies for id in policies):
             # Where its profile says so, a gateway whose guard failed lets texts pass unjudged.
             raise ScorerUnavailable(f"{self.url} could not judge a text. Look at its log.")
         return reply.scorer, result
@@ -255,9 +260,8 @@ def open_gateway(url: str, key: str | None = None) -> GatewayScorer:
 
     Raises ConfigurationError.
     """
-    settings = load(GatewaySettings, {} if key is None else {"gateway_key": key})
-    secret = settings.gateway_key
-    return GatewayScorer(url, key=secret.get_secret_value() if secret else None)
+    secret = load(GatewaySettings, {}).gateway_key
+    return GatewayScorer(url, key=key or (secret.get_secret_value() if secret else None))
 
 
 def _pause(state: RetryCallState) -> float:
