@@ -101,8 +101,8 @@ def test_serve_never_becomes_ready_with_it_and_keeps_the_old_book_at_a_reload(
 ) -> None:
     with serving("--policies", directory, "--device", "cpu") as server:
         url = server.line("listening")["url"]
-        add_long(directory)  # while nobody can check it
         server.line("ready")
+        add_long(directory)
         server.process.send_signal(signal.SIGHUP)
         refused = server.line("policies_refused")
         assert is_refusal(refused["why"])

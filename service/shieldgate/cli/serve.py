@@ -5,7 +5,7 @@ import gc
 import secrets
 import socket
 import sys
-from collections.abc import AsyncIterator, Callable, Iterable
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from typing import TYPE_CHECKING
 
@@ -20,12 +20,12 @@ from shieldgate.cli.options import chosen_profile
 from shieldgate.cli.processes import GatewayProcess, run_processes
 from shieldgate.cli.telemetry import build_telemetry
 from shieldgate.dialects.openai import MODELS
-from shieldgate.errors import ConfigurationError, ScorerUnavailable, UpstreamError
+from shieldgate.errors import ConfigurationError, UpstreamError
 from shieldgate.gateway.app import create_app
 from shieldgate.gateway.middleware.drain import Drain
 from shieldgate.gateway.screening import Screener
 from shieldgate.gateway.services import Services
-from shieldgate.policy import LiveBook, Policy, PolicyBook
+from shieldgate.policy import LiveBook, PolicyBook
 from shieldgate.prompt import find_template
 from shieldgate.scoring import Cached, Identity, Resilient, Scorer, UnixSocketScorer
 from shieldgate.scoring.factory import open_served
@@ -58,7 +58,6 @@ def run(settings: ServeSettings, part: GatewayProcess | None = None) -> None:
     if settings.keys:
         keys = LiveKeys(settings.keys, lambda: live.current, refused=telemetry.keys_refused)
         live.bound = lambda: keys.current.profiles
-    live.check = _not_loaded
     secret = _cache_secret(settings)
     shared, second = _sharing(settings, secret, telemetry)
     audit = Audit(_audit_secret(settings), _audit_sink(settings, shared, telemetry))
@@ -133,11 +132,6 @@ def run(settings: ServeSettings, part: GatewayProcess | None = None) -> None:
                 run_processes(settings, listener)
                 return
         run_app(build, listener, settings, on_hangup=reload, drain=drain)
-
-
-async def _not_loaded(policies: Iterable[Policy]) -> None:
-    """Refuse a reload while nobody can check it; it is made up for when the scorer is there."""
-    raise ScorerUnavailable("The scorer is not loaded yet; they are read again when it is.")
 
 
 def _answering(settings: ServeSettings) -> tuple[Upstream | None, Supervisor | None]:

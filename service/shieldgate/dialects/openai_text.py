@@ -155,7 +155,19 @@ PREDICTION = Object({"type": _TYPE, "content": _Parts(marks=True)})
 _FINISHES = Known(
     frozenset(
         (
-            *("", "stop", "length", "tool_calls", "function_call", "content_filter", "error"),
+            *(
+                "",
+                " ",
+                "null",
+                "none",
+                "None",
+                "stop",
+                "length",
+                "tool_calls",
+                "function_call",
+                "content_filter",
+                "error",
+            ),
             *("abort", "eos", "eos_token", "stop_sequence", "end_turn", "max_tokens", "tool_use"),
             *("STOP", "MAX_TOKENS", "SAFETY", "COMPLETE"),
         )

@@ -165,7 +165,7 @@ async def _reply(scorer: OpenScorer, request: Mapping[str, Any]) -> dict[str, An
         if "exchange" not in request:
             await scorer.check(policies)
             return {}
-        scores = await scorer.score(Exchange(**request["exchange"]), policies)
+        scores = await scorer.score(_exchange(request["exchange"]), policies)
     except Overloaded as full:
         return {"overloaded": full.retry_after}
     except ConfigurationError as wrong:
@@ -198,3 +198,8 @@ async def _receive(reader: asyncio.StreamReader) -> dict[str, Any]:
     size = int.from_bytes(await reader.readexactly(_LENGTH_BYTES))
     message: dict[str, Any] = json.loads(await reader.readexactly(size))
     return message
+
+
+def _exchange(given: Mapping[str, Any]) -> Exchange:
+    # JSON has no tuples.
+    return Exchange(**{**given, "parts": tuple(given["parts"])})
