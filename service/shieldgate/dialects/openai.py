@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from time import time
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 from uuid import uuid4
 
 from pydantic import BaseModel
@@ -70,7 +70,8 @@ class OpenAI(ABC):
     prompt_param: str
     error_model: type[BaseModel] = ErrorEnvelope
     credentials: tuple[Credential, ...] = CREDENTIALS
-    choices_param = "n"
+    choices_param: str | None = "n"
+    on_block: Literal["error", "refusal"] = "error"
     responses: Mapping[int | str, dict[str, Any]] = {
         200: {
             "description": "The answer, in the form and with the fields that upstream gave it; "
@@ -173,6 +174,10 @@ class OpenAI(ABC):
     def is_end(self, event: Event) -> bool:
         """Recognise `[DONE]`, which not every server sends."""
         return event.data == DONE
+
+    def status(self, problem: Problem) -> int:
+        """Take the status as it is."""
+        return problem.status
 
     def error(self, problem: Problem) -> dict[str, Any]:
         """Write an error in OpenAI's envelope."""

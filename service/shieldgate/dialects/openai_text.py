@@ -183,14 +183,15 @@ _CHOICE = Object(
         **dict.fromkeys(("token_ids", "output_ids", "tokens", "hidden_states"), Unscreenable()),
     }
 )
-_COUNTED = """
+# What usage counts, as words of the names of its numbers.
+COUNTED = """
 accepted audio byok cache cached completion cost count creation details draft ephemeral generated
 hit image inference input is ms n num output per predicted prediction price prompt queries queue
 read reasoning rejected requests search second server text time token tokens tool total upstream
 usage use video web write
 """
 _MEASURES = Measures(
-    words=frozenset(_COUNTED.split()),
+    words=frozenset(COUNTED.split()),
     values=frozenset(("low", "medium", "high", "default", "standard")),
 )
 _REPLY = Object(

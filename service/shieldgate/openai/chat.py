@@ -50,14 +50,11 @@ class StreamOptions(BaseModel):
     include_usage: bool | None = None
 
 
-class AnyCompletionRequest(BaseModel):
-    """What both routes share; fields that are not declared are kept as they came."""
+class ScreenedRequest(BaseModel):
+    """What all routes to a model share; fields that are not declared are kept as they came."""
 
     model_config = ConfigDict(extra="allow", frozen=True, strict=True)
 
-    n: int | None = Field(None, ge=1, le=128)
-    stream: bool | None = None
-    stream_options: StreamOptions | None = None
     moderation: InlineModeration | None = None
 
     @model_validator(mode="before")
@@ -77,7 +74,19 @@ class AnyCompletionRequest(BaseModel):
         """Give the body as it came, without what is meant for us (`moderation`)."""
         # Not model_dump, which would copy all that is in it.
         given = self.model_fields_set - {"moderation"}
-        body = {name: value for name, value in self if name in given}
+        return {name: value for name, value in self if name in given}
+
+
+class AnyCompletionRequest(ScreenedRequest):
+    """What both routes of completions share."""
+
+    n: int | None = Field(None, ge=1, le=128)
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+
+    def for_upstream(self) -> dict[str, Any]:
+        """Give the body as it came, without what is meant for us (`moderation`)."""
+        body = super().for_upstream()
         if self.stream_options is not None:
             body["stream_options"] = self.stream_options.model_dump(exclude_unset=True)
         return body
