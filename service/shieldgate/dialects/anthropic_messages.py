@@ -25,7 +25,7 @@ from shieldgate.dialects.interface import (
     Refusal,
     Verdicts,
 )
-from shieldgate.dialects.openai import added_screening
+from shieldgate.dialects.openai import BEARER, CREDENTIALS, added_screening
 from shieldgate.dialects.openai_moderation import moderation
 from shieldgate.dialects.openai_request import field_items, material_beside
 from shieldgate.dialects.plan import Plan, Subject, distinct
@@ -34,13 +34,12 @@ from shieldgate.openai.chat import ScreenedRequest
 from shieldgate.policy import Profile
 from shieldgate.sse import Event, json_event
 
-API_KEY = Credential("x-api-key")
-_BEARER = Credential("authorization", "Bearer")
 _PASSES = ("anthropic-version", "anthropic-beta")
-_ACCOUNT = (API_KEY.header, _BEARER.header)
+# The client shows a key as Bearer since its version 2, and did in x-api-key before.
+_ACCOUNT = ("authorization", "x-api-key")
 _REQUEST_ID = "request-id"
 # Counts what a request would cost; no model answers, and only the number comes back.
-COUNT_TOKENS = Endpoint("/messages/count_tokens", API_KEY, _ACCOUNT, _PASSES, _REQUEST_ID)
+COUNT_TOKENS = Endpoint("/messages/count_tokens", BEARER, _ACCOUNT, _PASSES, _REQUEST_ID)
 
 # https://docs.claude.com/en/api/errors; 529 is the API's own word for "come again later".
 _OVERLOADED = 529
@@ -128,8 +127,8 @@ class AnthropicMessages:
     route = "/v1/messages"
     request_model: type[BaseModel] = MessagesRequest
     error_model: type[BaseModel] = MessagesError
-    credentials: tuple[Credential, ...] = (API_KEY, _BEARER, Credential("api-key"))
-    endpoint = Endpoint("/messages", API_KEY, _ACCOUNT, _PASSES, _REQUEST_ID)
+    credentials: tuple[Credential, ...] = CREDENTIALS
+    endpoint = Endpoint("/messages", BEARER, _ACCOUNT, _PASSES, _REQUEST_ID)
     prompt_param = "messages"
     choices_param: str | None = None
     on_block: Literal["error", "refusal"] = "refusal"
