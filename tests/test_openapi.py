@@ -6,6 +6,7 @@ from typing import Any
 import pytest
 import requests
 import schemathesis
+import test_messages
 from fakes import FakeScorer
 from hypothesis import HealthCheck, given, settings
 from schemathesis import GenerationMode
@@ -24,6 +25,13 @@ class Willing(Script):
 
     def reply(self, request: dict[str, Any] | None) -> Any:
         asked = request or {}
+        path = self.requests[-1]["path"]
+        if path == "/v1/messages/count_tokens":
+            return {"input_tokens": 3}
+        if path == "/v1/messages":
+            told = test_messages.text(0, "a kind answer")
+            streams = asked.get("stream")
+            return test_messages.streamed(told) if streams else test_messages.whole("kind")
         given = asked.get("prompt")
         texts = given if isinstance(given, list) else [""]
         answers = ["a kind answer"] * (asked.get("n") or 1) * max(len(texts), 1)
@@ -41,6 +49,7 @@ async def test_every_reply_is_declared_and_none_is_a_500(
         asked = await asyncio.to_thread(ask_anything, served.url, mode)
     assert asked == {
         *("/v1/chat/completions", "/v1/completions", "/v1/moderations", "/v1/screen"),
+        *("/v1/messages", "/v1/messages/count_tokens"),
         *("/v1/policies", "/v1/models", "/v1/models/{model}", "/healthz", "/readyz", "/metrics"),
     }
 
