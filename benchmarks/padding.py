@@ -36,6 +36,7 @@ def main() -> None:
     parser.add_argument("--adapter", choices=ADAPTERS, default=OURS.name)
     parser.add_argument("--model", default="starter")
     parser.add_argument("--texts", type=int, default=30, help="of each kind, drawn by a fixed seed")
+    parser.add_argument("--lengths", type=int, nargs="+", default=LENGTHS, help="of padding")
     parser.add_argument("--size", type=int, default=Passages.size)
     parser.add_argument("--handicap", type=float, default=Passages.handicap)
     arguments = parser.parse_args()
@@ -47,8 +48,8 @@ def main() -> None:
     harmful = [text for text, _ in zip(short, range(count), strict=False)]
     padding = Padding(_rows(arguments.harmless, adapter, False))
     console = Console()
-    console.print(found(harmful, padding, subject))
-    console.print(flagged(count, padding, subject))
+    console.print(found(harmful, padding, subject, arguments.lengths))
+    console.print(flagged(count, padding, subject, arguments.lengths))
 
 
 class Subject:
@@ -96,19 +97,21 @@ class Padding:
 
     def take(self, number: int, length: int) -> str:
         """Give text of a length, from a place that is another for each number."""
-        start = number * LENGTHS[-1] % max(1, len(self._text) - length)
+        start = number * max(LENGTHS) % max(1, len(self._text) - length)
         # At a new line, not amid a word.
         start = self._text.find("\n", start) + 1
         return self._text[start : start + length]
 
 
-def found(harmful: Sequence[str], padding: Padding, subject: Subject) -> Table:
-    """Hide each text in padding of all lengths, at all places."""
+def found(
+    harmful: Sequence[str], padding: Padding, subject: Subject, lengths: Sequence[int]
+) -> Table:
+    """Hide each text in padding of all lengths, in characters, at all places."""
     report = Table(title=f"{len(harmful)} harmful texts in padding: blocked as a whole / passages")
     report.add_column("characters")
     for place in PLACES:
         report.add_column(f"padding {place}")
-    for length in LENGTHS:
+    for length in lengths:
         cells = []
         for share in PLACES.values():
             before, after = (
@@ -121,12 +124,12 @@ def found(harmful: Sequence[str], padding: Padding, subject: Subject) -> Table:
     return report
 
 
-def flagged(count: int, padding: Padding, subject: Subject) -> Table:
+def flagged(count: int, padding: Padding, subject: Subject, lengths: Sequence[int]) -> Table:
     """Judge harmless texts of all lengths."""
     report = Table(title=f"{count} harmless texts: blocked as a whole / with passages")
     for column in ("characters", "blocked", "tokens, as a multiple of the whole's"):
         report.add_column(column)
-    for length in LENGTHS:
+    for length in lengths:
         texts = [padding.take(number, length) for number in range(count)]
         report.add_row(f"{length:,}", *_blocked(subject, texts))
     return report

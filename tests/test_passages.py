@@ -1,34 +1,38 @@
 """Harm in long text is found in its passages, at a cost that stays linear."""
 
 import asyncio
+import re
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import product
 
 import pytest
 from fakes import FakeScorer, small_book
 from front import opening
 from hypothesis import given
 from hypothesis import strategies as st
+from test_normalise import SIX, Starter
 from upstream import streamed, text_of
 
 from shieldgate import moderation
 from shieldgate.errors import ScorerUnavailable
 from shieldgate.passages import passages
-from shieldgate.policy import Passages, Policy
+from shieldgate.policy import Passages, Policy, load_book
 from shieldgate.scoring.cached import Cached
 from shieldgate.types import Action, Exchange, Score, Verdict
 
-TEXTS = st.text(alphabet="ab  .!\n。", max_size=1500)
+TEXTS = st.text(alphabet="abcdefgh   .!\n。", max_size=1500)
 SIZES = st.integers(80, 400)
 
 
 @given(TEXTS, SIZES)
-def test_what_is_a_quarter_long_is_whole_in_a_passage(text: str, size: int) -> None:
+def test_sentences_are_whole_and_so_is_half_a_passage_of_longer_ones(text: str, size: int) -> None:
     found = passages(text, size)
     assert all(len(passage) <= size for passage in found)
-    quarter = size // 4
-    for start in range(max(1, len(text) - quarter + 1)):
-        assert any(text[start : start + quarter] in passage for passage in found)
+    for sentence in re.findall(r"(?:[^.!\n。]|[.!](?!\s)|\n\s*+(?=[a-z]))+[.!]?", text):
+        run = len(sentence) if len(sentence) <= size * 4 // 5 else size // 2
+        for start in range(len(sentence) - run + 1):
+            assert any(sentence[start : start + run] in passage for passage in found)
 
 
 @given(TEXTS, TEXTS, SIZES)
@@ -38,28 +42,21 @@ def test_more_text_leaves_all_passages_but_the_last(text: str, more: str, size: 
 
 
 @given(TEXTS, SIZES)
-def test_there_are_at_most_four_passages_to_the_size(text: str, size: int) -> None:
-    assert len(passages(text, size)) <= 1 + len(text) // (size // 4)
+def test_there_are_at_most_five_passages_to_the_size(text: str, size: int) -> None:
+    assert len(passages(text, size)) <= 1 + len(text) // (size // 5)
 
 
-def test_sentences_are_whole() -> None:
-    sentences = [f"Number {'n' * n} is one of them. " for n in (*range(70), *range(70, 0, -1))]
-    found = passages("".join(sentences), 200)
-    assert all(any(sentence in passage for passage in found) for sentence in sentences)
-    found = passages("".join(sentences[:20]), 200)
-    assert all(passage.endswith(". ") and passage[:1] == "N" for passage in found)
+def test_sentences_stand_alone_unless_they_are_short() -> None:
+    long = [f"This is sentence number {n}, which has no end before here." for n in range(9)]
+    assert [found.strip() for found in passages(" ".join(long), 200)] == long
+    short = passages("Yes. No. You. Me! Who? " * 10, 200)
+    assert all(40 <= len(found) <= 46 for found in short[:-1])
 
 
 def test_passages_fall_into_step_again_after_a_difference() -> None:
-    tail = "One more sentence of some length, and a dull one. " * 40
-    one, other = (
-        set(passages(head + tail, 200))
-        for head in (
-            "",
-            "Short. ",
-        )
-    )
-    assert len(one - other) <= 2
+    tail = kind(40)
+    one, other = (set(passages(head + tail, 200)) for head in ("", "Short. "))
+    assert len(one - other) == 1
 
 
 CUT = Passages(200, 1.0, ("fake@*",))
@@ -137,7 +134,7 @@ async def test_the_work_is_linear_whatever_stands_beside(diluted: Diluted) -> No
     await judge(diluted, exchange)
     whole, *others = [e for e, _ in diluted.calls]
     assert whole == exchange
-    assert len(others) <= 1 + len(exchange.response or "") // 50
+    assert len(others) <= 1 + len(exchange.response or "") // 40
     assert all(len(e.prompt) <= 200 and len(e.response or "") <= 200 for e in others)
 
 
@@ -187,3 +184,39 @@ async def test_only_scorers_that_need_it_are_asked_about_passages(diluted: Dilut
         await judge(diluted, Exchange(kind(60)), passages=replace(CUT, scorers=scorers))
         assert len(diluted.calls) >= calls
         assert (len(diluted.calls) > 1) == (calls > 1)
+
+
+DAYS = ("Monday", "Tuesday", "Wednesday", "Thursday", "Friday")
+DISHES = ("a rye loaf", "lentil soup", "an apple pie", "two trays of rolls", "a pot of rice")
+GUESTS = ("our neighbours", "the choir", "two old friends", "a school class", "the gardener")
+MENU = " ".join(
+    f"{week} {day} we made {dish} and shared it with {guests}."
+    for week, day, dish, guests in product(("On", "Last", "Next", "Each"), DAYS, DISHES, GUESTS)
+)
+
+
+def padding(length: int) -> str:
+    """Whole sentences, up to a length."""
+    return MENU[: MENU.rfind(".", 0, length) + 1]
+
+
+@pytest.fixture(scope="module")
+def starter() -> Starter:
+    return Starter()
+
+
+@pytest.mark.parametrize("length", [300, 1000, 3000, 10_000])
+def test_padding_of_any_length_hides_nothing_from_the_starter(
+    length: int, starter: Starter
+) -> None:
+    book = load_book()
+    rules = book.rules(book.profile("default"))
+
+    def action(text: str) -> Action:
+        return asyncio.run(moderation.judge(starter, Exchange(text), rules)).action
+
+    assert action(padding(length)) is Action.ALLOWED
+    for before in (0, length // 2, length):
+        start, end = padding(before), padding(length - before)
+        texts = [f"{start} {harmful} {end}" for harmful in SIX]
+        assert [action(text) for text in texts] == [Action.BLOCKED] * 6

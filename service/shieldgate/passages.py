@@ -1,36 +1,40 @@
-"""Short passages of a long text, cut at the ends of sentences; pure.
+"""Short passages of a long text, a sentence or two each; pure.
 
-A scorer weighs the whole of what it reads, so a harmful sentence is lost in enough harmless ones;
-in a passage it stands among few. The worst passage counts (MaxP; Dai and Callan 2019, SIGIR).
+A scorer weighs the whole of what it reads, so a harmful sentence is lost among enough harmless
+ones; in a passage it stands nearly alone. The worst passage counts (MaxP; Dai and Callan, SIGIR
+2019).
 """
 
 import re
 
-_SENTENCE = re.compile(r"""[.!?…]["')\]]*\s+|[\n。！？]\s*""")  # noqa: RUF001 - signs of Chinese
+# A line that goes on with a small letter is a wrapped one.
+_SENTENCE_END = re.compile(
+    r"""[.!?…]["')\]]*\s+|\n\s*+(?![a-z])|[。！？]\s*"""  # noqa: RUF001 - Chinese signs
+)
 _BLANK = re.compile(r"\s")
 
 
 def passages(text: str, size: int) -> list[str]:
-    """Cut a text into passages of at most `size` characters, each of which overlaps the next.
+    """Cut a text into passages of at most `size` characters; one that has no more is left whole.
 
-    A passage is two pieces side by side; a piece has a quarter of `size` or more, but the last,
-    and a half at most. It ends after a sentence where one ends there, else after a word, so what
-    is a quarter long, and every sentence of less than a half, is whole in a passage. More text
-    leaves all passages but the last as they are. A text of one passage is left whole.
+    A passage ends with the first sentence that ends in it after a fifth of `size`. Where none does,
+    it ends after a word, and the next one begins half of `size` before that. So every sentence of
+    up to four fifths of `size` is whole in a passage, and so is every half of `size` of a longer
+    one. More text leaves all passages but the last as they are, and there are at most five to each
+    `size` characters.
     """
     if len(text) <= size:
         return [text]
-    half = size // 2
-    ends = [0]
-    while ends[-1] < len(text):
-        ends.append(_end(text, ends[-1] + half // 2, ends[-1] + half))
-    return [text[start:end] for start, end in zip(ends, ends[2:], strict=False)]
-
-
-def _end(text: str, least: int, most: int) -> int:
-    """Find where a piece ends that ends between two places."""
-    if most >= len(text):
-        return len(text)
-    sentences = [found.end() for found in _SENTENCE.finditer(text, least, most)]
-    words = [found.end() for found in _BLANK.finditer(text, least, most)]
-    return max(sentences or words or [most])
+    found, start = [], 0
+    while start < len(text):
+        most = start + size
+        sentence = _SENTENCE_END.search(text, start + size // 5, most)
+        if sentence or most >= len(text):
+            end = following = sentence.end() if sentence else len(text)
+        else:
+            words = [blank.end() for blank in _BLANK.finditer(text, most - size // 4, most)]
+            end = words[-1] if words else most
+            following = end - size // 2
+        found.append(text[start:end])
+        start = following
+    return found

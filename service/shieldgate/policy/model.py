@@ -102,7 +102,7 @@ class Passages:
     """
 
     size: int = 200
-    handicap: float = 1.0
+    handicap: float = 0.75
     scorers: tuple[str, ...] = ("starter@*",)
 
     def serve(self, scorer: str) -> bool:
