@@ -44,7 +44,7 @@ def main() -> None:
     adapter, count = arguments.adapter, arguments.texts
     subject = Subject(load_engine(arguments.model), rule)
     known = [row.example.exchange.prompt for row in _rows(arguments.harmful, adapter, True)]
-    short = (text for text in known if len(text) <= LONGEST and subject.blocks(text)[0])
+    short = (text for text in known if len(text) <= LONGEST and subject.blocks(text)[0][0])
     harmful = [text for text, _ in zip(short, range(count), strict=False)]
     padding = Padding(_rows(arguments.harmless, adapter, False))
     console = Console()
@@ -114,11 +114,12 @@ def found(
     for length in lengths:
         cells = []
         for share in PLACES.values():
-            before, after = (
-                padding.take(0, round(length * share)),
-                padding.take(1, round(length * (1 - share))),
-            )
-            texts = [f"{before}\n{text}\n{after}".strip() for text in harmful]
+            texts = []
+            for number, text in enumerate(harmful):
+                # What is judged once need not be judged again, so there are four paddings.
+                before = padding.take(number % 4, round(length * share))
+                after = padding.take(4 + number % 4, round(length * (1 - share)))
+                texts.append(f"{before}\n{text}\n{after}".strip())
             cells.append(_blocked(subject, texts)[0])
         report.add_row(f"{length:,}", *cells)
     return report

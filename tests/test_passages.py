@@ -29,10 +29,11 @@ SIZES = st.integers(80, 400)
 def test_sentences_are_whole_and_so_is_half_a_passage_of_longer_ones(text: str, size: int) -> None:
     found = passages(text, size)
     assert all(len(passage) <= size for passage in found)
-    for sentence in re.findall(r"(?:[^.!\n。]|[.!](?!\s)|\n\s*+(?=[a-z]))+[.!]?", text):
+    for sentence in re.findall(r"(?:[^.!\n。]|[.!](?!\s))+[.!]?", text):
         run = len(sentence) if len(sentence) <= size * 4 // 5 else size // 2
         for start in range(len(sentence) - run + 1):
-            assert any(sentence[start : start + run] in passage for passage in found)
+            said = sentence[start : start + run].strip()
+            assert any(said in passage for passage in found)
 
 
 @given(TEXTS, TEXTS, SIZES)
@@ -48,9 +49,9 @@ def test_there_are_at_most_five_passages_to_the_size(text: str, size: int) -> No
 
 def test_sentences_stand_alone_unless_they_are_short() -> None:
     long = [f"This is sentence number {n}, which has no end before here." for n in range(9)]
-    assert [found.strip() for found in passages(" ".join(long), 200)] == long
+    assert passages(" ".join(long), 200) == long
     short = passages("Yes. No. You. Me! Who? " * 10, 200)
-    assert all(40 <= len(found) <= 46 for found in short[:-1])
+    assert all(39 <= len(found) <= 45 for found in short[:-1])
 
 
 def test_passages_fall_into_step_again_after_a_difference() -> None:

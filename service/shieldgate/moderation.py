@@ -52,11 +52,10 @@ def _ways(ways: list[Exchange], profile: Profile, scorer: str) -> dict[Exchange,
 
 
 def _passages(way: Exchange, size: int) -> list[Exchange]:
-    """Cut what is under judgement into passages; an answer stands beside its prompt's last one."""
-    *_, prompt = passages(way.prompt, size)
+    """Cut what is under judgement; an answer's passages stand beside the end of its prompt."""
     if way.response is None:
         return [replace(way, prompt=passage) for passage in passages(way.prompt, size)]
-    cut = passages(way.response, size)
+    prompt, cut = way.prompt[-size:], passages(way.response, size)
     if len(cut) == 1 and prompt == way.prompt:
         return []
     # None of them grows: all but the last stay as they are, and that is too short to be resumed.

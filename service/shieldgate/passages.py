@@ -7,10 +7,7 @@ ones; in a passage it stands nearly alone. The worst passage counts (MaxP; Dai a
 
 import re
 
-# A line that goes on with a small letter is a wrapped one.
-_SENTENCE_END = re.compile(
-    r"""[.!?…]["')\]]*\s+|\n\s*+(?![a-z])|[。！？]\s*"""  # noqa: RUF001 - Chinese signs
-)
+_SENTENCE_END = re.compile(r"""[.!?…]["')\]]*\s+|[\n。！？]\s*""")  # noqa: RUF001 - Chinese signs
 _BLANK = re.compile(r"\s")
 
 
@@ -21,7 +18,7 @@ def passages(text: str, size: int) -> list[str]:
     it ends after a word, and the next one begins half of `size` before that. So every sentence of
     up to four fifths of `size` is whole in a passage, and so is every half of `size` of a longer
     one. More text leaves all passages but the last as they are, and there are at most five to each
-    `size` characters.
+    `size` characters. Blanks at their ends, which scorers take amiss, are left out.
     """
     if len(text) <= size:
         return [text]
@@ -35,6 +32,6 @@ def passages(text: str, size: int) -> list[str]:
             words = [blank.end() for blank in _BLANK.finditer(text, most - size // 4, most)]
             end = words[-1] if words else most
             following = end - size // 2
-        found.append(text[start:end])
+        found.append(text[start:end].strip())
         start = following
     return found
