@@ -108,7 +108,7 @@ async def test_a_long_prompt_does_not_hide_what_the_answer_says() -> None:
             both = Exchange(exchange.prompt + (exchange.response or ""))
             return await super().score(both, policies)
 
-    exchange = Exchange(kind(60), "That is crude.")
+    exchange = Exchange(kind(60), "So crude, so crude.")
     assert (await judge(Reader(), exchange)).action is Action.BLOCKED
     assert (await judge(Reader(), exchange, passages=None)).action is Action.ALLOWED
 
@@ -145,6 +145,8 @@ async def test_when_one_passage_fails_the_others_are_cancelled(scorer: FakeScore
     scorer.released.clear()
     with pytest.raises(ScorerUnavailable):
         await judge(scorer, Exchange(text))
+    scorer.released.set()
+    await asyncio.sleep(0.01)
     # A place that gets free is taken by the next before the failure is known.
     assert len(scorer.calls) <= 5
 

@@ -241,7 +241,7 @@ def _profile(name: str, entry: ProfileEntry) -> Profile:
 
 
 def _passages(entry: PassagesEntry | None) -> Passages | None:
-    return entry and Passages(entry.size, entry.handicap, tuple(entry.scorers))
+    return Passages(entry.size, entry.handicap, tuple(entry.scorers)) if entry else None
 
 
 def _by_key(
