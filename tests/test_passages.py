@@ -54,6 +54,14 @@ def test_sentences_stand_alone_unless_they_are_short() -> None:
     assert all(39 <= len(found) <= 45 for found in short[:-1])
 
 
+@pytest.mark.parametrize("blank", [" ", ""])
+def test_half_a_passage_of_a_text_without_sentences_is_whole(blank: str) -> None:
+    text = blank.join(f"{n:04}" for n in range(300))
+    found = passages(text, 200)
+    for start in range(len(text) - 100):
+        assert any(text[start : start + 100].strip() in passage for passage in found)
+
+
 def test_passages_fall_into_step_again_after_a_difference() -> None:
     tail = kind(40)
     one, other = (set(passages(head + tail, 200)) for head in ("", "Short. "))
