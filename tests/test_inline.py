@@ -13,7 +13,7 @@ from upstream import streamed, text_of, whole
 from shieldgate.dialects.openai import added_screening
 from shieldgate.errors import ScorerUnavailable
 from shieldgate.openai.chat import InlineModeration
-from shieldgate.policy import Profile, Streaming, decide, screening_rules
+from shieldgate.policy import Passages, Profile, Streaming, decide, screening_rules
 from shieldgate.types import DIRECTIONS, Score
 
 
@@ -70,6 +70,7 @@ def bases() -> list[Profile]:
             window=2 + n % 4,
             instructions=("judge", "trust")[n % 2],
             normalise=n % 3 == 0,
+            passages=(None, Passages(200, 1.0), Passages(300, 0.5, ("a@*",)))[n % 3],
             streaming=streams[n % 3],
             on_block=("error", "refusal")[n % 2],
             refusal=f"no {n}",
@@ -90,6 +91,11 @@ def test_blocking_takes_the_stricter_word_of_those_who_enforce() -> None:
             for profile in [named] + [base] * (base.mode == "enforce"):
                 assert joined.unscreenable == "refuse" or profile.unscreenable == "pass"
                 assert joined.normalise or not profile.normalise
+                if cut := profile.passages:
+                    assert joined.passages is not None
+                    assert joined.passages.size <= cut.size
+                    assert joined.passages.handicap <= cut.handicap
+                    assert {*joined.passages.scorers} >= {*cut.scorers}
                 assert joined.prompt_check == "before" or profile.prompt_check == "parallel"
                 assert (joined.on_failure[direction] == "closed") or (
                     profile.on_failure[direction] == "open"

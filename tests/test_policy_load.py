@@ -15,6 +15,7 @@ from shieldgate.errors import PolicyError
 from shieldgate.openai.categories import CATEGORIES
 from shieldgate.policy import (
     Calibration,
+    Passages,
     PolicyBook,
     Profile,
     Streaming,
@@ -351,6 +352,7 @@ CHAT = """\
     instructions: trust
     unscreenable: pass
     streaming: {mode: full, first: 1, growth: 1, most: 7}
+    passages: {size: 300, handicap: 0, scorers: ["*"]}
 """
 
 
@@ -366,7 +368,10 @@ def test_a_profile_says_how_chat_is_judged(write: Write):
         instructions="trust",
         unscreenable="pass",
         streaming=Streaming("full", first=1, growth=1.0, most=7),
+        passages=Passages(300, 0, ("*",)),
     )
+    whole = load_book(write(BOOK + "    passages: off\n")).profiles["default"]
+    assert whole.passages is None
 
 
 def test_the_white_space_around_a_guideline_is_not_part_of_it(write: Write):
@@ -589,6 +594,21 @@ REFUSED: Mapping[tuple[str, str], str] = {
     ),
     ("[acme/spam]", "[acme/spam]\n    streaming: hold"): (
         f"a.yaml:15: profiles.default.streaming: hold: {MAPPING}"
+    ),
+    ("[acme/spam]", "[acme/spam]\n    passages: {size: 10}"): (
+        "a.yaml:15: profiles.default.passages.size: 10: must be a whole number of characters, "
+        "at least 80; 200 is a good start"
+    ),
+    ("[acme/spam]", "[acme/spam]\n    passages: {handicap: -1}"): (
+        "a.yaml:15: profiles.default.passages.handicap: -1: must be a number of logits, at least "
+        "0; 0 judges a passage like a whole text"
+    ),
+    ("[acme/spam]", "[acme/spam]\n    passages: {sizes: 300}"): (
+        "a.yaml:15: profiles.default.passages.sizes: 300: unknown key; did you mean 'size'?"
+    ),
+    ("[acme/spam]", "[acme/spam]\n    passages: no"): (
+        "a.yaml:15: profiles.default.passages: no: must be off, or hold 'size', 'handicap' and "
+        "'scorers'; write 'passages: off'"
     ),
     ("    threshold", "    title: Again\n    threshold"): (
         "a.yaml:7: policies.spam.title: stands on line 5 already; remove one"

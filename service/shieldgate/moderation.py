@@ -1,33 +1,88 @@
 """Exchange and rules in, verdict out: score, then decide; nothing else."""
 
 import asyncio
+from collections.abc import Sequence
+from dataclasses import replace
 
 from shieldgate.normalise import readings
-from shieldgate.policy import Rules, decide
+from shieldgate.passages import passages
+from shieldgate.policy import Policy, Profile, Rules, decide
 from shieldgate.scoring import Scorer
-from shieldgate.types import Exchange, Verdict
+from shieldgate.types import Exchange, Score, Verdict
 
-# Characters from which on reading takes long enough for others to wait.
+# Characters from which on reading and cutting take long enough for others to wait.
 _LONG = 10_000
+
+# How many ways of one exchange are scored at a time. A request may bring 32 exchanges, and others
+# are to find room in the batcher, too.
+_AT_ONCE = 4
 
 
 async def judge(scorer: Scorer, exchange: Exchange, rules: Rules) -> Verdict:
-    """Judge one exchange, its parts, and all their readings; the worst score counts.
+    """Judge one exchange, its parts, all their readings and passages; the worst score counts.
 
     Raises ScoringError when no score could be had. The caller turns that into the answer of its
     surface, by way of `on_failure`.
     """
-    policies = rules.policies
-    ways = exchange.apart()
-    if rules.profile.normalise:
-        size = sum(len(way.prompt) + len(way.response or "") for way in ways)
+    policies, profile, name = rules.policies, rules.profile, scorer.identity.name
+    wholes = exchange.apart()
+    size = sum(len(whole.prompt) + len(whole.response or "") for whole in wholes)
+    if size < _LONG:
+        ways = _ways(wholes, profile, name)
+    else:
+        ways = await asyncio.to_thread(_ways, wholes, profile, name)
+    scored = await _score_all(scorer, list(ways), policies)
+    handicaps = list(ways.values())
+    worst = [_worst(column, handicaps) for column in zip(*scored, strict=True)]
+    pairs = list(zip(policies, worst, strict=True))
+    return decide(profile, pairs, exchange.direction, name)
+
+
+def _ways(ways: list[Exchange], profile: Profile, scorer: str) -> dict[Exchange, float]:
+    """List what is to be scored, each once, with its handicap; first is the exchange as it came."""
+    if profile.normalise:
         # The words as they came count too: nobody knows how their reader takes them.
-        ways = _read(ways) if size < _LONG else await asyncio.to_thread(_read, ways)
-    scored = [await scorer.score(way, policies) for way in dict.fromkeys(ways)]
-    scores = [max(column, key=lambda s: s.margin) for column in zip(*scored, strict=True)]
-    pairs = list(zip(policies, scores, strict=True))
-    return decide(rules.profile, pairs, exchange.direction, scorer.identity.name)
+        ways = [reading for way in ways for reading in way.rewritten(readings)]
+    found = dict.fromkeys(ways, 0.0)
+    if (rule := profile.passages) and rule.serve(scorer):
+        # Of what was read, because a disguise may be as long as it likes.
+        cut = [passage for way in found for passage in _passages(way, rule.size)]
+        found |= {passage: rule.handicap for passage in cut if passage not in found}
+    return found
 
 
-def _read(ways: list[Exchange]) -> list[Exchange]:
-    return [reading for way in ways for reading in way.rewritten(readings)]
+def _passages(way: Exchange, size: int) -> list[Exchange]:
+    """Cut what is under judgement; an answer's passages stand beside the end of its prompt."""
+    if way.response is None:
+        return [replace(way, prompt=passage) for passage in passages(way.prompt, size)]
+    prompt, cut = way.prompt[-size:], passages(way.response, size)
+    if len(cut) == 1 and prompt == way.prompt:
+        return []
+    # None of them grows: all but the last stay as they are, and that is too short to be resumed.
+    return [replace(way, prompt=prompt, response=p, growing=False) for p in cut]
+
+
+async def _score_all(
+    scorer: Scorer, ways: Sequence[Exchange], policies: Sequence[Policy]
+) -> list[list[Score]]:
+    """Score several ways at once; when one fails the others are cancelled."""
+    if len(ways) == 1:
+        return [await scorer.score(ways[0], policies)]
+    places = asyncio.Semaphore(_AT_ONCE)
+
+    async def score(way: Exchange) -> list[Score]:
+        async with places:
+            return await scorer.score(way, policies)
+
+    try:
+        async with asyncio.TaskGroup() as group:
+            tasks = [group.create_task(score(way)) for way in ways]
+    except ExceptionGroup as failures:
+        raise failures.exceptions[0] from None
+    return [task.result() for task in tasks]
+
+
+def _worst(scores: Sequence[Score], handicaps: Sequence[float]) -> Score:
+    """Take the worst margin of all ways; what was left out is what the whole left out."""
+    margin = max(s.margin - handicap for s, handicap in zip(scores, handicaps, strict=True))
+    return replace(scores[0], margin=margin, windows=sum(score.windows for score in scores))

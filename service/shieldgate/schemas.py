@@ -84,9 +84,10 @@ class ScreenRequest(_Wire):
 class PolicyResult(_Wire):
     """One policy's part of a verdict.
 
-    `margin` is the scorer's own answer in logits. `calibrated` tells whether the probability
-    was fitted for this scorer; `windows` counts the pieces that the content was judged in;
-    `prompt_omitted` the characters of a very long prompt that were not shown beside its response.
+    `margin` is the scorer's own answer in logits, that to a passage less its handicap. `calibrated`
+    tells whether the probability was fitted for this scorer; `windows` counts the texts scored:
+    readings, passages, and windows of what is longer than the context; `prompt_omitted` the
+    characters of a very long prompt that were not shown beside its response.
     """
 
     probability: float = Field(ge=0, le=1)

@@ -4,6 +4,7 @@ from shieldgate.policy.join import AddedScreening, join_profiles, screening_rule
 from shieldgate.policy.load import define_policy, load_book, policy_files, shipped_policies
 from shieldgate.policy.model import (
     Calibration,
+    Passages,
     Policy,
     PolicyBook,
     Profile,
@@ -18,6 +19,7 @@ __all__ = [
     "AddedScreening",
     "Calibration",
     "LiveBook",
+    "Passages",
     "Policy",
     "PolicyBook",
     "Profile",

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from shieldgate.policy.model import PolicyBook, Profile, Rules, Streaming
+from shieldgate.policy.model import Passages, PolicyBook, Profile, Rules, Streaming
 from shieldgate.types import DIRECTIONS, Direction
 
 ScreeningMode = Literal["score", "block"]
@@ -117,4 +117,15 @@ def _stricter(joined: Profile, enforcing: Sequence[Profile], direction: Directio
             min(p.streaming.most for p in enforcing),
         ),
         normalise=joined.normalise or any(p.normalise for p in enforcing),
+        passages=_shortest([p.passages for p in (joined, *enforcing) if p.passages]),
+    )
+
+
+def _shortest(rules: Sequence[Passages]) -> Passages | None:
+    if not rules:
+        return None
+    return Passages(
+        min(rule.size for rule in rules),
+        min(rule.handicap for rule in rules),
+        tuple(dict.fromkeys(pattern for rule in rules for pattern in rule.scorers)),
     )

@@ -10,10 +10,11 @@ from pydantic_core import ErrorDetails
 
 from shieldgate.errors import PolicyError
 from shieldgate.openai.categories import CATEGORIES
-from shieldgate.policy.model import Calibration, Policy, PolicyBook, Profile, Streaming
+from shieldgate.policy.model import Calibration, Passages, Policy, PolicyBook, Profile, Streaming
 from shieldgate.policy.schema import (
     CalibrationEntry,
     FileEntry,
+    PassagesEntry,
     PolicyEntry,
     ProfileEntry,
     StreamingEntry,
@@ -159,6 +160,8 @@ def _schema(parents: Sequence[str | int]) -> type[BaseModel]:
             return ProfileEntry
         case ["profiles", _, "streaming"]:
             return StreamingEntry
+        case ["profiles", _, "passages"]:
+            return PassagesEntry
         case _:
             return CalibrationEntry
 
@@ -232,8 +235,13 @@ def _profile(name: str, entry: ProfileEntry) -> Profile:
         "thresholds": _by_key(entry.thresholds),
         "max_thresholds": _by_key(entry.max_thresholds),
         "streaming": Streaming(**dict(entry.streaming)),
+        "passages": _passages(entry.passages),
     }
     return Profile(name, **fields)
+
+
+def _passages(entry: PassagesEntry | None) -> Passages | None:
+    return Passages(entry.size, entry.handicap, tuple(entry.scorers)) if entry else None
 
 
 def _by_key(

@@ -9,6 +9,7 @@ import math
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from fnmatch import fnmatchcase
 from typing import Literal
 
 from shieldgate.errors import UnknownName
@@ -91,6 +92,24 @@ class Streaming:
         return min(max(grown, covered + 1), covered + self.most)
 
 
+@dataclass(frozen=True)
+class Passages:
+    """In what pieces a long text is judged, too: of at most `size` characters, overlapping.
+
+    `handicap` is taken off their margins, in logits: of many passages the worst one counts, and
+    some harmless one is always above a threshold for whole texts. `scorers` are patterns of the
+    names of scorers that need it, because it costs several times the judging of the whole.
+    """
+
+    size: int = 200
+    handicap: float = 0.75
+    scorers: tuple[str, ...] = ("starter@*",)
+
+    def serve(self, scorer: str) -> bool:
+        """Tell whether texts are to be cut for the scorer of a name."""
+        return any(fnmatchcase(scorer, pattern) for pattern in self.scorers)
+
+
 FAIL_CLOSED: Mapping[Direction, OnFailure] = {"prompt": "closed", "response": "closed"}
 
 
@@ -112,7 +131,8 @@ class Profile:
     - `unscreenable`: images, audio and files are refused, or passed without being judged.
 
     With `normalise`, text that is written to be missed is judged in each way in which it may be
-    read, five at most, and the worst score counts. What is passed on is what came.
+    read, five at most, and the worst score counts. What is passed on is what came. With `passages`,
+    long text is judged in passages as well.
     """
 
     name: str
@@ -133,6 +153,7 @@ class Profile:
     unscreenable: Unscreenable = "refuse"
     streaming: Streaming = Streaming()
     normalise: bool = True
+    passages: Passages | None = Passages()
 
     def threshold(self, policy: Policy, direction: Direction, scorer: str) -> float:
         """Give the probability from which on a policy is violated.

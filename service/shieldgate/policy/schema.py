@@ -24,6 +24,7 @@ from shieldgate.policy.model import (
     Mode,
     OnBlock,
     OnFailure,
+    Passages,
     Profile,
     PromptCheck,
     RefusalField,
@@ -60,6 +61,17 @@ def _one_of(known: tuple[str, ...], kind: str) -> BeforeValidator:
         return value
 
     return BeforeValidator(validate)
+
+
+def _or_off(value: Any) -> Any:
+    """Let `off` stand for nothing."""
+    if value == "off":
+        return None
+    if not isinstance(value, dict):
+        raise _refusal(
+            "must be off, or hold 'size', 'handicap' and 'scorers'; write 'passages: off'"
+        )
+    return value
 
 
 def _spread(value: Any) -> Any:
@@ -107,6 +119,17 @@ Characters = Annotated[
     int,
     Field(ge=1),
     _or_say("must be a whole number of characters, at least 1; write 100, for example"),
+]
+# Of shorter ones each would be a word or two, and a long text thousands of them.
+PassageSize = Annotated[
+    int,
+    Field(ge=80),
+    _or_say("must be a whole number of characters, at least 80; 200 is a good start"),
+]
+Handicap = Annotated[
+    float,
+    Field(ge=0, allow_inf_nan=False),
+    _or_say("must be a number of logits, at least 0; 0 judges a passage like a whole text"),
 ]
 Growth = Annotated[
     float,
@@ -158,6 +181,14 @@ class StreamingEntry(_Entry):
     most: Characters = Streaming.most
 
 
+class PassagesEntry(_Entry):
+    """In what pieces a long text is judged, too."""
+
+    size: PassageSize = Passages.size
+    handicap: Handicap = Passages.handicap
+    scorers: list[Text] = Field(default=list(Passages.scorers), min_length=1)
+
+
 class ProfileEntry(_Entry):
     """One profile; policies are named by their whole id."""
 
@@ -188,6 +219,7 @@ class ProfileEntry(_Entry):
     )
     streaming: StreamingEntry = StreamingEntry()
     normalise: Annotated[bool, _or_say("must be true or false, without quotes")] = Profile.normalise
+    passages: Annotated[PassagesEntry | None, BeforeValidator(_or_off)] = PassagesEntry()
 
 
 class FileEntry(_Entry):
