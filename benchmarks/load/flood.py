@@ -104,8 +104,7 @@ async def _flood(url: str, seconds: float) -> tuple[float, Seen, dict[str, Seen]
         alone = Seen()
         # About what the shipped starter's context of 2,048 tokens holds.
         passes = [
-            await alone.count(_moderate(small[0], _characters(440)))
-            and alone.seconds[200][-1]
+            await alone.count(_moderate(small[0], _characters(440))) and alone.seconds[200][-1]
             for _ in range(5)
         ]
         idle, beside = Seen(), {"small, beside it": Seen()}
@@ -192,7 +191,7 @@ def _table(one_pass: float, idle: Seen, beside: Mapping[str, Seen]) -> Table:
         cells = f"{seen.percentile(50):.3f}", f"{seen.percentile(95):.3f}"
         table.add_row(name, f"{seen.answered:.0%}", *cells, statuses)
     table.caption = (
-        f"A text that fills the context alone: {one_pass:.2f} s. Allowed for p95 of the small ones: "
+        f"A text that fills the context, alone: {one_pass:.2f} s. Allowed for p95 of the small: "
         f"3 x {idle.percentile(95):.3f} s + {one_pass:.2f} s = {bound:.2f} s; "
         f"found {small.percentile(95):.2f} s, {small.answered:.1%} answered."
     )

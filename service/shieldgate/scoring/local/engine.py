@@ -74,6 +74,10 @@ class PackedEngine:
         """Raise ConfigurationError where a guideline leaves no room for content."""
         self._prompts.check(policies)
 
+    def least_tokens(self, exchange: Exchange) -> int:
+        """Tell how many tokens scoring a long exchange takes at least, without tokenising it."""
+        return self._prompts.least_tokens(exchange)
+
     def prepare(self, exchange: Exchange, policies: Sequence[Policy]) -> Prepared:
         """Tokenise an exchange, in windows if it is longer than the context.
 
