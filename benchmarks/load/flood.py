@@ -147,13 +147,31 @@ def _characters(count: int) -> str:
     return "".join(map(chr, random.choices(range(0x4E00, 0x9FA6), k=count)))
 
 
+def _body(count: int) -> tuple[bytes, bytes]:
+    """Write what goes before and after a number that makes a text new; it costs the client little.
+
+    As plain UTF-8: escaped, the longest would be beyond what a body may have.
+    """
+    before, after = json.dumps({"input": f"%{_characters(count)}"}, ensure_ascii=False).split("%")
+    return before.encode(), after.encode()
+
+
+BODIES = {count: _body(count) for count in (LONGEST, LONG)}
+
+
 def _sentence() -> str:
     return f"How long do I bake loaf number {random.randrange(10**9)}, and at which temperature?"
 
 
 async def _moderate(client: httpx.AsyncClient, text: str) -> int:
-    # As plain UTF-8: escaped, the longest would be beyond what a body may have.
     return (await client.post("/v1/moderations", json={"input": text})).status_code
+
+
+async def _moderate_long(client: httpx.AsyncClient, count: int) -> int:
+    before, after = BODIES[count]
+    body = b"%s%d%s" % (before, random.randrange(10**9), after)
+    head = {"content-type": "application/json"}
+    return (await client.post("/v1/moderations", content=body, headers=head)).status_code
 
 
 async def _small(client: httpx.AsyncClient) -> int:
@@ -161,11 +179,11 @@ async def _small(client: httpx.AsyncClient) -> int:
 
 
 async def _long(client: httpx.AsyncClient) -> int:
-    return await _moderate(client, _characters(LONG))
+    return await _moderate_long(client, LONG)
 
 
 async def _longest(client: httpx.AsyncClient) -> int:
-    return await _moderate(client, _characters(LONGEST))
+    return await _moderate_long(client, LONGEST)
 
 
 async def _stream(client: httpx.AsyncClient) -> int:
@@ -198,6 +216,19 @@ def _table(one_pass: float, idle: Seen, beside: Mapping[str, Seen]) -> Table:
     return table
 
 
+def _event(delta: Mapping[str, str], finish: str | None = None) -> bytes:
+    choice = {"index": 0, "delta": delta, "finish_reason": finish}
+    chunk = {"id": "c", "created": 0, "model": "m", "object": "chat.completion.chunk"}
+    return f"data: {json.dumps({**chunk, 'choices': [choice]})}\n\n".encode()
+
+
+EVENTS = [
+    *(_event({"content": _characters(1000)}) for _ in range(ANSWER // 1000)),
+    _event({}, "stop"),
+    b"data: [DONE]\n\n",
+]
+
+
 async def upstream(
     scope: dict[str, Any],
     receive: Callable[[], Awaitable[dict[str, Any]]],
@@ -210,16 +241,9 @@ async def upstream(
         pass
     headers = [(b"content-type", b"text/event-stream")]
     await send({"type": "http.response.start", "status": 200, "headers": headers})
-    events = [_event({"content": _characters(1000)}) for _ in range(ANSWER // 1000)]
-    for event in [*events, _event({}, "stop"), b"data: [DONE]\n\n"]:
+    for event in EVENTS:
         await send({"type": "http.response.body", "body": event, "more_body": True})
     await send({"type": "http.response.body", "body": b""})
-
-
-def _event(delta: Mapping[str, str], finish: str | None = None) -> bytes:
-    choice = {"index": 0, "delta": delta, "finish_reason": finish}
-    chunk = {"id": "c", "created": 0, "model": "m", "object": "chat.completion.chunk"}
-    return f"data: {json.dumps({**chunk, 'choices': [choice]})}\n\n".encode()
 
 
 if __name__ == "__main__":

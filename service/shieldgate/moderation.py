@@ -5,7 +5,7 @@ import asyncio
 from shieldgate.normalise import readings
 from shieldgate.policy import Rules, decide
 from shieldgate.scoring import Scorer
-from shieldgate.types import Exchange, Verdict
+from shieldgate.types import Exchange, Score, Verdict
 
 # Characters from which on reading takes long enough for others to wait.
 _LONG = 10_000
@@ -19,12 +19,20 @@ async def judge(scorer: Scorer, exchange: Exchange, rules: Rules) -> Verdict:
     """
     policies = rules.policies
     ways = exchange.apart()
+    scored: dict[Exchange, list[Score]] = {}
     if rules.profile.normalise:
-        size = sum(len(way.prompt) + len(way.response or "") for way in ways)
-        # The words as they came count too: nobody knows how their reader takes them.
-        ways = _read(ways) if size < _LONG else await asyncio.to_thread(_read, ways)
-    scored = [await scorer.score(way, policies) for way in dict.fromkeys(ways)]
-    scores = [max(column, key=lambda s: s.margin) for column in zip(*scored, strict=True)]
+        if sum(len(way.prompt) + len(way.response or "") for way in ways) >= _LONG:
+            # First as it came: who can't be judged in time, or not now, should cost no reading.
+            scored = {way: await scorer.score(way, policies) for way in dict.fromkeys(ways)}
+            ways = await asyncio.to_thread(_read, ways)
+        else:
+            ways = _read(ways)
+    for way in dict.fromkeys(ways):
+        if way not in scored:
+            scored[way] = await scorer.score(way, policies)
+    # The words as they came count too: nobody knows how their reader takes them.
+    columns = zip(*scored.values(), strict=True)
+    scores = [max(column, key=lambda s: s.margin) for column in columns]
     pairs = list(zip(policies, scores, strict=True))
     return decide(rules.profile, pairs, exchange.direction, scorer.identity.name)
 

@@ -5,7 +5,6 @@ from collections.abc import Callable
 from concurrent.futures import Future as ThreadFuture
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from functools import partial
 from typing import Any, Generic, TypeVar
 
 from shieldgate.errors import ScorerUnavailable
@@ -70,16 +69,22 @@ class FairThreads:
             (job,) = self._waiting[long].take(0)
             self._free -= 1
             self._long_is_free &= not long
-            begun = self._threads.submit(job.work)
-            ended = partial(job.done.get_loop().call_soon_threadsafe, self._ended, job)
-            begun.add_done_callback(ended)
+            self._begin(job)
 
-    def _ended(self, job: Job[Any], ended: "ThreadFuture[Any]") -> None:
+    def _begin(self, job: Job[Any]) -> None:
+        loop = job.done.get_loop()
+
+        def ended(thread: "ThreadFuture[Any]") -> None:
+            loop.call_soon_threadsafe(self._ended, job, thread)
+
+        self._threads.submit(job.work).add_done_callback(ended)
+
+    def _ended(self, job: Job[Any], thread: "ThreadFuture[Any]") -> None:
         self._free += 1
         self._long_is_free |= job.size > self._long
         if not job.done.done():
-            if failure := ended.exception():
+            if failure := thread.exception():
                 job.done.set_exception(failure)
             else:
-                job.done.set_result(ended.result())
+                job.done.set_result(thread.result())
         self._start()
