@@ -26,10 +26,12 @@ T = TypeVar("T", bound=Sized)
 class FairQueue(Generic[T]):
     """Weighted fair queueing (Demers, Keshav and Shenker, 1989), all callers with the same weight.
 
-    Virtual time advances by what is taken, divided by the number of callers who wait: it is what
-    each would have got if all were served at once, bit by bit. What waits leaves in the order in
-    which it would have been done then. So who has little waiting goes before who has much,
-    nobody starves, and what is one caller's keeps its order.
+    What waits leaves in the order in which it would be done if all callers were served at once,
+    bit by bit. That is told by tags, as in start-time fair queueing (Goyal, Vin and Cheng, 1996):
+    a caller who begins to wait starts at the virtual time, which is the start of what was taken
+    last, and its share of it. So who has little waiting goes before who has much, also when it
+    comes later; nobody starves, of however many who come once; and what is one caller's keeps its
+    order.
     """
 
     def __init__(self) -> None:
@@ -104,8 +106,9 @@ class FairQueue(Generic[T]):
         return self._starts[caller] + self._waiting[caller][0].size, place, caller
 
     def _take_from(self, caller: str) -> T:
-        self._time += self._waiting[caller][0].size / len(self._waiting)
+        callers = len(self._waiting)
         item = self._waiting[caller].popleft()
+        self._time = max(self._time, self._starts[caller] + item.size / callers)
         self._starts[caller] += item.size
         self._sizes[caller] -= item.size
         if not self._waiting[caller]:
