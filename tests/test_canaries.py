@@ -85,7 +85,7 @@ class Engine:
         self.breaks: str | None = None
         self.seen = ""
 
-    def least_tokens(self, exchange: Exchange) -> int:
+    def least_tokens(self, exchange: Exchange, most: float) -> int:
         return 0
 
     def prepare(self, exchange: Exchange, policies: Sequence[Policy]) -> Prepared:

@@ -71,7 +71,7 @@ class Lengths:
     def __init__(self, before_forward: Callable[[], None] = lambda: None) -> None:
         self._before_forward = before_forward
 
-    def least_tokens(self, exchange: Exchange) -> int:
+    def least_tokens(self, exchange: Exchange, most: float) -> int:
         return 0
 
     def prepare(self, exchange: Exchange, policies: Sequence[Policy]) -> Prepared:

@@ -2,6 +2,7 @@
 
 import asyncio
 import contextlib
+import math
 import threading
 from collections.abc import Sequence
 
@@ -124,9 +125,9 @@ async def test_what_takes_longer_than_any_text_may_is_refused_at_once() -> None:
             await scorer.score(Exchange(long), [POLICY])
         await scorer.score(Exchange("z" * 1200), [POLICY])  # one piece renews the estimate
         engine.prepare = lambda *_: pytest.fail("it was tokenised")  # type: ignore[method-assign]
-        engine.least_tokens = lambda exchange: len(exchange.prompt) // 2  # type: ignore[method-assign]
+        engine.least_tokens = lambda exchange, most: len(exchange.prompt) // 2  # type: ignore[method-assign]
         scorer._seconds_per_token = scorer._seconds_per_token_of_many = 0.01
-        with pytest.raises(TooLong, match=r"at least 5,500 tokens"):
+        with pytest.raises(TooLong, match=r"more than 5,500 tokens"):
             await scorer.score(Exchange("x" * 11_000), [POLICY])
         assert not scorer._calls
 
@@ -253,13 +254,15 @@ SOME = st.text(st.sampled_from("abc e.\n\t▁é中文кил🥖\ud83d\u0301"), m
 @given(SOME, st.integers(1, 50))
 def test_no_text_has_fewer_tokens_than_its_characters_tell(text: str, times: int) -> None:
     encoder = PROMPTS._encoder
-    assert encoder.least_tokens(text * times) <= len(encoder.spans(text * times))
+    long = text * times
+    assert encoder.least_tokens(long, math.inf) <= len(encoder.spans(long))
 
 
 def test_chinese_for_example_is_seen_to_be_long_at_once() -> None:
     text = "".join(map(chr, range(0x4E00, 0x9FA6)))
-    least, real = PROMPTS._encoder.least_tokens(text), len(PROMPTS._encoder.spans(text))
+    least, real = PROMPTS._encoder.least_tokens(text, math.inf), len(PROMPTS._encoder.spans(text))
     assert 0.9 * real < least <= real
+    assert 9000 < PROMPTS._encoder.least_tokens(text, 9000) < real
 
 
 PROMPTS = open_prompts("starter")

@@ -190,9 +190,10 @@ class Batched:
         """Tokenise in turn; raise TooLong for what is too long by its characters alone."""
         characters = len(exchange.prompt) + len(exchange.response or "")
         if characters > _LONG:
-            least = self.engine.least_tokens(exchange)
-            if least * self._seconds_for_many() > self._max_seconds:
-                raise self._too_long("The text takes at least", least)
+            rate = self._seconds_for_many()
+            most = self._max_seconds / rate if rate else math.inf
+            if rate and (least := self.engine.least_tokens(exchange, most)) > most:
+                raise self._too_long("The text takes more than", least)
         work = partial(self.engine.prepare, exchange, policies)
         job = self._tokenising.submit(call.caller, characters, work)
         call.awaited = [job.done]

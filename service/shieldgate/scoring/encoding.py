@@ -9,6 +9,9 @@ from tokenizers.pre_tokenizers import Metaspace
 from shieldgate.errors import ModelError
 from shieldgate.prompt import Control, Segment, render
 
+# Characters that are looked at between two looks whether they are enough.
+_CHUNK = 8192
+
 
 class PromptEncoder:
     """Encodes prompts that are built of `control_tokens` and text; safe to share between threads.
@@ -75,22 +78,26 @@ class PromptEncoder:
         [encoding] = self._backend.encode_batch([_valid(text)], add_special_tokens=False)
         return list(encoding.offsets)
 
-    def least_tokens(self, text: str) -> int:
-        """Tell how many tokens `text` has at least, from its characters alone and at once.
+    def least_tokens(self, text: str, most: float) -> int:
+        """Tell how many tokens `text` has at least, from its characters and at once.
 
         A token of n characters has at most 1/n of itself for each of them, so the sum over the
         characters of 1 / the longest token with that character is a lower bound; a character
-        that no token has becomes its bytes. 0 where the tokenizer isn't of that kind.
+        that no token has becomes its bytes. Counting ends beyond `most`. 0 where the tokenizer
+        isn't of that kind.
         """
         if not getattr(self._backend.model, "byte_fallback", False):
             return 0
-        if self._backend.normalizer:
-            text = self._backend.normalizer.normalize_str(_valid(text))
-        longest = self._longest
-        least = sum(
-            count / longest[c] if c in longest else count * len(c.encode("utf-8", "replace"))
-            for c, count in Counter(text).items()
-        )
+        longest, normalizer, least = self._longest, self._backend.normalizer, 0.0
+        for start in range(0, len(text), _CHUNK):
+            chunk = _valid(text[start : start + _CHUNK])
+            normal = normalizer.normalize_str(chunk) if normalizer else chunk
+            least += sum(
+                count / longest[c] if c in longest else count * len(c.encode())
+                for c, count in Counter(normal).items()
+            )
+            if least > most:
+                break
         return int(least)
 
     def token(self, text: str) -> int:

@@ -93,10 +93,10 @@ class Engine(Protocol):
         """
         ...
 
-    def least_tokens(self, exchange: Exchange) -> int:
+    def least_tokens(self, exchange: Exchange, most: float) -> int:
         """Tell how many tokens scoring a long exchange takes at least, without tokenising it.
 
-        Called from the event loop.
+        Counting may end beyond `most`. Called from the event loop.
         """
         ...
 
