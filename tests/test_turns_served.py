@@ -12,7 +12,7 @@ from fakes import FakeScorer
 from serving import Gateway, gateway
 from test_batched import LengthEngine
 from test_keys import entry, written
-from upstream import Script, serving, whole
+from upstream import Script, serving, streamed, whole
 
 from shieldgate.errors import TooLong
 from shieldgate.policy import Policy
@@ -34,7 +34,7 @@ async def served(
     """A gateway before an engine, which may be behind a socket, in what a server composes."""
     async with AsyncExitStack() as stack:
         batched = await stack.enter_async_context(
-            Batched(engine, max_batch_tokens=20, max_waiting=100, max_seconds=30)
+            Batched(engine, max_batch_tokens=40, max_waiting=100, max_seconds=30)
         )
 
         @asynccontextmanager
@@ -83,9 +83,9 @@ async def test_callers_take_turns(tmp_path: Path, elsewhere: bool, by: str) -> N
             while len(batched._queue) < 121:
                 await asyncio.sleep(0.01)
         assert [(await call).status_code for call in calls] == [200] * 5
-    assert "tiny" in engine.batches[1]
-    if by == "key":
-        assert len(engine.batches[1]) == 2, "one key has one share, however many connections"
+    assert engine.batches[1][0] == "tiny"
+    shares = len(engine.batches[1]) - 1
+    assert shares == (2 if by == "key" else 3), "a key has one share, however many connections"
 
 
 @pytest.mark.parametrize("elsewhere", [False, True], ids=["here", "over the socket"])
@@ -139,6 +139,14 @@ async def test_all_that_a_text_is_read_as_has_one_deadline() -> None:
         began = monotonic()
         assert (await running.client.post(SCREEN, json={"prompt": text})).status_code == 503
         assert monotonic() - began < 0.55
+
+
+async def test_a_check_of_a_streamed_answer_has_one_deadline_however_often_it_is_read() -> None:
+    answer = streamed("\u202edrow terces\u202c is nót what it s e e m s")
+    async with serving(Script(answer)) as url, slow(0.3, upstream=Upstream(url)) as running:
+        body = {"model": "m", "stream": True, "messages": [{"role": "user", "content": "x"}]}
+        reply = await running.client.post("/v1/chat/completions", json=body)
+        assert "moderation_unavailable" in reply.text
 
 
 async def test_all_texts_of_a_request_have_one_deadline() -> None:
