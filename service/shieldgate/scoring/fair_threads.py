@@ -50,7 +50,7 @@ class FairThreads:
         self._waiting[job.size > self._long].drop([job])
 
     def close(self) -> None:
-        """Fail what waits; blocks until what has begun is done."""
+        """Block until what has begun is done."""
         self._threads.shutdown(wait=True)
 
     def fail_waiting(self) -> None:
