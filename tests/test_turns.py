@@ -163,6 +163,21 @@ async def test_who_could_not_be_done_by_its_deadline_is_refused_at_once() -> Non
         await asyncio.gather(*calls)
 
 
+async def test_who_is_long_and_late_is_not_even_tokenised() -> None:
+    engine = LengthEngine()
+    engine.least_tokens = lambda exchange, most: len(exchange.prompt)  # type: ignore[method-assign]
+    async with Batched(engine, max_batch_tokens=4, max_waiting=9, max_seconds=1e5) as scorer:
+        with engine.held():
+            first = await running(engine, scorer)
+            scorer._seconds_per_token = scorer._seconds_per_token_of_many = 1.0
+            second = await queued(scorer, "x" * 9000)
+            prepare, engine.prepare = engine.prepare, lambda *_: pytest.fail("tokenised")  # type: ignore[method-assign]
+            with pytest.raises(Overloaded):
+                await asking(scorer, "x" * 95_000)
+            engine.prepare = prepare  # type: ignore[method-assign]
+        await asyncio.gather(first, second)
+
+
 async def test_who_leaves_takes_along_what_is_queued() -> None:
     engine = LengthEngine()
     async with Batched(engine, max_batch_tokens=10, max_waiting=9) as scorer:

@@ -187,13 +187,15 @@ class Batched:
     async def _prepare(
         self, call: _Call, exchange: Exchange, policies: Sequence[Policy]
     ) -> Prepared:
-        """Tokenise in turn; raise TooLong for what is too long by its characters alone."""
+        """Tokenise in turn; raise TooLong and Overloaded where the characters alone tell."""
         characters = len(exchange.prompt) + len(exchange.response or "")
         if characters > _LONG:
             rate = self._seconds_for_many()
             most = self._max_seconds / rate if rate else math.inf
             if rate and (least := self.engine.least_tokens(exchange, most)) > most:
                 raise self._too_long("The text takes more than", least)
+            if rate:
+                self._check_turn(call.caller, least)
         work = partial(self.engine.prepare, exchange, policies)
         job = self._tokenising.submit(call.caller, characters, work)
         call.awaited = [job.done]
@@ -219,12 +221,11 @@ class Batched:
     def _check_time(self, caller: str, prepared: Prepared) -> None:
         """Raise TooLong for what could never be done in time, Overloaded for what can't be now.
 
-        Never for what is one piece and the first, to renew the estimate.
+        Never for what is one piece and the first, so that the estimate is renewed.
         """
         tokens = sum(work.tokens for work in prepared.work)
-        most, together = self._max_seconds, tokens
+        together = tokens
         if deadline := turn.deadline.get():
-            most = min(most, deadline.left)
             deadline.tokens += tokens
             together = deadline.tokens
         rate = self._seconds_for_many()
@@ -232,6 +233,12 @@ class Batched:
             raise self._too_long("The text takes", tokens)
         if together > tokens and together * rate > self._max_seconds:
             raise self._too_long("The texts of this request take", together)
+        self._check_turn(caller, tokens)
+
+    def _check_turn(self, caller: str, tokens: int) -> None:
+        """Raise Overloaded for what comes too late; never for the first."""
+        deadline = turn.deadline.get()
+        most = min(self._max_seconds, deadline.left if deadline else math.inf)
         ahead = self._seconds_ahead(caller, tokens)
         if ahead and ahead + tokens * self._seconds_per_token > most:
             raise Overloaded(max(1.0, ahead))
