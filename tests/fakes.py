@@ -118,6 +118,9 @@ class BlockingEngine:
         self.entered = threading.Event()
         self.released = threading.Event()
 
+    def least_tokens(self, exchange: Exchange, most: float) -> int:
+        return 0
+
     def prepare(self, exchange: Exchange, policies: Sequence[Policy]) -> Prepared:
         return Prepared((Piece(),))
 

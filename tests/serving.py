@@ -108,7 +108,10 @@ async def gateway(
         settings=given,
         policies=policies,
         screener=Screener(
-            loading or LoadingScorer(scorer.opened), telemetry, Audit(AUDIT_SECRET, audit)
+            loading or LoadingScorer(scorer.opened),
+            telemetry,
+            Audit(AUDIT_SECRET, audit),
+            seconds=given.guard_seconds,
         ),
         telemetry=telemetry,
         stop=stopped_by.append,

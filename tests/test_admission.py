@@ -279,6 +279,18 @@ async def test_more_than_a_minutes_worth_is_refused_for_good_and_takes_nothing(
             assert (await served.client.post(SCREEN, json={"prompt": "ok"})).status_code == 200
 
 
+async def test_a_text_is_one_however_it_is_read_and_characters_count_as_they_come(
+    scorer: FakeScorer, tmp_path: Path
+) -> None:
+    text = "it is nót what it s e e m s"  # has further readings
+    key = {"texts_per_minute": 2, "characters_per_minute": 2 * len(text)}
+    async with guarded(scorer, tmp_path, key=key) as served:
+        replies = [await served.client.post(SCREEN, json={"prompt": text}) for _ in range(3)]
+        assert [reply.status_code for reply in replies] == [200, 200, 429]
+        assert int(replies[2].headers["retry-after"]) == 30
+        assert len(scorer.calls) > 2
+
+
 async def test_a_stream_holds_its_place_until_its_end(scorer: FakeScorer, tmp_path: Path) -> None:
     gate = asyncio.Event()
     script = Script([delta("kind"), gate, *streamed(" words")[1:]])

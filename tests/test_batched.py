@@ -55,6 +55,9 @@ class LengthEngine:
     async def wait_until_running(self) -> None:
         assert await asyncio.to_thread(self.running.wait, TIMEOUT)
 
+    def least_tokens(self, exchange: Exchange, most: float) -> int:
+        return 0
+
     def prepare(self, exchange: Exchange, policies: Sequence[Policy]) -> Prepared:
         if exchange.prompt == "untokenisable":
             raise ValueError

@@ -228,7 +228,7 @@ async def test_a_failing_call_lets_go_of_the_other_that_its_caller_waited_for() 
     await asyncio.sleep(0)
     await asyncio.sleep(0)
     assert len(scorer.calls) == 2
-    cache._flights[cache._keys(Exchange("x"), [A])[0]][0].task.cancel()
+    cache._flights["", cache._keys(Exchange("x"), [A])[0]][0].task.cancel()
     await asyncio.gather(first, both, return_exceptions=True)
     await scorer.cancelled.wait()
     assert cache._flights == {}

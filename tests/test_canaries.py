@@ -85,6 +85,9 @@ class Engine:
         self.breaks: str | None = None
         self.seen = ""
 
+    def least_tokens(self, exchange: Exchange, most: float) -> int:
+        return 0
+
     def prepare(self, exchange: Exchange, policies: Sequence[Policy]) -> Prepared:
         self.seen = exchange.response or exchange.prompt
         if self.breaks == "prepare":

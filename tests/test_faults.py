@@ -74,7 +74,7 @@ class Rig:
             while (await self.ask("healed")).status_code != 200:
                 await asyncio.sleep(0.05)
         assert all(reply.status_code == 200 for reply in await self.burst("well"))
-        assert self.batched._calls == 0
+        assert not self.batched._calls
         assert not self.batched._queue
 
 
@@ -157,7 +157,7 @@ async def test_a_scorer_that_is_stuck() -> None:
         with rig.engine.held():
             assert_unjudged(await rig.burst("stuck", 10))
             # The pass still runs, and who waits for it no longer holds a place.
-            assert rig.batched._calls == 0
+            assert not rig.batched._calls
 
 
 async def test_a_full_queue() -> None:
@@ -179,12 +179,12 @@ async def test_callers_who_leave_while_they_wait() -> None:
         with rig.engine.held():
             leaving = [rig.ask(f"leaving-{n}") for n in range(6)]
             async with asyncio.timeout(10):
-                while rig.batched._calls < len(leaving):
+                while len(rig.batched._calls) < len(leaving):
                     await asyncio.sleep(0.01)
             for task in leaving[:-1]:
                 task.cancel()
             async with asyncio.timeout(10):
-                while rig.batched._calls > 1:
+                while len(rig.batched._calls) > 1:
                     await asyncio.sleep(0.01)
         assert (await leaving[-1]).status_code == 200, "who stays is served"
         asked = {piece for batch in rig.engine.batches for piece in batch}
@@ -245,7 +245,7 @@ async def test_memory_returns_to_the_base_line_after_a_failing_scorer(fault: str
                     asked = [running.ask(text) for text in texts]
                     if fault == "left":
                         async with asyncio.timeout(10):
-                            while running.batched._calls < MANY:
+                            while len(running.batched._calls) < MANY:
                                 await asyncio.sleep(0.01)
                         for task in asked:
                             task.cancel()

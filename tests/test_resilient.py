@@ -8,7 +8,7 @@ from fakes import FakeScorer, small_book
 from test_batched import LengthEngine
 
 from shieldgate.errors import ConfigurationError, Overloaded, ScorerUnavailable
-from shieldgate.scoring import Batched, Cached, Resilient
+from shieldgate.scoring import Batched, Cached, Resilient, turn
 from shieldgate.types import Exchange, Score
 
 POLICIES = tuple(small_book().policies.values())
@@ -147,3 +147,33 @@ async def test_in_its_composition_a_stuck_pass_fails_its_callers_and_then_heals(
             assert [type(f) for f in failed] == [ScorerUnavailable] * 3
             assert observer.reasons == ["timeout"], "three callers, one flight"
         assert await scorer.score(TEXT, POLICIES) == [Score(5.0)] * 2
+
+
+async def test_who_waits_in_a_busy_queue_opens_no_breaker(
+    scorer: FakeScorer, observer: Observer
+) -> None:
+    guard = guarded(scorer, observer, seconds=0.1)
+    scorer.released.clear()
+    waiting = [asyncio.create_task(guard.score(TEXT, POLICIES)) for _ in range(9)]
+    await scorer.entered.wait()
+    answered = FakeScorer()
+    guard._scorer = answered
+    await guard.score(TEXT, POLICIES)  # of somebody else, meanwhile
+    failed = await asyncio.gather(*waiting, return_exceptions=True)
+    assert [type(f) for f in failed] == [ScorerUnavailable] * 9
+    assert observer.reasons == ["timeout"] * 9
+    assert observer.states == []
+
+
+async def test_what_comes_late_has_the_rest_of_its_time_and_opens_no_breaker(
+    scorer: FakeScorer, observer: Observer
+) -> None:
+    guard = guarded(scorer, observer, seconds=10)
+    scorer.released.clear()
+    with turn.within(0.02):
+        await asyncio.gather(*(refused(guard) for _ in range(6)))
+        asked = len(scorer.calls)
+        await refused(guard)
+        assert len(scorer.calls) == asked, "nobody is asked for what is over"
+    assert observer.reasons == ["timeout"] * 7
+    assert observer.states == []

@@ -71,6 +71,9 @@ class Lengths:
     def __init__(self, before_forward: Callable[[], None] = lambda: None) -> None:
         self._before_forward = before_forward
 
+    def least_tokens(self, exchange: Exchange, most: float) -> int:
+        return 0
+
     def prepare(self, exchange: Exchange, policies: Sequence[Policy]) -> Prepared:
         text = exchange.prompt
         return Prepared(tuple(Text(text[i : i + 50]) for i in range(0, len(text), 50)))

@@ -9,9 +9,9 @@ import pytest
 from fakes import FakeScorer, small_book
 from structlog.testing import capture_logs
 
-from shieldgate.errors import ConfigurationError, Overloaded, ScorerUnavailable
+from shieldgate.errors import ConfigurationError, Overloaded, ScorerUnavailable, TooLong
 from shieldgate.policy import Policy
-from shieldgate.scoring import Identity, UnixSocketScorer, unix_socket
+from shieldgate.scoring import Identity, UnixSocketScorer, turn, unix_socket
 from shieldgate.scoring.loading import LoadingScorer
 from shieldgate.scoring.unix_socket import listening
 from shieldgate.types import Exchange, Score
@@ -60,6 +60,7 @@ async def test_failures_arrive_as_they_are(path: Path) -> None:
             ScorerUnavailable("The scorer failed.", retry_after=3.0),
             ScorerUnavailable("The scorer failed."),
             ConfigurationError("The template 'blog' only judges prompts."),
+            TooLong("The text takes 9 tokens."),
         ):
             scorer.failure = failure
             with pytest.raises(type(failure)) as raised:
@@ -136,3 +137,35 @@ async def test_a_scorer_that_hangs_holds_no_check_up(
     async with over_socket(Hangs(), path) as scorer:
         with pytest.raises(ScorerUnavailable, match="does not answer"):
             await scorer.check(POLICIES)
+
+
+async def test_on_whose_behalf_it_is_and_until_when_goes_along(path: Path) -> None:
+    scorer = FakeScorer()
+    seen: list[tuple[str, turn.Deadline | None]] = []
+
+    async def score(exchange: Exchange, policies: Sequence[Policy]) -> list[Score]:
+        seen.append((turn.caller.get(), turn.deadline.get()))
+        await scorer.released.wait()
+        return [Score(0.0)]
+
+    scorer.score = score  # type: ignore[method-assign]
+    scorer.released.clear()
+    async with over_socket(scorer, path) as remote, asyncio.TaskGroup() as group:
+        turn.caller.set("web")
+        with turn.within(20) as ours:
+            for _ in range(2):
+                group.create_task(remote.score(Exchange("bread"), POLICIES))
+        turn.caller.set("other")
+        group.create_task(remote.score(Exchange("bread"), POLICIES))
+        while len(seen) < 3:
+            await asyncio.sleep(0)
+        scorer.released.set()
+    (_, theirs), (_, same) = (one for one in seen if one[0] == "web")
+    assert theirs
+    assert theirs is same, "the texts of a request are counted together"
+    assert (theirs.id, theirs.seconds) == (ours.id, 20)
+    assert abs(theirs.until - ours.until) < 1
+    assert [one for one in seen if one[0] == "other"] == [("other", None)]
+    seen.clear()
+    del theirs, same
+    assert not unix_socket._deadlines

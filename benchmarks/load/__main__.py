@@ -13,12 +13,10 @@ import json
 import os
 import re
 import shutil
-import socket
 import subprocess
 import sys
 import tempfile
 import time
-import urllib.error
 import urllib.request
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
@@ -30,6 +28,8 @@ from threading import Event, Thread
 from rich import box
 from rich.console import Console
 from rich.table import Table
+
+from benchmarks.load.servers import asgi, free_port, server, shieldgate
 
 OURS, LITELLM, UPSTREAM = "shieldgate", "LiteLLM", "upstream itself"
 QUESTION = "How long do I bake a loaf of sourdough, and at which temperature?"
@@ -87,11 +87,11 @@ def main() -> None:
         return
     with ExitStack() as running:
         folder = Path(running.enter_context(tempfile.TemporaryDirectory()))
-        null = running.enter_context(_asgi("benchmarks.load.upstream:app"))
-        ours, process = running.enter_context(_shieldgate(null))
+        null = running.enter_context(asgi("benchmarks.load.upstream:app"))
+        ours, process = running.enter_context(shieldgate(null))
         answer = folder / "answer.json"
         answer.write_bytes(_post(f"{ours}/v1/moderations", MODERATION))
-        bare = running.enter_context(_asgi("benchmarks.load.bare:app", LOAD_ANSWER=str(answer)))
+        bare = running.enter_context(asgi("benchmarks.load.bare:app", LOAD_ANSWER=str(answer)))
         proxies = {UPSTREAM: null, OURS: ours}
         if arguments.litellm:
             proxies[LITELLM] = running.enter_context(_litellm(arguments.litellm, null, folder))
@@ -244,48 +244,8 @@ def _wrk(target: Target, connections: int, seconds: float, folder: Path) -> Meas
 
 
 @contextmanager
-def _server(
-    command: Sequence[str], url: str, **environment: str
-) -> Iterator[subprocess.Popen[bytes]]:
-    process = subprocess.Popen(
-        command,
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        env={**os.environ, **environment},
-    )
-    try:
-        _wait(process, url)
-        yield process
-    finally:
-        process.terminate()
-        process.wait(30)
-
-
-@contextmanager
-def _asgi(app: str, **environment: str) -> Iterator[str]:
-    port = _free_port()
-    command = [
-        *(sys.executable, "-m", "uvicorn", app, "--port", str(port)),
-        *("--log-level", "critical", "--no-access-log"),
-    ]
-    with _server(command, f"http://127.0.0.1:{port}/", **environment):
-        yield f"http://127.0.0.1:{port}"
-
-
-@contextmanager
-def _shieldgate(upstream: str) -> Iterator[tuple[str, int]]:
-    port = _free_port()
-    command = [
-        *(sys.executable, "-m", "shieldgate.cli", "serve", "--port", str(port)),
-        *("--upstream", f"{upstream}/v1", "--log-level", "error"),
-    ]
-    with _server(command, f"http://127.0.0.1:{port}/readyz") as process:
-        yield f"http://127.0.0.1:{port}", process.pid
-
-
-@contextmanager
 def _litellm(command: Path, upstream: str, folder: Path) -> Iterator[str]:
-    port = _free_port()
+    port = free_port()
     config = folder / "litellm.yaml"
     config.write_text(
         json.dumps(
@@ -312,31 +272,8 @@ def _litellm(command: Path, upstream: str, folder: Path) -> Iterator[str]:
         "NO_DOCS": "True",
         "LITELLM_DANGEROUSLY_PERMIT_WEAK_OR_UNSET_MASTER_KEY": "true",  # ours asks for none either
     }
-    with _server([*argv, "--num_workers", "1"], f"{url}/health/liveliness", **quiet):
+    with server([*argv, "--num_workers", "1"], f"{url}/health/liveliness", **quiet):
         yield url
-
-
-def _free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
-
-
-def _wait(process: subprocess.Popen[bytes], url: str) -> None:
-    for _ in range(1200):
-        if process.poll() is not None:
-            said = process.stderr.read().decode()[-2000:] if process.stderr else ""
-            sys.exit(f"{process.args} ended with {process.returncode}:\n{said}")
-        try:
-            with urllib.request.urlopen(url, timeout=5):
-                return
-        except urllib.error.HTTPError as answered:
-            if answered.code != 503:  # not ready yet
-                return
-        except OSError:
-            pass
-        time.sleep(0.1)
-    sys.exit(f"{process.args} did not answer at {url} within two minutes.")
 
 
 def _post(url: str, body: Mapping[str, object]) -> bytes:

@@ -14,6 +14,7 @@
     ├── UpstreamError           the model behind the gateway refused, failed or made no sense
     └── ScoringError            no score could be had; the profile's `on_failure` decides
         ├── Unscreenable        an answer holds what no scorer here can read
+        ├── TooLong             the text takes more time than any may
         ├── Overloaded          the queue is full; try again after `retry_after` seconds
         └── ScorerUnavailable   not loaded yet, closed, failed, or past its deadline
 
@@ -137,6 +138,10 @@ class Unscreenable(ScoringError):
     """An answer holds what no scorer here can read, such as audio."""
 
     code = "unscreenable"
+
+
+class TooLong(ScoringError):
+    """A text takes more time than any may have, or the texts of a request together do."""
 
 
 class Overloaded(ScoringError):

@@ -1,7 +1,7 @@
 """Exchange and rules in, verdict out: score, then decide; nothing else."""
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import replace
 
 from shieldgate.normalise import readings
@@ -26,14 +26,16 @@ async def judge(scorer: Scorer, exchange: Exchange, rules: Rules) -> Verdict:
     """
     policies, profile, name = rules.policies, rules.profile, scorer.identity.name
     wholes = exchange.apart()
-    size = sum(len(whole.prompt) + len(whole.response or "") for whole in wholes)
-    if size < _LONG:
+    known: dict[Exchange, list[Score]] = {}
+    if sum(len(whole.prompt) + len(whole.response or "") for whole in wholes) < _LONG:
         ways = _ways(wholes, profile, name)
     else:
+        # First as it came: who can't be judged in time, or not now, should cost no reading.
+        known = await _score_all(scorer, wholes, policies)
         ways = await asyncio.to_thread(_ways, wholes, profile, name)
-    scored = await _score_all(scorer, list(ways), policies)
-    handicaps = list(ways.values())
-    worst = [_worst(column, handicaps) for column in zip(*scored, strict=True)]
+    known |= await _score_all(scorer, [way for way in ways if way not in known], policies)
+    scored = [known[way] for way in ways]
+    worst = [_worst(column, ways.values()) for column in zip(*scored, strict=True)]
     pairs = list(zip(policies, worst, strict=True))
     return decide(profile, pairs, exchange.direction, name)
 
@@ -64,10 +66,11 @@ def _passages(way: Exchange, size: int) -> list[Exchange]:
 
 async def _score_all(
     scorer: Scorer, ways: Sequence[Exchange], policies: Sequence[Policy]
-) -> list[list[Score]]:
-    """Score several ways at once; when one fails the others are cancelled."""
+) -> dict[Exchange, list[Score]]:
+    """Score each of several ways, some at a time; when one fails the others are cancelled."""
+    ways = list(dict.fromkeys(ways))
     if len(ways) == 1:
-        return [await scorer.score(ways[0], policies)]
+        return {ways[0]: await scorer.score(ways[0], policies)}
     places = asyncio.Semaphore(_AT_ONCE)
 
     async def score(way: Exchange) -> list[Score]:
@@ -79,10 +82,10 @@ async def _score_all(
             tasks = [group.create_task(score(way)) for way in ways]
     except ExceptionGroup as failures:
         raise failures.exceptions[0] from None
-    return [task.result() for task in tasks]
+    return {way: task.result() for way, task in zip(ways, tasks, strict=True)}
 
 
-def _worst(scores: Sequence[Score], handicaps: Sequence[float]) -> Score:
+def _worst(scores: Sequence[Score], handicaps: Collection[float]) -> Score:
     """Take the worst margin of all ways; what was left out is what the whole left out."""
     margin = max(s.margin - handicap for s, handicap in zip(scores, handicaps, strict=True))
     return replace(scores[0], margin=margin, windows=sum(score.windows for score in scores))

@@ -248,14 +248,19 @@ class LimitSettings(Settings):
         16_384, ge=1, description="Most tokens in one forward pass, unless one text alone has more."
     )
     max_waiting: int = Field(
-        256, ge=1, description="Most texts that are being scored or wait for it; then comes a 429."
+        256,
+        ge=1,
+        description="Most texts that are being scored or wait for it; then comes a 429, for those "
+        "who have most of them here.",
     )
     guard_seconds: float = Field(
         30,
         gt=0,
         allow_inf_nan=False,
-        description="Longest time in which one text is judged, in seconds, waiting included; then "
-        "the profile's on_failure decides. A large scorer on a CPU needs more.",
+        description="Longest time in which what a request sends is judged, in seconds, waiting "
+        "included, however many texts it holds; and so for its answer, or each check of a streamed "
+        "one. Then the profile's on_failure decides. A text that takes longer by itself gets a "
+        "413. A large scorer on a CPU needs more.",
     )
     prefix_bytes: int = Field(
         2**30,

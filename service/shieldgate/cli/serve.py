@@ -107,6 +107,7 @@ def run(settings: ServeSettings, part: GatewayProcess | None = None) -> None:
                     LoadingScorer(opened, scorer_process.gone if scorer_process else None),
                     telemetry,
                     audit,
+                    seconds=settings.guard_seconds,
                 ),
                 telemetry,
                 stop,

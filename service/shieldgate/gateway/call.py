@@ -155,8 +155,9 @@ class Call:
             async with places:
                 return await self.services.screener.screen(exchange, self.rules["prompt"])
 
-        async with together() as group:
-            tasks = [group.create_task(judge(subject.exchange)) for subject in self.plan.prompts]
+        with self.services.screener.deadline():
+            async with together() as group:
+                tasks = [group.create_task(judge(s.exchange)) for s in self.plan.prompts]
         return [task.result() for task in tasks]
 
     def refuse(self, inputs: Sequence[Judged]) -> Response | None:

@@ -90,8 +90,9 @@ async def _screened(call: Call, inputs: Sequence[Judged], reply: Reply) -> Respo
             code="upstream_invalid",
             request_id=reply.request_id,
         )
-    async with together() as group:
-        tasks = [group.create_task(_judge(call, answer)) for answer in answers]
+    with call.services.screener.deadline():
+        async with together() as group:
+            tasks = [group.create_task(_judge(call, answer)) for answer in answers]
     outputs = [task.result() for task in tasks]
     call.name_outcome(outputs)
     body = call.dialect.screened(

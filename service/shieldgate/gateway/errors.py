@@ -21,6 +21,7 @@ from shieldgate.errors import (
     Overloaded,
     ScorerUnavailable,
     ShieldgateError,
+    TooLong,
     UnknownKey,
     UnknownName,
     UpstreamError,
@@ -43,6 +44,7 @@ _REPLIES: Mapping[type[ShieldgateError], tuple[int, str]] = {
     UnknownName: (400, "unknown_name"),
     # The template has no words for judging a response, or the guideline leaves no room for it.
     ConfigurationError: (400, "unsupported"),
+    TooLong: (413, "text_too_long"),
     Overloaded: (429, "overloaded"),
     ScorerUnavailable: (503, ScorerUnavailable.code),
 }
@@ -66,7 +68,8 @@ _MEANINGS = {
     408: "The body took too long to arrive.",
     401: "There is no API key, or it is not one of this server's.",
     403: "The API key does not allow this.",
-    413: "The body, or a text in it, is too long; or holds more than the key may send in a minute.",
+    413: "The body, or a text in it, is too long, takes too long to judge, or holds more than the "
+    "key may send in a minute.",
     415: "The body is compressed.",
     429: "The queue is full, or the key's limit reached; `Retry-After` says when to come again.",
     500: "A defect of ours; `x-request-id` finds it in the log.",

@@ -40,9 +40,10 @@ async def moderate(
     exchanges = [Exchange(text) for text in body.input]
     await services.accept(key, exchanges, "input")
     # `flagged: false` can't say that a text was not judged, so this surface never fails open.
-    judged = await while_connected(
-        request, (services.screener.screen(e, rules, may_open=False) for e in exchanges)
-    )
+    with services.screener.deadline():
+        judged = await while_connected(
+            request, (services.screener.screen(e, rules, may_open=False) for e in exchanges)
+        )
     return ModerationReply(
         id=f"modr-{uuid4().hex}",
         model=services.screener.scorer.identity.name,

@@ -37,9 +37,10 @@ async def screen(body: ScreenRequest, request: Request, services: ServicesDep) -
     }
     state.profile = rules["prompt"].profile.name
     await services.accept(key, exchanges, "exchanges" if body.exchanges else "prompt")
-    judged = await while_connected(
-        request, (services.screener.screen(e, rules[e.direction]) for e in exchanges)
-    )
+    with services.screener.deadline():
+        judged = await while_connected(
+            request, (services.screener.screen(e, rules[e.direction]) for e in exchanges)
+        )
     scorer = services.screener.scorer
     return ScreenReply(
         scorer=ScorerInfo.of(scorer.identity) if scorer.ready else None,

@@ -1,11 +1,13 @@
 """Judges exchanges by the rules of a request, and puts the verdicts on record."""
 
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from time import perf_counter
 
-from shieldgate.errors import ScoringError
+from shieldgate.errors import ScorerUnavailable, ScoringError, TooLong
 from shieldgate.moderation import judge
 from shieldgate.policy import Rules, fail
+from shieldgate.scoring import turn
 from shieldgate.scoring.loading import LoadingScorer
 from shieldgate.telemetry import Audit, Decision, Telemetry
 from shieldgate.types import Action, Exchange, Judged
@@ -13,24 +15,43 @@ from shieldgate.types import Action, Exchange, Judged
 
 @dataclass(frozen=True, slots=True)
 class Screener:
-    """Judges by a scorer; counts and records what is final."""
+    """Judges by a scorer; counts and records what is final.
+
+    All that is judged within one `deadline` has `seconds` together; what stands in none has them
+    by itself.
+    """
 
     scorer: LoadingScorer
     telemetry: Telemetry
     audit: Audit
+    seconds: float
 
     @property
     def name(self) -> str:
         """Name the scorer; empty while none is loaded."""
         return self.scorer.identity.name if self.scorer.ready else ""
 
+    def deadline(self) -> AbstractContextManager[object]:
+        """Give all that is judged in here one deadline."""
+        return turn.within(self.seconds)
+
     async def judge(self, exchange: Exchange, rules: Rules) -> Judged:
-        """Judge one exchange, by `on_failure` where the guard fails; nothing is recorded yet."""
+        """Judge one exchange, by `on_failure` where the guard fails; nothing is recorded yet.
+
+        Raises TooLong for a prompt, because it is its sender who can mend that, and who could
+        else pass what is too long to be judged.
+        """
         started = perf_counter()
         with self.telemetry.traces.judging(exchange.direction) as judged:
-            failure = None
+            failure: ScoringError | None = None
             try:
-                verdict = await judge(self.scorer, exchange, rules)
+                with self.deadline():
+                    verdict = await judge(self.scorer, exchange, rules)
+            except TooLong as too_long:
+                if exchange.direction == "prompt":
+                    raise
+                verdict = fail(rules.profile, exchange.direction)
+                failure = ScorerUnavailable(str(too_long))
             except ScoringError as failed:
                 verdict, failure = fail(rules.profile, exchange.direction), failed
             judged(verdict.action.value)

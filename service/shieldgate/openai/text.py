@@ -8,8 +8,10 @@ from pydantic_core import PydanticCustomError
 
 def _encodable(text: str) -> str:
     # JSON can spell half of a surrogate pair, which no tokenizer and no reply can encode.
-    if not text.isascii() and any("\ud800" <= c <= "\udfff" for c in text):
-        raise PydanticCustomError("unicode", "The text holds half of a surrogate pair")
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        raise PydanticCustomError("unicode", "The text holds half of a surrogate pair") from None
     return text
 
 

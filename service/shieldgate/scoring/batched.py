@@ -1,21 +1,31 @@
-"""Dynamic batching: callers who wait at the same time share a forward pass."""
+"""Dynamic batching: callers who wait at the same time share a forward pass, and take turns."""
 
 import asyncio
 import math
-from collections import deque
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from functools import partial
 from time import perf_counter
-from typing import Literal, Protocol, Self
+from typing import Any, Literal, Protocol, Self
 
 import structlog
 
-from shieldgate.errors import Overloaded, ScorerUnavailable, ShieldgateError
+from shieldgate.errors import Overloaded, ScorerUnavailable, ShieldgateError, TooLong
 from shieldgate.policy import Policy
-from shieldgate.scoring.interfaces import Engine
+from shieldgate.scoring import turn
+from shieldgate.scoring.fair_queue import FairQueue
+from shieldgate.scoring.fair_threads import FairThreads
+from shieldgate.scoring.interfaces import Engine, Prepared
 from shieldgate.scoring.pack import Pack
 from shieldgate.types import Exchange, Score
+
+# Characters from which on tokenising takes long enough for others to wait.
+_LONG = 10_000
+
+# A pass of fewer tokens says more of what a pass costs than of what a token does.
+_TELLING_TOKENS = 1024
 
 log = structlog.get_logger(__name__)
 
@@ -36,23 +46,48 @@ class BatchObserver(Protocol):
         """Take the duration and size of a forward pass."""
 
 
-@dataclass(slots=True)
+@dataclass(eq=False, slots=True)
 class _Waiting:
+    caller: str
     work: Pack
     done: asyncio.Future[list[float]]
     began: float = 0.0
     """When its forward pass began, by perf_counter."""
+
+    @property
+    def size(self) -> int:
+        return self.work.tokens
+
+
+@dataclass(eq=False, slots=True)
+class _Call:
+    """A call that has a place, and what it is waiting for."""
+
+    caller: str
+    awaited: list[asyncio.Future[Any]] = field(default_factory=list)
+
+    def refuse(self, why: Overloaded) -> None:
+        for future in self.awaited:
+            if not future.done():
+                future.set_exception(why)
 
 
 class Batched:
     """Makes a blocking engine an OpenScorer; an async context manager.
 
     Two threads tokenise (`Engine.prepare`), `passes` compute (`Engine.forward`), and all else
-    happens on the event loop; on a GPU one batch is laid out while another computes. A forward
-    pass takes pieces in the order they came, up to `max_batch_tokens` (and always one); those
-    whose caller has left are skipped. At most `max_waiting` calls are in here at once, further
-    ones get Overloaded, and so does at once who could not be done within `max_seconds`, because
-    of those before.
+    happens on the event loop; on a GPU one batch is laid out while another computes.
+
+    Callers (`turn.caller`) take turns, by tokens. A forward pass takes up to `max_batch_tokens`,
+    and no more than it computes in `max_pass_seconds`, as far as is known; of one caller it takes
+    no more than its share while others wait. One piece it takes always, which nobody can cut: a
+    window of the context. So who has little to be scored waits for one pass under way and is in
+    the next one, however much others have. Those whose caller has left are skipped.
+
+    At most `max_waiting` calls are in here at once. A further one takes the place of the last one
+    of the caller who has most, else it gets Overloaded; and so does at once who could not be done
+    by its `turn.deadline` or within `max_seconds`, because of others before. What takes more than
+    `max_seconds` by itself, alone or with what its request already sent, gets TooLong.
     """
 
     def __init__(
@@ -62,6 +97,7 @@ class Batched:
         max_batch_tokens: int,
         max_waiting: int,
         max_seconds: float = math.inf,
+        max_pass_seconds: float = math.inf,
         passes: int = 1,
         observer: BatchObserver | None = None,
     ) -> None:
@@ -69,16 +105,18 @@ class Batched:
         self._budget = max_batch_tokens
         self._max_waiting = max_waiting
         self._max_seconds = max_seconds
+        self._max_pass_seconds = max_pass_seconds
         self._observer = observer
-        self._calls = 0
-        self._queue: deque[_Waiting] = deque()
+        self._calls: dict[_Call, None] = {}
+        self._queue: FairQueue[_Waiting] = FairQueue()
         self._arrived = asyncio.Event()
         self._seconds_per_token = 0.0
+        self._seconds_per_token_of_many = 0.0
         self._computed = 0  # tokens of the passes under way
         self._started = 0.0  # when the first of them began, or the one before it ended
         self._free = asyncio.Semaphore(passes)
         self._loop_task: asyncio.Task[None] | None = None
-        self._tokenising = ThreadPoolExecutor(2, "tokenise")
+        self._tokenising = FairThreads("tokenise", long=_LONG)
         self._computing = ThreadPoolExecutor(passes, "forward")
         self.identity = engine.identity
 
@@ -93,32 +131,27 @@ class Batched:
             self._loop_task.cancel()
             await asyncio.gather(self._loop_task, return_exceptions=True)
             self._loop_task = None
-        while self._queue:
-            self._fail(self._queue.popleft())
+        for waiter in self._queue.take(math.inf):
+            self._fail(waiter)
+        self._tokenising.fail_waiting()
         await asyncio.to_thread(self._close_threads)
 
     async def score(self, exchange: Exchange, policies: Sequence[Policy]) -> list[Score]:
-        """Score one exchange; raise Overloaded, ScorerUnavailable or ConfigurationError."""
+        """Score one exchange; raise ScoringError or ConfigurationError."""
         if self._loop_task is None:
             raise ScorerUnavailable("The scorer is closed.")
-        if self._calls >= self._max_waiting:
-            raise Overloaded(max(1.0, self._seconds_ahead()))
-        self._calls += 1
+        call = self._take_place(turn.caller.get())
         try:
-            loop = asyncio.get_running_loop()
             began = perf_counter()
-            prepared = await loop.run_in_executor(
-                self._tokenising, self.engine.prepare, exchange, policies
-            )
-            waiting = [_Waiting(work, loop.create_future()) for work in prepared.work]
-            self._check_wait(sum(work.tokens for work in prepared.work))
-            self._enqueue(waiting)
+            prepared = await self._prepare(call, exchange, policies)
+            waiting = self._enqueue(call, prepared)
             queued = perf_counter()
             try:
-                margins = await asyncio.gather(*(w.done for w in waiting))
+                margins = await asyncio.gather(*call.awaited)
             finally:
                 for w in waiting:
                     w.done.cancel()
+                self._queue.drop([w for w in waiting if not w.began])
             self._observe_phases(began, queued, waiting)
             return prepared.scores(margins)
         except (ShieldgateError, asyncio.CancelledError):
@@ -127,27 +160,99 @@ class Batched:
             log.exception("tokenisation failed")
             raise ScorerUnavailable("The text could not be tokenised.") from failure
         finally:
-            self._calls -= 1
+            self._calls.pop(call, None)
 
     async def check(self, policies: Iterable[Policy]) -> None:
         """Raise ConfigurationError where a guideline leaves no room for the text to be judged."""
         if self._loop_task is None:
             raise ScorerUnavailable("The scorer is closed.")
-        loop = asyncio.get_running_loop()
-        await loop.run_in_executor(self._tokenising, self.engine.check_policies, policies)
+        work = partial(self.engine.check_policies, policies)
+        await self._tokenising.submit(turn.caller.get(), 0, work).done
 
-    def _check_wait(self, tokens: int) -> None:
-        """Raise Overloaded for what comes too late; never for the first, to renew the estimate."""
-        ahead = self._seconds_ahead()
-        if ahead and ahead + tokens * self._seconds_per_token > self._max_seconds:
-            raise Overloaded(max(1.0, ahead))
+    def _take_place(self, caller: str) -> _Call:
+        """Take a caller in; raise Overloaded where there is no place and none to be taken."""
+        if len(self._calls) >= self._max_waiting:
+            held = Counter(call.caller for call in self._calls)
+            most = max(held, key=held.__getitem__)
+            full = Overloaded(max(1.0, self._seconds_ahead(caller)))
+            if held[most] <= held[caller] + 1:
+                raise full
+            last = next(call for call in reversed(self._calls) if call.caller == most)
+            del self._calls[last]
+            last.refuse(full)
+        call = _Call(caller)
+        self._calls[call] = None
+        return call
 
-    def _enqueue(self, waiting: Sequence[_Waiting]) -> None:
+    async def _prepare(
+        self, call: _Call, exchange: Exchange, policies: Sequence[Policy]
+    ) -> Prepared:
+        """Tokenise in turn; raise TooLong and Overloaded where the characters alone tell."""
+        characters = len(exchange.prompt) + len(exchange.response or "")
+        if characters > _LONG:
+            rate = self._seconds_for_many()
+            most = self._max_seconds / rate if rate else math.inf
+            if rate and (least := self.engine.least_tokens(exchange, most)) > most:
+                raise self._too_long("The text takes more than", least)
+            if rate:
+                self._check_turn(call.caller, least)
+        work = partial(self.engine.prepare, exchange, policies)
+        job = self._tokenising.submit(call.caller, characters, work)
+        call.awaited = [job.done]
+        try:
+            return await job.done
+        finally:
+            self._tokenising.withdraw(job)
+
+    def _enqueue(self, call: _Call, prepared: Prepared) -> list[_Waiting]:
+        """Queue what was tokenised; raise TooLong, Overloaded, or ScorerUnavailable."""
         if self._loop_task is None:  # closed while this caller's text was tokenised
             raise ScorerUnavailable("The scorer is closed.")
-        self._queue.extend(waiting)
+        self._check_time(call.caller, prepared)
+        loop = asyncio.get_running_loop()
+        waiting = [_Waiting(call.caller, work, loop.create_future()) for work in prepared.work]
+        call.awaited = [w.done for w in waiting]
+        for waiter in waiting:
+            self._queue.put(waiter)
         self._arrived.set()
         self._observe_queue()
+        return waiting
+
+    def _check_time(self, caller: str, prepared: Prepared) -> None:
+        """Raise TooLong for what could never be done in time, Overloaded for what can't be now.
+
+        Never for what is one piece and the first, so that the estimate is renewed.
+        """
+        tokens = sum(work.tokens for work in prepared.work)
+        together = tokens
+        if deadline := turn.deadline.get():
+            deadline.tokens += tokens
+            together = deadline.tokens
+        rate = self._seconds_for_many()
+        if len(prepared.work) > 1 and tokens * rate > self._max_seconds:
+            raise self._too_long("The text takes", tokens)
+        if together > tokens and together * rate > self._max_seconds:
+            raise self._too_long("The texts of this request take", together)
+        self._check_turn(caller, tokens)
+
+    def _check_turn(self, caller: str, tokens: int) -> None:
+        """Raise Overloaded for what comes too late; never for the first."""
+        deadline = turn.deadline.get()
+        most = min(self._max_seconds, deadline.left if deadline else math.inf)
+        ahead = self._seconds_ahead(caller, tokens)
+        if ahead and ahead + tokens * self._seconds_per_token > most:
+            raise Overloaded(max(1.0, ahead))
+
+    def _seconds_for_many(self) -> float:
+        """Estimate the seconds that a token takes where there are many; 0 before that is known."""
+        return min(self._seconds_per_token, self._seconds_per_token_of_many)
+
+    def _too_long(self, what: str, tokens: int) -> TooLong:
+        seconds = tokens * self._seconds_for_many()
+        return TooLong(
+            f"{what} {tokens:,} tokens, which is about {seconds:,.0f} seconds of this server's "
+            f"time, and at most {self._max_seconds:g} are spent. Send less at once."
+        )
 
     async def _run(self) -> None:
         async with asyncio.TaskGroup() as passes:
@@ -193,25 +298,20 @@ class Batched:
         self._free.release()
 
     def _next_batch(self) -> list[_Waiting]:
-        """Take what fits one forward pass off the queue, skipping those whose caller has left."""
-        batch: list[_Waiting] = []
-        tokens = 0
-        while self._queue:
-            waiter = self._queue[0]
-            if not waiter.done.done():
-                tokens += waiter.work.tokens
-                if batch and tokens > self._budget:
-                    break
-                batch.append(waiter)
-            self._queue.popleft()
+        """Take one forward pass off the queue."""
+        budget: float = self._budget
+        if self._seconds_per_token:
+            budget = min(budget, self._max_pass_seconds / self._seconds_per_token)
+        batch = [waiter for waiter in self._queue.take(budget) if not waiter.done.done()]
         if not self._queue:
             self._arrived.clear()
         return batch
 
     def _measure(self, seconds: float, tokens: int, pieces: int) -> None:
         recent = seconds / tokens
-        before = self._seconds_per_token or recent
-        self._seconds_per_token = 0.8 * before + 0.2 * recent
+        self._seconds_per_token = _smoothed(self._seconds_per_token, recent)
+        if tokens >= _TELLING_TOKENS:
+            self._seconds_per_token_of_many = _smoothed(self._seconds_per_token_of_many, recent)
         if self._observer:
             self._observer.forward(seconds, tokens, pieces)
 
@@ -227,10 +327,9 @@ class Batched:
         if self._observer:
             self._observer.queued(len(self._queue))
 
-    def _seconds_ahead(self) -> float:
-        """Estimate when all that is here now will have been worked off."""
-        queued = sum(w.work.tokens for w in self._queue if not w.done.done())
-        seconds = queued * self._seconds_per_token
+    def _seconds_ahead(self, caller: str, tokens: int = 0) -> float:
+        """Estimate how long it takes until so many tokens of a caller have their turn."""
+        seconds = self._queue.ahead(caller, tokens) * self._seconds_per_token
         if self._computed:
             # Who takes longer than expected is expected to be done.
             expected = self._computed * self._seconds_per_token
@@ -242,6 +341,9 @@ class Batched:
             waiter.done.set_exception(ScorerUnavailable("The scorer failed or was closed."))
 
     def _close_threads(self) -> None:
-        # Not cancelled, or callers who wait for a thread would see a cancellation of nobody's.
-        self._tokenising.shutdown(wait=True)
+        self._tokenising.close()
         self._computing.shutdown(wait=True, cancel_futures=True)
+
+
+def _smoothed(before: float, recent: float) -> float:
+    return 0.8 * (before or recent) + 0.2 * recent

@@ -2,12 +2,14 @@
 
 import asyncio
 import hmac
+import math
 from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from time import perf_counter
 from typing import Literal, Protocol
 
 from shieldgate.policy import Policy
+from shieldgate.scoring import turn
 from shieldgate.scoring.interfaces import Scorer
 from shieldgate.types import Exchange, Score
 
@@ -38,6 +40,7 @@ class _Flight:
 
     def __init__(self, task: asyncio.Task[list[Score]]) -> None:
         self.task = task
+        self.until = _deadline()
         self._waiting = 0
 
     def join(self) -> None:
@@ -62,8 +65,9 @@ class Cached:
     Keys are HMACs under `secret`, 16 bytes or more, of all that a margin depends on: the scorer's
     identity, which names the prompt's format, the exchange, and the guideline. So they tell
     nothing about the text, and thresholds can change without staling a score. What is not in
-    memory is looked up in `second`, where there is one, before it is computed. Callers who ask
-    for the same score at once share one call; failures are not kept.
+    memory is looked up in `second`, where there is one, before it is computed. Requests of one
+    `turn.caller` that ask for the same score at once share one call, unless it may last longer
+    than their deadline; failures are not kept.
     """
 
     def __init__(
@@ -81,7 +85,7 @@ class Cached:
         self._max_entries = max_entries
         self._observer = observer
         self._scores: OrderedDict[bytes, Score] = OrderedDict()
-        self._flights: dict[bytes, tuple[_Flight, int]] = {}
+        self._flights: dict[tuple[str, bytes], tuple[_Flight, int]] = {}
         self.identity = scorer.identity
 
     async def score(self, exchange: Exchange, policies: Sequence[Policy]) -> list[Score]:
@@ -105,7 +109,8 @@ class Cached:
             self._start_flight(exchange, missing, began)
         else:
             self._observe_lookup(began)
-        joined = {key: self._flights[key] for key in keys if key not in known}
+        caller = turn.caller.get()
+        joined = {key: self._flights[caller, key] for key in keys if key not in known}
         flights = list(dict.fromkeys(flight for flight, _ in joined.values()))
         # All are joined before the first is awaited: whoever leaves in between is counted out.
         for flight in flights:
@@ -121,14 +126,14 @@ class Cached:
 
     def _start_flight(self, exchange: Exchange, missing: dict[bytes, Policy], began: float) -> None:
         task = asyncio.create_task(self._fetch(exchange, missing, began))
-        flight = _Flight(task)
+        flight, caller = _Flight(task), turn.caller.get()
         for place, key in enumerate(missing):
-            self._flights[key] = flight, place
+            self._flights[caller, key] = flight, place
 
         def finish(task: asyncio.Task[list[Score]]) -> None:
             for key in missing:
-                if self._flights.get(key, (None,))[0] is flight:
-                    del self._flights[key]
+                if self._flights.get((caller, key), (None,))[0] is flight:
+                    del self._flights[caller, key]
             if not task.cancelled() and task.exception() is None:
                 self._keep(zip(missing, task.result(), strict=True))
 
@@ -152,7 +157,9 @@ class Cached:
         return [found[key] for key in missing]
 
     def _in_flight(self, key: bytes) -> bool:
-        return key in self._flights and not self._flights[key][0].lost
+        # Who joined another caller's would wait for its turn, and fail with it.
+        flight, _ = self._flights.get((turn.caller.get(), key), (None, 0))
+        return flight is not None and not flight.lost and flight.until <= _deadline()
 
     def _recall(self, key: bytes) -> Score | None:
         score = self._scores.get(key)
@@ -183,6 +190,11 @@ class Cached:
             _update(key, policy.guidelines[exchange.direction])
             keys.append(key.digest())
         return keys
+
+
+def _deadline() -> float:
+    deadline = turn.deadline.get()
+    return deadline.until if deadline else math.inf
 
 
 def _update(digest: hmac.HMAC, text: str) -> None:

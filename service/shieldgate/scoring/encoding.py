@@ -1,5 +1,6 @@
 """Prompt segments in, token ids out; nothing a user types becomes a control token."""
 
+from collections import Counter
 from collections.abc import Collection, Iterable, Sequence
 
 from tokenizers import AddedToken, Encoding, Tokenizer
@@ -7,6 +8,9 @@ from tokenizers.pre_tokenizers import Metaspace
 
 from shieldgate.errors import ModelError
 from shieldgate.prompt import Control, Segment, render
+
+# Characters that are looked at between two looks whether they are enough.
+_CHUNK = 8192
 
 
 class PromptEncoder:
@@ -43,6 +47,10 @@ class PromptEncoder:
         self._read_segments(True)
         self.special_tokens = self._special({*special_tokens, *control_tokens})
         self._refuse_forgeable()
+        # Of each character, the length of the longest token that has it.
+        self._longest: dict[str, int] = {}
+        for text in sorted(self._backend.get_vocab(with_added_tokens=True), key=len):
+            self._longest.update(dict.fromkeys(text, len(text)))
 
     @property
     def largest_id(self) -> int:
@@ -69,6 +77,28 @@ class PromptEncoder:
         encoding: Encoding
         [encoding] = self._backend.encode_batch([_valid(text)], add_special_tokens=False)
         return list(encoding.offsets)
+
+    def least_tokens(self, text: str, most: float) -> int:
+        """Tell how many tokens `text` has at least, from its characters and at once.
+
+        A token of n characters has at most 1/n of itself for each of them, so the sum over the
+        characters of 1 / the longest token with that character is a lower bound; a character
+        that no token has becomes its bytes. Counting ends beyond `most`. 0 where the tokenizer
+        isn't of that kind.
+        """
+        if not getattr(self._backend.model, "byte_fallback", False):
+            return 0
+        longest, normalizer, least = self._longest, self._backend.normalizer, 0.0
+        for start in range(0, len(text), _CHUNK):
+            chunk = _valid(text[start : start + _CHUNK])
+            normal = normalizer.normalize_str(chunk) if normalizer else chunk
+            least += sum(
+                count / longest[c] if c in longest else count * len(c.encode())
+                for c, count in Counter(normal).items()
+            )
+            if least > most:
+                break
+        return int(least)
 
     def token(self, text: str) -> int:
         """Find the one token that an answer is; raise ModelError where there is none."""

@@ -20,6 +20,10 @@ if TYPE_CHECKING:
 # Scorers elsewhere, by how the setting `model` begins; any other name is a model in this process.
 REMOTE: dict[str, Callable[[ScoringSettings], AbstractAsyncContextManager[OpenScorer]]] = {}
 
+# A forward pass takes in no more than this, so that who comes meanwhile need not wait long. On a
+# CPU it costs nothing, and on a GPU the limit of tokens comes first.
+_PASS_SECONDS = 0.25
+
 log = structlog.get_logger(__name__)
 
 
@@ -30,6 +34,7 @@ async def open_scorer(
     max_batch_tokens: int,
     max_waiting: int,
     max_seconds: float = math.inf,
+    max_pass_seconds: float = math.inf,
     prefix_bytes: int = 0,
     warm: bool = False,
     observer: BatchObserver | None = None,
@@ -52,6 +57,7 @@ async def open_scorer(
         max_batch_tokens=max_batch_tokens,
         max_waiting=max_waiting,
         max_seconds=max_seconds,
+        max_pass_seconds=max_pass_seconds,
         passes=engine.passes,
         observer=observer,
     ) as scorer:
@@ -67,6 +73,7 @@ def open_served(
         max_batch_tokens=settings.max_batch_tokens,
         max_waiting=settings.max_waiting,
         max_seconds=settings.guard_seconds,
+        max_pass_seconds=_PASS_SECONDS,
         prefix_bytes=settings.prefix_bytes,
         warm=True,
         observer=observer,

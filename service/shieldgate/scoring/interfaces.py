@@ -79,7 +79,7 @@ class Prepared:
 
 
 class Engine(Protocol):
-    """The blocking core behind `Batched`: called from its threads, never from the event loop."""
+    """The blocking core behind `Batched`: its threads call what isn't said to be quick."""
 
     @property
     def identity(self) -> Identity:
@@ -90,6 +90,13 @@ class Engine(Protocol):
         """Raise ConfigurationError where a guideline leaves no room for content.
 
         Any number of threads may be in here, and in `prepare`, at once.
+        """
+        ...
+
+    def least_tokens(self, exchange: Exchange, most: float) -> int:
+        """Tell how many tokens scoring a long exchange takes at least, without tokenising it.
+
+        Counting may end beyond `most`. Called from the event loop.
         """
         ...
 

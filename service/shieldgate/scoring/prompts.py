@@ -48,6 +48,14 @@ class PromptBuilder:
         encoded = (self.encode(window, guidelines) for window in windows)
         return Prepared(tuple(pack(p, growing=exchange.growing) for p in encoded), omitted)
 
+    def least_tokens(self, exchange: Exchange, most: float) -> int:
+        """Tell how many tokens the windows of an exchange have at least, from its characters.
+
+        Counting ends beyond `most`.
+        """
+        judged = exchange.prompt if exchange.response is None else exchange.response
+        return self._encoder.least_tokens(judged, most)
+
     def check(self, policies: Iterable[Policy]) -> None:
         """Raise ConfigurationError where a guideline leaves no room for the text to be judged."""
         policies = list(policies)

@@ -1,6 +1,7 @@
 """A judgement has a deadline, and a circuit breaker stands before a scorer that keeps failing."""
 
 import asyncio
+import math
 from collections.abc import Sequence
 from typing import Literal, Protocol
 
@@ -9,6 +10,7 @@ import structlog
 from shieldgate.circuit_breaker import CircuitBreaker, State
 from shieldgate.errors import Overloaded, ScorerUnavailable
 from shieldgate.policy import Policy
+from shieldgate.scoring import turn
 from shieldgate.scoring.interfaces import Scorer
 from shieldgate.types import Exchange, Score
 
@@ -30,9 +32,10 @@ class ResilienceObserver(Protocol):
 class Resilient:
     """Bounds the time in which a scorer answers, and asks none that keeps failing; a Scorer.
 
-    `seconds` is the longest that one exchange may take under all its policies, queueing included.
-    Time-outs and failures in a row open the circuit breaker; a wrong configuration doesn't, nor
-    does a full queue.
+    `seconds` is the longest that one exchange may take under all its policies, queueing included;
+    it has less where its request's `turn.deadline` comes before. Time-outs and failures in a row
+    open the circuit breaker. A wrong configuration doesn't, nor does a full queue, nor a time-out
+    while others were answered, or of what had come late: a scorer that is busy works.
     """
 
     def __init__(
@@ -41,6 +44,7 @@ class Resilient:
         self._scorer = scorer
         self._seconds = seconds
         self._observer = observer
+        self._answered = -math.inf  # when there was a score the last time, by the loop's clock
         self._breaker = CircuitBreaker(changed=self._changed)
         self.identity = scorer.identity
 
@@ -54,21 +58,41 @@ class Resilient:
             raise ScorerUnavailable(
                 "The scorer keeps failing and is left alone for a moment.", retry_after=seconds
             )
-        with self._breaker.watch(ScorerUnavailable):
-            try:
-                async with asyncio.timeout(self._seconds):
-                    return await self._scorer.score(exchange, policies)
-            except TimeoutError:
-                self._failed("timeout")
-                raise ScorerUnavailable(
-                    f"The scorer did not answer within {self._seconds:g} seconds."
-                ) from None
-            except ScorerUnavailable:
-                self._failed("failure")
+        clock = asyncio.get_running_loop().time
+        began, deadline = clock(), turn.deadline.get()
+        until = min(began + self._seconds, deadline.until if deadline else math.inf)
+        try:
+            if until <= began:
+                raise TimeoutError
+            with self._breaker.watch(ScorerUnavailable):
+                scores = await self._ask(exchange, policies, began, until)
+        except TimeoutError:
+            self._failed("timeout")
+            raise self._late() from None
+        self._answered = clock()
+        return scores
+
+    async def _ask(
+        self, exchange: Exchange, policies: Sequence[Policy], began: float, until: float
+    ) -> list[Score]:
+        """Raise TimeoutError where it says nothing of the scorer that it did not answer."""
+        try:
+            async with asyncio.timeout_at(until):
+                return await self._scorer.score(exchange, policies)
+        except TimeoutError:
+            if self._answered >= began or until < began + self._seconds / 2:
                 raise
-            except Overloaded:
-                self._failed("overloaded")
-                raise
+            self._failed("timeout")
+            raise self._late() from None
+        except ScorerUnavailable:
+            self._failed("failure")
+            raise
+        except Overloaded:
+            self._failed("overloaded")
+            raise
+
+    def _late(self) -> ScorerUnavailable:
+        return ScorerUnavailable(f"The scorer did not answer within {self._seconds:g} seconds.")
 
     def _failed(self, reason: Reason) -> None:
         if self._observer:

@@ -1,8 +1,9 @@
 """A scorer in another process of this machine, over a unix socket.
 
-A connection is one request and its reply, each JSON after its length in bytes. A client that
-closes it early cancels its request. One connection of each client asks for the identity and then
-stays open, so that its end tells that of the process.
+A connection is one request and its reply, each JSON after its length in bytes. A request says on
+whose behalf it is, and how many seconds it has left. A client that closes it early cancels it.
+One connection of each client asks for the identity and then stays open, so that its end tells
+that of the process.
 """
 
 import asyncio
@@ -12,11 +13,13 @@ from contextlib import asynccontextmanager
 from dataclasses import asdict, astuple
 from pathlib import Path
 from typing import Any, Self
+from weakref import WeakValueDictionary
 
 import structlog
 
-from shieldgate.errors import ConfigurationError, Overloaded, ScorerUnavailable
+from shieldgate.errors import ConfigurationError, Overloaded, ScorerUnavailable, TooLong
 from shieldgate.policy import Policy
+from shieldgate.scoring import turn
 from shieldgate.scoring.interfaces import Identity, OpenScorer
 from shieldgate.types import Exchange, Score
 
@@ -70,7 +73,8 @@ class UnixSocketScorer:
         """Score one exchange; raise what the scorer there raises, or ScorerUnavailable."""
         direction = exchange.direction
         asked = [(p.id, {direction: p.guidelines[direction]}) for p in policies]
-        reply = await self._request({"exchange": asdict(exchange), "policies": asked})
+        request = {"exchange": asdict(exchange), "policies": asked, "turn": _turn()}
+        reply = await self._request(request)
         return [Score(*score) for score in reply["scores"]]
 
     async def check(self, policies: Iterable[Policy]) -> None:
@@ -165,11 +169,12 @@ async def _reply(scorer: OpenScorer, request: Mapping[str, Any]) -> dict[str, An
         if "exchange" not in request:
             await scorer.check(policies)
             return {}
+        _take_turn(**request["turn"])
         scores = await scorer.score(_exchange(request["exchange"]), policies)
     except Overloaded as full:
         return {"overloaded": full.retry_after}
-    except ConfigurationError as wrong:
-        return {"wrong": str(wrong)}
+    except (ConfigurationError, TooLong) as refused:
+        return {"too_long" if isinstance(refused, TooLong) else "wrong": str(refused)}
     except ScorerUnavailable as failed:
         return {"unavailable": str(failed), "retry_after": failed.retry_after}
     except Exception:
@@ -178,11 +183,40 @@ async def _reply(scorer: OpenScorer, request: Mapping[str, Any]) -> dict[str, An
     return {"scores": [astuple(score) for score in scores]}
 
 
+def _turn() -> dict[str, Any]:
+    """Write on whose behalf a text is judged, and until when: clocks differ, what is left doesn't.
+
+    The id lets texts of a request be counted together there.
+    """
+    deadline = turn.deadline.get()
+    within = deadline and {"id": deadline.id, "left": deadline.left, "seconds": deadline.seconds}
+    return {"caller": turn.caller.get(), "within": within}
+
+
+# Of requests with texts under way; who scores one keeps its deadline.
+_deadlines: WeakValueDictionary[str, turn.Deadline] = WeakValueDictionary()
+
+
+def _take_turn(caller: str, within: Mapping[str, Any] | None) -> None:
+    """Let what this task scores be on another's behalf."""
+    turn.caller.set(caller)
+    if within is None:
+        return
+    deadline = _deadlines.get(within["id"])
+    if deadline is None:
+        until = asyncio.get_running_loop().time() + within["left"]
+        deadline = turn.Deadline(within["id"], until, within["seconds"])
+        _deadlines[deadline.id] = deadline
+    turn.deadline.set(deadline)
+
+
 def _raise_error(reply: Mapping[str, Any]) -> None:
     if "overloaded" in reply:
         raise Overloaded(reply["overloaded"])
     if "wrong" in reply:
         raise ConfigurationError(reply["wrong"])
+    if "too_long" in reply:
+        raise TooLong(reply["too_long"])
     if "unavailable" in reply:
         raise ScorerUnavailable(reply["unavailable"], retry_after=reply["retry_after"])
 

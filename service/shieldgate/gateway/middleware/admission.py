@@ -14,6 +14,7 @@ from shieldgate.dialects.interface import Dialect
 from shieldgate.errors import LimitReached, NotAllowed, ShieldgateError, UnknownKey
 from shieldgate.gateway.errors import problem_of, respond
 from shieldgate.gateway.state import state_of
+from shieldgate.scoring import turn
 
 # What probes and newcomers read: nothing of anybody's.
 OPEN = frozenset({"/healthz", "/readyz", "/docs", "/openapi.json"})
@@ -43,6 +44,7 @@ class AdmissionMiddleware:
         state = state_of(scope)
         try:
             state.key = key = self._key(scope, state.dialect)
+            turn.caller.set(key.name)
             async with self._limiter.admit(key.allowed):
                 with structlog.contextvars.bound_contextvars(caller=key.name):
                     await self._app(scope, receive, send)

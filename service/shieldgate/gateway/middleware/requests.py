@@ -12,6 +12,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from shieldgate.dialects.interface import Dialect, Problem
 from shieldgate.gateway.errors import respond
 from shieldgate.gateway.state import RequestState
+from shieldgate.scoring import turn
 from shieldgate.telemetry import Outcome, Telemetry
 
 log = structlog.get_logger(__name__)
@@ -44,6 +45,8 @@ class RequestMiddleware:
         scope = self._as_routed(scope)
         state = RequestState(self._dialect(scope["path"]))
         state.attach(scope)
+        # Without keys, those on a connection take turns with those on others.
+        turn.caller.set("{}:{}".format(*scope["client"]) if scope.get("client") else "")
         request_id = f"req_{uuid4().hex}"
         started = perf_counter()
         status: int | None = None

@@ -74,6 +74,10 @@ class PackedEngine:
         """Raise ConfigurationError where a guideline leaves no room for content."""
         self._prompts.check(policies)
 
+    def least_tokens(self, exchange: Exchange, most: float) -> int:
+        """Tell how many tokens scoring takes at least, as far as `most`, without tokenising."""
+        return self._prompts.least_tokens(exchange, most)
+
     def prepare(self, exchange: Exchange, policies: Sequence[Policy]) -> Prepared:
         """Tokenise an exchange, in windows if it is longer than the context.
 

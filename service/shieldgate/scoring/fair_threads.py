@@ -1,0 +1,90 @@
+"""Threads at which callers take turns, and where short work never waits for long work."""
+
+import asyncio
+from collections.abc import Callable
+from concurrent.futures import Future as ThreadFuture
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any, Generic, TypeVar
+
+from shieldgate.errors import ScorerUnavailable
+from shieldgate.scoring.fair_queue import FairQueue
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class Job(Generic[T]):
+    """Work for a thread, of a size in units of one's own; `done` gets what comes of it."""
+
+    caller: str
+    size: int
+    work: Callable[[], T]
+    done: "asyncio.Future[T]"
+
+
+class FairThreads:
+    """Two threads for blocking work of callers.
+
+    Work over the size `long` has one of them at a time, and the next free one, so that neither
+    kind waits for more than one piece of the other. For one event loop.
+    """
+
+    def __init__(self, name: str, *, long: int) -> None:
+        self._threads = ThreadPoolExecutor(2, name)
+        self._free = 2
+        self._long = long
+        self._long_is_free = True
+        self._waiting: dict[bool, FairQueue[Job[Any]]] = {True: FairQueue(), False: FairQueue()}
+
+    def submit(self, caller: str, size: int, work: Callable[[], T]) -> Job[T]:
+        """Do work in its caller's turn."""
+        job = Job(caller, size, work, asyncio.get_running_loop().create_future())
+        self._waiting[size > self._long].put(job)
+        self._start()
+        return job
+
+    def withdraw(self, job: Job[Any]) -> None:
+        """Leave work out that nobody waits for any more, unless it has begun."""
+        job.done.cancel()
+        self._waiting[job.size > self._long].drop([job])
+
+    def close(self) -> None:
+        """Block until what has begun is done."""
+        self._threads.shutdown(wait=True)
+
+    def fail_waiting(self) -> None:
+        """Fail what has not begun."""
+        for queue in self._waiting.values():
+            for job in queue.take(float("inf")):
+                if not job.done.done():
+                    job.done.set_exception(ScorerUnavailable("The scorer is closed."))
+
+    def _start(self) -> None:
+        while self._free:
+            long = bool(self._long_is_free and self._waiting[True])
+            if not self._waiting[long]:
+                return
+            # Of no budget but the first, which always fits.
+            (job,) = self._waiting[long].take(0)
+            self._free -= 1
+            self._long_is_free &= not long
+            self._begin(job)
+
+    def _begin(self, job: Job[Any]) -> None:
+        loop = job.done.get_loop()
+
+        def ended(thread: "ThreadFuture[Any]") -> None:
+            loop.call_soon_threadsafe(self._ended, job, thread)
+
+        self._threads.submit(job.work).add_done_callback(ended)
+
+    def _ended(self, job: Job[Any], thread: "ThreadFuture[Any]") -> None:
+        self._free += 1
+        self._long_is_free |= job.size > self._long
+        if not job.done.done():
+            if failure := thread.exception():
+                job.done.set_exception(failure)
+            else:
+                job.done.set_result(thread.result())
+        self._start()
