@@ -73,12 +73,13 @@ def _values(texts: Iterable[str]) -> str:
                 value = orjson.loads(text)
             except orjson.JSONDecodeError:
                 continue
-            words += _strings(value)
+            words += strings_of(value)
     joined = " ".join(words)
     return joined if len(words) >= _FEW_STRINGS and joined.count(" ") < 2 * len(words) else ""
 
 
-def _strings(value: object) -> list[str]:
+def strings_of(value: object) -> list[str]:
+    """List the strings in JSON, in their order; names of fields are none."""
     found: list[str] = []
     ahead = [value]
     while ahead:
@@ -106,7 +107,7 @@ def _texts(strands: list[tuple[str, str]], prefill: str) -> list[str]:
         voices.setdefault(voice(strand), [])
         said.setdefault(voice(strand), []).append(text)
     joined: dict[str, str] = {}
-    apart: list[str] = []
+    apart = ["\n".join(text for strand, text in strands if _is_value(strand))]
     for each, texts in voices.items():
         if each in _APART:
             apart.append(spaced(texts) if each in (NAMES, SPELLED) else "\n".join(texts))
@@ -117,6 +118,11 @@ def _texts(strands: list[tuple[str, str]], prefill: str) -> list[str]:
     if "content" in joined:
         joined["content"] = prefill + joined["content"]
     return [whole, *joined.values(), *apart]
+
+
+def _is_value(strand: str) -> bool:
+    """Tell whether it is of a field that nobody knows, and not its name."""
+    return strand.startswith("other/") and not strand.endswith(":")
 
 
 def _character(escape: re.Match[str]) -> str:

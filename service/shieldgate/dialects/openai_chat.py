@@ -13,10 +13,18 @@ from shieldgate.dialects.openai import ACCOUNT, BEARER, FILTERED, OpenAI
 from shieldgate.dialects.openai_request import CHAT_FIELDS, field_items, material_beside
 from shieldgate.dialects.openai_text import INSTRUCTING, ROLES, contents
 from shieldgate.dialects.plan import Plan, Subject, distinct
-from shieldgate.dialects.text import FEW_WORDS, Contents
+from shieldgate.dialects.text import Contents, many_words
 from shieldgate.openai.chat import ChatRequest
 from shieldgate.policy import Profile
-from shieldgate.strands import NAMES, Strands, decoded, spaced, voice, whole_and_parts
+from shieldgate.strands import (
+    NAMES,
+    Strands,
+    decoded,
+    spaced,
+    strings_of,
+    voice,
+    whole_and_parts,
+)
 from shieldgate.types import Exchange
 
 _DEFINITIONS = ("tools", "functions")
@@ -192,16 +200,39 @@ def _instructions(turns: Sequence[_Turn], body: JsonObject) -> Iterator[Subject]
     for field, value in definitions:
         known = {key: value[key] for key in _OF_TOOLS if key in value} if type(value) is dict else 0
         yield _json(field, value, known or value)
-    names = spaced(_tool_name(tool) for _, tool in definitions)
-    if len(definitions) > 1 and len(names.split()) > FEW_WORDS:
-        yield Subject("tools", Exchange(names))
+    yield from _spread([value for _, value in definitions])
     form = body.get("response_format")
     if form not in (None, {}, {"type": "text"}, {"type": "json_object"}):
         yield _json("response_format", form)
 
 
+def _spread(definitions: list[Any]) -> Iterator[Subject]:
+    """Give what is spread over definitions: their names, and texts of a word or two."""
+    names = [_tool_name(tool) for tool in definitions if len(definitions) > 1]
+    short: list[str] = []
+    ahead = definitions[::-1]
+    while ahead:
+        item = ahead.pop()
+        if isinstance(item, list):
+            short += [each for each in item if isinstance(each, str)]
+            ahead += item[::-1]
+        elif isinstance(item, dict):
+            if isinstance(properties := item.get("properties"), dict):
+                names += properties
+            if isinstance(said := item.get("description"), str) and said.count(" ") < 2:
+                short.append(said)
+            ahead += [*item.values()][::-1]
+    for words in (names, short):
+        if many_words(words):
+            yield Subject("tools", Exchange(spaced(words)))
+
+
 def _json(field: str, *values: Any) -> Subject:
+    """Judge JSON as it is, and its texts without the JSON around them."""
     whole, *known = [orjson.dumps(value).decode() for value in values]
     found = Subject.of(field, [("content/", whole)])
-    parts = [part for part in known if part != whole]
-    return Subject(field, replace(found.exchange, parts=(*found.exchange.parts, *parts)))
+    texts = "\n".join(text for text in strings_of(values[0]) if " " in text)
+    parts = dict.fromkeys((*found.exchange.parts, *known, texts))
+    return Subject(
+        field, replace(found.exchange, parts=tuple(p for p in parts if p not in ("", whole)))
+    )

@@ -10,7 +10,6 @@ from typing import Any
 from shieldgate.dialects.openai_text import CONTENT, MEDIA, PREDICTION
 from shieldgate.dialects.plan import Subject
 from shieldgate.dialects.text import (
-    FEW_WORDS,
     Anything,
     Field,
     Known,
@@ -20,6 +19,7 @@ from shieldgate.dialects.text import (
     Text,
     Unscreenable,
     is_unreadable,
+    many_words,
     read,
 )
 from shieldgate.strands import spaced
@@ -102,14 +102,15 @@ def material_beside(
                 unreadable.append("body")
                 continue
         at = name if field else "body"
-        items = field_items(body, (name,)) if name == "documents" else [(at, value)]
-        for where, item in items:
-            found = read(field or _ANYTHING, item, where)
-            subjects.append(Subject.of(where, found.strands))
-            unreadable += [each or where for each in found.unscreenable]
-    names = spaced(unknown)
-    if len(names.split()) > FEW_WORDS:
-        subjects.append(Subject.of("body", [("other/", names)]))
+        found = read(field or _ANYTHING, value, at)
+        unreadable += [each or at for each in found.unscreenable]
+        if name == "documents":
+            documents = field_items(body, (name,))
+            subjects += [Subject.of(at, read(field, item, at).strands) for at, item in documents]
+        else:
+            subjects.append(Subject.of(at, found.strands))
+    if many_words(unknown):
+        subjects.append(Subject.of("body", [("other/", spaced(unknown))]))
     return subjects, unreadable
 
 
