@@ -17,7 +17,7 @@ _AMPERSANDS = re.compile("&(?:amp;|#38;)+")
 # As in addresses, programs, e-mail and Unicode's charts; ASCII only.
 _ASCII = "([2-7][0-9a-fA-F])"
 _NUMBERED = re.compile(
-    rf"%(?:25)*{_ASCII}|\\\\*(?:x|u00|U0{{6}}){_ASCII}|\\\\*u\{{0*{_ASCII}\}}"
+    rf"%(?:25)*+{_ASCII}|(?<!\\)\\++(?:x|u00|U0{{6}}|u\{{0*+){_ASCII}\}}?"
     rf"|U\+00{_ASCII} ?"
 )
 _OCTAL = re.compile(r"(?:\\(?:0[4-7][0-7]|1[0-7][0-7])){3,}")

@@ -15,7 +15,7 @@ from itertools import pairwise, takewhile
 from string import ascii_lowercase
 
 # What an apostrophe cuts off is no word.
-_WORD = re.compile(r"(?<![\w'’*])[A-Za-z](?:[A-Za-z*]*[A-Za-z])?(?![\w@])")
+_WORD = re.compile(r"(?<![\w'\u2019*])[A-Za-z](?:[A-Za-z*]*[A-Za-z])?(?![\w@])")
 # Where three of four unknown words in a row resemble known ones, with few others among them, that
 # is no accident.
 _ROW, _MOST, _NEAR = 4, 3, 16
@@ -49,24 +49,26 @@ def plain_words(text: str) -> str:
     text = _GROUPS.sub(_regrouped, text)
     if _LONG.search(text) and _RUN.search(text):
         text = re.sub("[A-Za-z]{8,}", _parted, text)
-    if sum(map(_is_odd, _WORD.findall(text))) >= _MOST:
+    words = _WORD.findall(text)
+    if len(words) - sum(map(is_word, words)) >= _MOST:
         text = _replaced(_replaced(text, _whole), _resembling)
     return text
 
 
-def _is_odd(word: str) -> bool:
-    return word.lower() not in _costs()
+def is_word(word: str) -> bool:
+    """Tell whether a word is a known one, in capitals or not."""
+    return word.lower() in _costs()
 
 
 def _regrouped(groups: re.Match[str]) -> str:
     words = groups.group().split()
-    odd = sum(map(_is_odd, words)) * 2 > len(words)
+    odd = sum(map(is_word, words)) * 2 < len(words)
     return (odd and _in_words("".join(words))) or groups.group()
 
 
 def _parted(run: re.Match[str]) -> str:
     text = run.group()
-    if not _is_odd(text):
+    if is_word(text):
         return text
     chunks = (text[start : start + _CHUNK] for start in range(0, len(text), _CHUNK))
     return " ".join(_in_words(chunk) or chunk for chunk in chunks)

@@ -9,7 +9,7 @@ import unicodedata
 
 from shieldgate.bidi import displayed
 from shieldgate.codes import decoded
-from shieldgate.english import plain_words
+from shieldgate.english import is_word, plain_words
 
 # Unicode's Default_Ignorable_Code_Point, which includes what is known as zero-width, without the
 # tags, which spell ASCII that only a model sees; control characters; strokes through letters.
@@ -28,7 +28,9 @@ _MARKS = re.compile("(?<=[A-Za-z\u00c0-\u024f])[\u0300-\u036f]+")
 # Braille for nothing is seen as a blank, too.
 _BLANKS = re.compile("(?:[^\\S\r\n]|\u2800|\r(?!\n))+")
 # Signs that often stand between words, or that nobody sees; and those that don't.
-_USUAL = r"\s.,;:!?'’…\u00ad\u0300-\u036f\u200b-\u200f\u202a-\u202e\u2060-\u206f\u20d0-\u20ff\ufe0f-"  # noqa: RUF001
+_USUAL = (
+    r"\s.,;:!?'’…\u00ad\u0300-\u036f\u200b-\u200f\u202a-\u202e\u2060-\u206f\u20d0-\u20ff\ufe0f-"
+)
 _SIGN = rf"[^\w{_USUAL}]"
 # What tells two readings apart: words, ends of lines, and whether there is a sign between two
 # words, or a blank that is not one space. Indented lines and two spaces after a full stop are
@@ -43,7 +45,7 @@ _LETTER = "[A-Za-z\u00c0-\u024f\u0370-\u052f]"
 _SPELT = re.compile(rf"(?<![^\W_]){_LETTER}([\W_]{{1,4}}){_LETTER}(?:\1{_LETTER})+(?![^\W_])")
 _SPELT_PAIR = re.compile(rf"(?<![^\W_]){_LETTER}([\W_]{{1,4}}){_LETTER}(?![^\W_])")
 # The same signs in place of blanks, `I_will_find_you_and_break`, or around words, `**I** **will**`.
-_SIGNS = rf"(?:[^\w\s]{{1,4}}|_|\W{{0,4}}{_SIGN}\W{{0,4}}|\.{{2,4}} )"
+_SIGNS = rf"(?! [#@]\w)(?:[^\w\s]{{1,4}}|_|\W{{0,4}}{_SIGN}\W{{0,4}}|\.{{2,4}} )"
 _GLUED = re.compile(rf"(?<![^\W_])[^\W\d_]++({_SIGNS})[^\W\d_]++(?:\1[^\W\d_]++){{3,}}")
 _GLUE = re.compile(r"(?<=[^\W_])(?:\W{1,9}|_)(?=[^\W_])")
 # Numbers between words: `I 1 will 2 find 3`.
@@ -60,7 +62,9 @@ _BLOCKS = {"br", "p", "li", "ul", "ol", "div", "td", "th", "tr", "hr"}
 _COLUMN = re.compile(r"^\w+[^\w\n]*(?:\n+\w+[^\w\n]*){2,}$", re.M)
 _PIECES = re.compile(r"^.{1,4}(?:\n.{1,4}){5,}$", re.M)
 # Digits and signs in place of letters: `w1ll`, `w!ll`.
-_LEET = re.compile(r"(?<=[A-Za-z])[013457$]+(?=[A-Za-z])|(?:[A-Za-z][@!|+689]+[A-Za-z][^@!|+689]{0,40}){3}")
+_LEET = re.compile(
+    r"(?<=[A-Za-z])[013457$]+(?=[A-Za-z])|(?:[A-Za-z][@!|+689]+[A-Za-z][^@!|+689]{0,40}){3}"
+)
 _LEET_WORD = re.compile(r"(?<![\w$@!|+])[013457$@!|+689]*[A-Za-z][A-Za-z013457$@!|+689]*(?!\w)")
 _DIGITS = str.maketrans("013457$@!|+689", "oieastsailtgbg")
 # Capitals in three words together: `I WILL FIND YOU`, `wIlL fInD yOu`.
@@ -136,7 +140,11 @@ def readings(text: str) -> tuple[str, str, str, str, str]:
     """
     if text.isascii() and not any(way.search(text) for way in _SUSPECT):
         known = decoded(text)
-        if known == text and not ("<" in text and _TAGGED.search(text)) and plain_words(text) == text:
+        if (
+            known == text
+            and not ("<" in text and _TAGGED.search(text))
+            and plain_words(text) == text
+        ):
             return (text,) * 5
     # Several different ones may spell words.
     if len(set(_FLAG.findall(text))) <= 3:
@@ -174,8 +182,14 @@ def _bare(text: str) -> str:
     if _LEET.search(text):
         text = _LEET_WORD.sub(lambda word: word.group().translate(_DIGITS), text)
     if _SHOUTED.search(text):
-        text = _CAPITALS.sub(lambda word: word.group().lower(), text)
+        text = _CAPITALS.sub(_lowered, text)
     return plain_words(_BLANKS.sub(" ", text))
+
+
+def _lowered(capitals: re.Match[str]) -> str:
+    # Capitals that are no words may be a code, and are no louder than it.
+    word = capitals.group()
+    return word.lower() if is_word(word) else word
 
 
 def _line(pieces: re.Match[str]) -> str:

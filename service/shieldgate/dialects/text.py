@@ -464,7 +464,9 @@ def _refuse_numbers(values: list[Any], found: Found, owner: str, most: int = 1) 
 
 def _count_numbers(values: list[Any]) -> int:
     return sum(
-        _count_numbers(value) if type(value) is list and len(value) == 1 else type(value) in (int, float)
+        _count_numbers(value)
+        if type(value) is list and len(value) == 1
+        else type(value) in (int, float)
         for value in values
     )
 
