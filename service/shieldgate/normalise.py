@@ -139,9 +139,8 @@ def readings(text: str) -> tuple[str, str, str, str, str]:
     hide them. The others are the plain and the bare reading of the text as it is displayed.
     """
     if text.isascii() and not any(way.search(text) for way in _SUSPECT):
-        known = decoded(text)
         if (
-            known == text
+            decoded(text) == text
             and not ("<" in text and _TAGGED.search(text))
             and plain_words(text) == text
         ):

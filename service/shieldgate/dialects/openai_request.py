@@ -102,11 +102,12 @@ def material_beside(
                 unreadable.append("body")
                 continue
         at = name if field else "body"
-        found = read(field or _ANYTHING, value, at)
+        tree = field or _ANYTHING
+        found = read(tree, value, at)
         unreadable += [each or at for each in found.unscreenable]
         if name == "documents":
             documents = field_items(body, (name,))
-            subjects += [Subject.of(at, read(field, item, at).strands) for at, item in documents]
+            subjects += [Subject.of(at, read(tree, item, at).strands) for at, item in documents]
         else:
             subjects.append(Subject.of(at, found.strands))
     if many_words(unknown):
