@@ -16,12 +16,13 @@ from string import ascii_lowercase
 
 # What an apostrophe cuts off is no word.
 _WORD = re.compile(r"(?<![\w'\u2019*])[A-Za-z](?:[A-Za-z*]*[A-Za-z])?(?![\w@])")
-# Where three of four unknown words in a row resemble known ones, with few others among them, that
-# is no accident.
+# Where three of four unknown words in a row resemble different known ones, with few others among
+# them, that is no accident.
 _ROW, _MOST, _NEAR = 4, 3, 16
 
 # Run together, `iWillFindYou`, or cut into groups of as many letters each.
-_RUN = re.compile(r"[A-Za-z]{20,}|[A-Za-z]?[a-z]+(?:[A-Z][a-z]*){4,}")
+_RUN = re.compile(r"(?<![A-Za-z])(?:[A-Z]?[a-z]{19,}|[A-Z]{20,})(?![A-Za-z])")
+_HUMPS = re.compile(r"(?<![A-Za-z])[A-Za-z]?[a-z]*+(?:[A-Z][a-z]*+){5,}")
 _LONG = re.compile("[A-Za-z]{14}")
 _GROUPS = re.compile(r"(?<!\w)(?:(?:[A-Za-z]{2}[ \n]){7,}|(?:[A-Za-z]{3}[ \n]){7,})[A-Za-z]*")
 _CHUNK = 80
@@ -47,8 +48,11 @@ def _costs() -> dict[str, float]:
 def plain_words(text: str) -> str:
     """Write words that only resemble English ones as these."""
     text = _GROUPS.sub(_regrouped, text)
-    if _LONG.search(text) and _RUN.search(text):
-        text = re.sub("[A-Za-z]{8,}", _parted, text)
+    if _LONG.search(text):
+        text = _HUMPS.sub(_parted, text)
+        if any(_parted(run) != run.group() for run in _RUN.finditer(text)):
+            # What signs cut off is shorter.
+            text = re.sub("[A-Za-z]{8,}", _parted, text)
     words = _WORD.findall(text)
     if len(words) - sum(map(is_word, words)) >= _MOST:
         text = _replaced(_replaced(text, _whole), _resembling)
@@ -130,7 +134,7 @@ def _replaced(text: str, find: _Find) -> str:
     for first in range(len(unknown) - _MOST + 1):
         row = unknown[first : first + _ROW]
         hits = {place: hit for place, hit in row if hit}
-        if len(hits) >= _MOST and row[-1][0] - row[0][0] < _NEAR:
+        if len({hit.word for hit in hits.values()}) >= _MOST and row[-1][0] - row[0][0] < _NEAR:
             kept |= hits
     turned = [found[place] for place, hit in kept.items() if hit.turned]
     if len(turned) * 2 > len(kept):

@@ -138,13 +138,13 @@ def readings(text: str) -> tuple[str, str, str, str, str]:
     that are spelt out and parted that are glued, and letters for digits, numbers and capitals that
     hide them. The others are the plain and the bare reading of the text as it is displayed.
     """
-    if text.isascii() and not any(way.search(text) for way in _SUSPECT):
-        if (
-            decoded(text) == text
-            and not ("<" in text and _TAGGED.search(text))
-            and plain_words(text) == text
-        ):
-            return (text,) * 5
+    if text.isascii() and not (
+        any(way.search(text) for way in _SUSPECT)
+        or ("<" in text and _TAGGED.search(text))
+        or decoded(text) != text
+        or plain_words(text) != text
+    ):
+        return (text,) * 5
     # Several different ones may spell words.
     if len(set(_FLAG.findall(text))) <= 3:
         text = _FLAG.sub("\U0001f3f4", text)
