@@ -110,13 +110,15 @@ async def test_more_messages_than_any_chat_has_are_a_400(hosted: Front) -> None:
     assert check_envelope(reply)["param"] == "messages"
 
 
+async def test_prompts_are_counted_before_they_are_read(hosted: Front) -> None:
+    for prompt in (b'"a"', b'["a"]'):
+        body = b'{"prompt": [%s]}' % b",".join([prompt] * 10_001)
+        reply = await hosted.gateway.client.post("/v1/completions", content=body, headers=JSON)
+        assert reply.status_code == 400
+        assert "10000" in check_envelope(reply)["message"]
+
+
 MANY = {
-    "prompts": ("/v1/completions", b'{"prompt": [%s]}' % b",".join([b'"a"'] * 10_001), 400),
-    "lists of prompts": (
-        "/v1/completions",
-        b'{"prompt": [%s]}' % b",".join([b'["a"]'] * 10_001),
-        400,
-    ),
     "documents": (
         "/v1/chat/completions",
         b'{"messages": [], "documents": [%s]}'
