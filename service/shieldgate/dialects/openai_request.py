@@ -18,6 +18,7 @@ from shieldgate.dialects.text import (
     Passed,
     Text,
     Unscreenable,
+    are_numbers,
     is_unreadable,
     many_words,
     read,
@@ -102,14 +103,15 @@ def material_beside(
                 unreadable.append("body")
                 continue
         at = name if field else "body"
-        tree = field or _ANYTHING
-        found = read(tree, value, at)
-        unreadable += [each or at for each in found.unscreenable]
+        items = [(at, value)]
         if name == "documents":
-            documents = field_items(body, (name,))
-            subjects += [Subject.of(at, read(tree, item, at).strands) for at, item in documents]
-        else:
-            subjects.append(Subject.of(at, found.strands))
+            items = list(field_items(body, (name,)))
+            if isinstance(value, list) and are_numbers(value):
+                unreadable.append(name)
+        for where, item in items:
+            found = read(field or _ANYTHING, item, where)
+            subjects.append(Subject.of(where, found.strands))
+            unreadable += [each or where for each in found.unscreenable]
     if many_words(unknown):
         subjects.append(Subject.of("body", [("other/", spaced(unknown))]))
     return subjects, unreadable

@@ -457,18 +457,18 @@ def _index(item: Any, place: int) -> int:
 
 
 def _refuse_numbers(values: list[Any], found: Found, owner: str, most: int = 1) -> None:
-    """Refuse a list of numbers, also where other things or lists stand among them."""
-    if _count_numbers(values) > most:
+    if are_numbers(values, most):
         found.refuse(owner)
 
 
+def are_numbers(values: list[Any], most: int = 1) -> bool:
+    """Tell whether a list is one of numbers, other things or lists of one among them or not."""
+    return _count_numbers(values) > most
+
+
 def _count_numbers(values: list[Any]) -> int:
-    return sum(
-        _count_numbers(value)
-        if type(value) is list and len(value) == 1
-        else type(value) in (int, float)
-        for value in values
-    )
+    single = (value[0] if type(value) is list and len(value) == 1 else value for value in values)
+    return sum(type(value) in (int, float) for value in single)
 
 
 def _numbers(value: Any) -> bool:
