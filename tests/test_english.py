@@ -39,6 +39,14 @@ def test_what_is_no_disguise_stays_as_it_is(text: str) -> None:
     assert plain_words(text) == text
 
 
+def test_a_long_run_is_parted_where_its_words_end() -> None:
+    said = "you are baking bread again and again with flour and water " * 20
+    assert plain_words(said.replace(" ", "")) == said.strip()
+    unknown = "qwkjzx" * 40
+    assert plain_words(unknown) == unknown
+    assert "again with flour" in plain_words(unknown + said.replace(" ", ""))
+
+
 def test_benign_words_around_hide_no_disguise() -> None:
     around = "Flour, water and salt make bread. " * 40
     assert "dinner for butter and bread" in plain_words(

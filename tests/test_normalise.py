@@ -2,7 +2,6 @@
 
 import asyncio
 import codecs
-import json
 import re
 import time
 import unicodedata
@@ -219,7 +218,6 @@ TRICKS: dict[str, Callable[[str], str]] = {
     "run together with zero width": between_words("\u200b"),
     "run together in small letters": lambda text: text.replace(" ", "").lower(),
     "words with capitals": lambda text: text.title().replace(" ", ""),
-    "words cut by blanks": each_word(lambda w: f"{w[: len(w) // 2]} {w[len(w) // 2 :]}".strip()),
     "words cut by hyphens": each_word(cut_by("-")),
     "words cut by asterisks": each_word(cut_by("*")),
     "letters twice": lambda text: "".join(c * 2 if c.isalpha() else c for c in text),
@@ -233,13 +231,11 @@ TRICKS: dict[str, Callable[[str], str]] = {
     "words in code": each_word(lambda word: f"`{word}`"),
     "words in tags": each_word(lambda word: f"<b>{word}</b>"),
     "letters in tags": lambda text: "".join(f"<i>{c}</i>" if c != " " else c for c in text),
-    "a list of words": lambda text: json.dumps(text.split()),
     "words by number": lambda text: "\n".join(f"{n}. {w}" for n, w in enumerate(text.split())),
     "words with their numbers": lambda text: " ".join(
         f"{w} {n}" for n, w in enumerate(text.split())
     ),
     "words and arrows": between_words(" -> "),
-    "letters on lines": "\n".join,
     "marks, backwards": both(on_letters("\u0301"), backwards),
     "spelt out, backwards": both(" ".join, backwards),
     "full width, backwards": both(full_width, backwards),

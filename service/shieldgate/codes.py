@@ -27,7 +27,7 @@ _HEXADECIMAL = re.compile(r"(?<!\w)(?:(?:0x)?[2-7][\da-fA-F][ ,]{0,2}){8,}(?!\w)
 _DECIMAL = re.compile(r"(?<!\w)(?:(?:3[2-9]|[4-9]\d|1[01]\d|12[0-6])[ ,]{1,2}){8,}\d{2,3}(?!\w)")
 _BINARY = re.compile(r"(?<!\w)(?:0[01]{7} ?){6,}(?!\w)")
 _BASE64 = re.compile(r"(?<![\w+/-])[A-Za-z0-9+/_-]{20,}={0,2}(?![\w+/=-])")
-_LETTERS = re.compile("[A-Za-z ]")
+_LETTERS = re.compile("[A-Za-z0-9 ]")
 
 
 def decoded(text: str) -> str:
@@ -68,7 +68,7 @@ def _base64(found: re.Match[str]) -> str:
 
 
 def _said(given: str, read: bytes) -> str:
-    """Give what was read if it is mostly letters, which numbers that mean no text seldom are."""
+    """Give what was read if it is mostly letters and digits, which what means no text seldom is."""
     text = read.decode(errors="replace")
     return text if len(_LETTERS.findall(text)) > 0.8 * len(text) else given
 

@@ -74,8 +74,17 @@ def _parted(run: re.Match[str]) -> str:
     text = run.group()
     if is_word(text):
         return text
-    chunks = (text[start : start + _CHUNK] for start in range(0, len(text), _CHUNK))
-    return " ".join(_in_words(chunk) or chunk for chunk in chunks)
+    parted: list[str] = []
+    start = 0
+    while start < len(text):
+        chunk = text[start : start + _CHUNK]
+        start += len(chunk)
+        words = _in_words(chunk).split() or [chunk]
+        while start < len(text) and len(words) > 1 and len(chunk) - _LONGEST < sum(map(len, words)):
+            # A word may go on in the next chunk, so that its beginning looks like others.
+            start -= len(words.pop())
+        parted += words
+    return " ".join(parted) if any(map(is_word, parted)) else text
 
 
 def _in_words(letters: str) -> str:
