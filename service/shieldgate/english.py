@@ -29,6 +29,8 @@ _CHUNK = 80
 # A letter costs 1.2 to 2.2 in English, over 3.5 in other languages and in codes.
 _DEAREST, _UNKNOWN = 2.5, 14.0
 _LONGEST = 16
+# What is shorter resembles anything.
+_SHORTEST = 3
 
 _ROT13 = str.maketrans(ascii_lowercase, ascii_lowercase[13:] + ascii_lowercase[:13])
 _GAP = re.compile(r"[ .*_\n-]|-\n")
@@ -172,7 +174,7 @@ def _whole(words: list[str], gaps: list[str], place: int) -> _Hit | None:
 def _resembling(words: list[str], _: list[str], place: int) -> _Hit | None:
     """Find the known word that an unknown one resembles."""
     word, known = words[place], _costs()
-    if word in known or len(word) == 1:
+    if word in known or len(word) < _SHORTEST:
         return None
     if (found := word[::-1]) in known:
         return _Hit(1, found, turned=True)
@@ -205,7 +207,7 @@ def _shuffled(word: str) -> str:
 _SKELETONS: tuple[tuple[re.Pattern[str], Callable[[str], str]], ...] = (
     (re.compile(r".*(.)\1"), _squeezed),
     (re.compile(r".*\*"), _masked),
-    (re.compile(r"[^aeiou]{2,}$"), _consonants),
+    (re.compile(r"[^aeiou]+$"), _consonants),
     (re.compile(r".{4}"), _shuffled),
 )
 
