@@ -26,6 +26,7 @@ DATA ?= $(wildcard ../shared/data/eval/openai_mod.jsonl.gz)
 
 bench: $(INSTALLED)
 	$(BIN)/python -m benchmarks
+	$(BIN)/python -m benchmarks.readings
 	$(BIN)/python -m benchmarks.starter
 	$(BIN)/python -m benchmarks.evaluation $(DATA)
 	$(BIN)/python -m benchmarks.load --seconds 6

@@ -122,7 +122,7 @@ def answered(row: Row, place: str) -> Contents:
     elif row.table == CHOICES:
         choice |= row.example
     reply = {"id": "chatcmpl-1", "choices": [choice]}
-    _, beside = split(reply | row.example if row.table == AROUND else reply)
+    _, beside, *_ = split(reply | row.example if row.table == AROUND else reply)
     return answer(choice, beside)
 
 

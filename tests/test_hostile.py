@@ -3,6 +3,7 @@
 import asyncio
 import gzip
 import json
+import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from urllib.parse import urlsplit
@@ -74,6 +75,13 @@ async def test_ten_megabytes_are_a_413(hosted: Front, path: str) -> None:
     assert check_envelope(reply)["code"] == "body_too_large"
 
 
+def nested(levels: int) -> str:
+    text = "bread"
+    for _ in range(levels):
+        text = json.dumps({"a": text})
+    return text
+
+
 DEEP = {
     "lists": b"[" * TIMES + b"]" * TIMES,
     "objects": b'{"a":' * TIMES + b"1" + b"}" * TIMES,
@@ -100,6 +108,69 @@ async def test_more_messages_than_any_chat_has_are_a_400(hosted: Front) -> None:
     reply = await hosted.gateway.client.post("/v1/chat/completions", content=body, headers=JSON)
     assert reply.status_code == 400
     assert check_envelope(reply)["param"] == "messages"
+
+
+async def test_prompts_are_counted_before_they_are_read(hosted: Front) -> None:
+    for prompt in (b'"a"', b'["a"]'):
+        body = b'{"prompt": [%s]}' % b",".join([prompt] * 10_001)
+        reply = await hosted.gateway.client.post("/v1/completions", content=body, headers=JSON)
+        assert reply.status_code == 400
+        assert "10000" in check_envelope(reply)["message"]
+
+
+MANY = {
+    "documents": (
+        "/v1/chat/completions",
+        b'{"messages": [], "documents": [%s]}'
+        % b",".join(b'{"text": "t%d"}' % n for n in range(1025)),
+        400,
+    ),
+    "tools": (
+        "/v1/chat/completions",
+        b'{"messages": [], "tools": [%s]}'
+        % b",".join(b'{"function": {"name": "f%d"}}' % n for n in range(1025)),
+        400,
+    ),
+    "unknown roles": (
+        "/v1/chat/completions",
+        b'{"messages": [%s]}' % b",".join(b'{"role": "r%d x"}' % n for n in range(1025)),
+        400,
+    ),
+    "fields": (
+        "/v1/chat/completions",
+        b'{"messages": [], %s}' % b",".join(b'"k%d": 1' % n for n in range(60_000)),
+        413,
+    ),
+    "fields of a message": (
+        "/v1/chat/completions",
+        b'{"messages": [{%s}]}' % b",".join(b'"k%d": 1' % n for n in range(60_000)),
+        413,
+    ),
+    "parts": (
+        "/v1/chat/completions",
+        b'{"messages": [{"role": "user", "content": [%s]}]}' % b",".join([b'"a"'] * 150_000),
+        413,
+    ),
+    "levels of JSON in a string": (
+        "/v1/chat/completions",
+        json.dumps({"messages": [{"role": "user", "content": nested(16)}]}).encode(),
+        413,
+    ),
+}
+
+
+@pytest.mark.parametrize(("path", "body", "status"), MANY.values(), ids=MANY)
+async def test_more_than_can_be_judged_is_refused_soon(
+    hosted: Front, path: str, body: bytes, status: int
+) -> None:
+    assert len(body) < 2**20
+    started = time.process_time()
+    reply = await hosted.gateway.client.post(path, content=body, headers=JSON)
+    assert time.process_time() - started < 5
+    assert reply.status_code == status, reply.text
+    check_envelope(reply)
+    assert not hosted.script.requests
+    assert not hosted.gateway.scorer.calls
 
 
 ODD = [r"a\u0000b", r"\u0000", r"\ud800", r"\udfff\ud800", r"\uffff", r"\u202e", "\\u001b[2J"]

@@ -1,8 +1,11 @@
 """Disguised words are judged as what they are read as, and nothing else changes."""
 
 import asyncio
+import codecs
+import re
 import time
 import unicodedata
+from base64 import b64encode
 from collections.abc import Callable
 
 import pytest
@@ -73,6 +76,12 @@ PLAIN = [
     "- apples\n- pears\n- plums\n",
     "HTML and JSON of the USA; x.getName(a)",
     "2nd of July, mp3, 10k, &amp; 50%, C:\\users",
+    "Sooo good, hmmm! Dr. Strauss-Kahn, Jr., told Zhang Wei and Nguyen Thi of Kuala Lumpur.",
+    "Ich habe das Buch gelesen; die Geschwindigkeitsbegrenzung gilt auf der Autobahn nicht.",
+    "sha256 9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08 is its sum",
+    "if (ptr->len && str[i] != cfg[j]) { src = dst; ctx.fmt(buf); } // see tmp, msg",
+    "10 20 30 40 50 60 70 80 90 100 are multiples of ten",
+    "#bread #butter #cheese #wine #dinner",
 ]
 
 
@@ -124,6 +133,10 @@ def backwards(text: str) -> str:
 
 def each_word(trick: Callable[[str], str]) -> Callable[[str], str]:
     return lambda text: " ".join(map(trick, text.split()))
+
+
+def cut_by(sign: str) -> Callable[[str], str]:
+    return lambda w: f"{w[: len(w) // 2]}{sign}{w[len(w) // 2 :]}" if len(w) > 2 else w
 
 
 def both(first: Callable[[str], str], second: Callable[[str], str]) -> Callable[[str], str]:
@@ -186,6 +199,43 @@ TRICKS: dict[str, Callable[[str], str]] = {
     "numbers of HTML": lambda text: "".join(f"&#{ord(c)};" for c in text),
     "percents": lambda text: "".join(f"%{ord(c):02x}" for c in text),
     "escapes": lambda text: "".join(f"\\u{ord(c):04x}" for c in text),
+    "escapes of programs": lambda text: "".join(f"\\x{ord(c):02x}" for c in text),
+    "octal escapes": lambda text: "".join(f"\\{ord(c):03o}" for c in text),
+    "escapes in braces": lambda text: "".join(f"\\u{{{ord(c):x}}}" for c in text),
+    "names of characters": lambda text: " ".join(f"U+{ord(c):04X}" for c in text),
+    "numbers of HTML without an end": lambda text: "".join(f"&#{ord(c)}" for c in text),
+    "numbers of HTML with zeros": lambda text: "".join(f"&#{ord(c):07d};" for c in text),
+    "numbers of HTML, twice": lambda text: "".join(f"&amp;#{ord(c)};" for c in text),
+    "percents, twice": lambda text: "".join(f"%25{ord(c):02x}" for c in text),
+    "quoted for e-mail": lambda text: "".join(f"={ord(c):02X}" for c in text),
+    "numbers": lambda text: " ".join(str(ord(c)) for c in text),
+    "hexadecimal": lambda text: text.encode().hex(),
+    "binary": lambda text: " ".join(f"{ord(c):08b}" for c in text),
+    "base64": lambda text: b64encode(text.encode()).decode(),
+    "base64, twice": lambda text: b64encode(b64encode(text.encode())).decode(),
+    "rot13": lambda text: codecs.encode(text, "rot13"),
+    "run together": between_words(""),
+    "run together with zero width": between_words("\u200b"),
+    "run together in small letters": lambda text: text.replace(" ", "").lower(),
+    "words with capitals": lambda text: text.title().replace(" ", ""),
+    "words cut by hyphens": each_word(cut_by("-")),
+    "words cut by asterisks": each_word(cut_by("*")),
+    "letters twice": lambda text: "".join(c * 2 if c.isalpha() else c for c in text),
+    "letters thrice": lambda text: "".join(c * 3 if c.isalpha() else c for c in text),
+    "vowels stretched": lambda text: "".join(c * 5 if c in "aeiou" else c for c in text),
+    "letters from the end": lambda text: text[::-1],
+    "letters of words from the end": each_word(lambda word: word[::-1]),
+    "letters in words swapped": each_word(lambda w: w[0] + w[2] + w[1] + w[3:] if w[3:] else w),
+    "signs for vowels": each_word(lambda word: re.sub("(?<=.)[aeiou]", "*", word, count=1)),
+    "signs like letters": swapped("aiosl", "@!0$|"),
+    "words in code": each_word(lambda word: f"`{word}`"),
+    "words in tags": each_word(lambda word: f"<b>{word}</b>"),
+    "letters in tags": lambda text: "".join(f"<i>{c}</i>" if c != " " else c for c in text),
+    "words by number": lambda text: "\n".join(f"{n}. {w}" for n, w in enumerate(text.split())),
+    "words with their numbers": lambda text: " ".join(
+        f"{w} {n}" for n, w in enumerate(text.split())
+    ),
+    "words and arrows": between_words(" -> "),
     "marks, backwards": both(on_letters("\u0301"), backwards),
     "spelt out, backwards": both(" ".join, backwards),
     "full width, backwards": both(full_width, backwards),
@@ -293,6 +343,7 @@ def test_text_is_read_in_the_order_in_which_it_is_displayed(text: str, read: str
 
 SIZE = 200_000
 MANY_SIGNS = [chr(0x2500 + n) + chr(0x2500 + m) for n in range(160) for m in range(160)]
+HEX = str.maketrans("0123456789", "ghijklmnop")
 NASTY = {
     "marks": "a" + "\u0301" * SIZE,
     "kinds of marks": "e\u0301\u0327\u0489" * (SIZE // 4),
@@ -320,6 +371,22 @@ NASTY = {
     "flags": "🏴\U000e0067\U000e0062" * (SIZE // 3),
     "letters for flags": "\U0001f1e6" * SIZE,
     "lines": "\n" * SIZE,
+    "tags of HTML": "<b>a</b>" * (SIZE // 8),
+    "beginnings of tags": "x<!--" * (SIZE // 5),
+    "entities": "&amp;" * (SIZE // 5),
+    "entities within entities": "&amp;amp;amp;#49;" * (SIZE // 17),
+    "percents of percents": "%25" * (SIZE // 3),
+    "numbers of nothing": "99, " * (SIZE // 4),
+    "base64": "QUJD" * (SIZE // 4),
+    "one long word": "qwkjzx" * (SIZE // 6),
+    "words run together": "iwillfindyou" * (SIZE // 12),
+    "humps": "aBcDe" * (SIZE // 5),
+    "pairs": "zq " * (SIZE // 3),
+    "unknown words": " ".join("zq" + f"{n:x}".translate(HEX) for n in range(SIZE // 7)),
+    "words and signs": "a | b ** " * (SIZE // 9),
+    "signs": "a" + " *" * (SIZE // 2),
+    "short lines": "ab c\n" * (SIZE // 5),
+    "numbers and words": "1 a " * (SIZE // 4),
     "ligatures": "\ufdfb\u3350" * (SIZE // 2),
 }
 

@@ -481,3 +481,63 @@ def test_words_of_names_are_parted():
     assert spaced(["get_current-weather", "iWill", "a.b:7", "", "two words"]) == (
         "get current weather i Will a b two words"
     )
+
+
+# Spread
+
+
+def test_words_that_are_the_strings_of_json_are_judged_joined():
+    for hidden in (
+        json.dumps({f"k{n}": word for n, word in enumerate(WORDS)}),
+        json.dumps([{"token": word, "id": n} for n, word in enumerate(WORDS)]),
+    ):
+        assert HARM in asked(user(hidden))
+        assert HARM in asked(user(), calls((CALL, "f", hidden)))
+        assert HARM in answered({"content": hidden})
+    assert HARM in answered(calls(*((CALL, "f", json.dumps({"w": word})) for word in WORDS)))
+
+
+@pytest.mark.parametrize("said", ['{"city": "Paris", "unit": "c"}', '["a b c d e", "f g h i j"]'])
+def test_ordinary_json_costs_one_judgement(said: str):
+    assert asked(user(said)) == [said]
+
+
+def test_words_in_fields_that_nobody_knows_are_judged_without_their_names():
+    fields = {f"x{n}": word for n, word in enumerate(WORDS)}
+    assert "\n".join(WORDS) in answered(fields)
+    assert "\n".join(WORDS) in streamed(*({name: word} for name, word in fields.items()))
+    assert "\n".join(WORDS) in asked(user(**fields))
+
+
+def test_what_definitions_say_is_judged_without_their_json():
+    def tool(**function: Any) -> dict[str, Any]:
+        return {"type": "function", "function": {"name": "f", **function}}
+
+    assert HARM in asked(user(), tools=[tool(description=HARM)])
+    assert HARM in asked(user(), response_format={"json_schema": {"description": HARM}})
+    assert HARM in asked(user(), tools=[tool(description=word) for word in WORDS])
+    properties = {word: {"type": "string"} for word in WORDS}
+    assert HARM in asked(user(), tools=[tool(parameters={"properties": properties})])
+    assert HARM in asked(user(), tools=[tool(parameters={"enum": WORDS})])
+
+
+def test_names_of_fields_that_chunks_bring_one_by_one_are_judged_joined():
+    said = streamed(*(around(**{word: 1}) for word in WORDS))
+    assert HARM in said
+    # A few are no sentence.
+    assert streamed(*(around(**{name: None}) for name in ("a", "b"))) == ("oo",)
+    stream = OpenAIChat().stream({"stream": True}, 1)
+    left = b""
+    for word in WORDS:
+        for piece in stream.read("", {"id": "chatcmpl-12", "choices": [], word: 1}):
+            left += piece.data
+    assert b"legs" not in left
+
+
+def test_numbers_one_to_a_list_are_numbers():
+    choice = {"index": 0, "message": {"content": "kind", "x": [[72], [105]]}}
+    [found] = OpenAIChat().answers({"choices": [choice]})
+    assert found.unscreenable
+    for documents in ([72, 105], [[72], [105]]):
+        plan = OpenAIChat().plan({"messages": [user()], "documents": documents}, PROFILE)
+        assert plan.unscreenable

@@ -1,14 +1,17 @@
 """Whatever a body holds: each string is judged, refused, or named by docs/coverage.md as passed.
 
 The oracle knows nothing of the walk. It looks for marks: words that stand nowhere else, in strings
-and in names of fields. `FUZZ_EXAMPLES=20000` looks for longer, and elsewhere each time.
+and in names of fields. `FUZZ_EXAMPLES=20000` looks for longer, and elsewhere each time. What a new
+dialect needs is an entry in `SPOKEN`.
 """
 
 import json
 import os
 import re
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from itertools import count
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -16,6 +19,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from test_coverage_table import AROUND, CHAT, CHOICES, COMPLETIONS, MESSAGES, ROWS
 
+from shieldgate.dialects import DIALECTS, Dialect
 from shieldgate.dialects.openai_chat import OpenAIChat
 from shieldgate.dialects.openai_completions import OpenAICompletions
 from shieldgate.policy import Profile
@@ -165,75 +169,120 @@ def missing(wanted: Iterator[str], judged: str) -> list[str]:
     return [each for each in wanted if each not in judged]
 
 
+@dataclass(frozen=True)
+class Spoken:
+    """How a dialect is fuzzed: what its bodies look like, and what docs/coverage.md lets pass.
+
+    `request` makes a body, `reply` a whole reply; `chunk` makes an event of a stream of two
+    choices. In all, MARK stands for words. `passes_request` and `passes_reply` tell of a path of
+    names whether what stands there passes unjudged.
+    """
+
+    dialect: Dialect
+    request: st.SearchStrategy[dict[str, Any]]
+    reply: st.SearchStrategy[dict[str, Any]]
+    chunk: st.SearchStrategy[dict[str, Any]]
+    passes_request: Callable[[tuple[str, ...]], bool]
+    passes_reply: Callable[[tuple[str, ...]], bool] = of_reply
+
+
+def with_choice(field: str) -> st.SearchStrategy[dict[str, Any]]:
+    return st.builds(
+        lambda around, choice, said, index: {
+            **around,
+            "choices": [{**choice, field: said, "index": index}] if index < 2 else [],
+        },
+        *(OBJECT, OBJECT, st.just("MARK") if field == "text" else OBJECT, st.integers(0, 2)),
+    )
+
+
+def first_choice(reply: dict[str, Any]) -> dict[str, Any]:
+    return {**reply, "choices": [{**choice, "index": 0} for choice in reply["choices"]]}
+
+
+MESSAGE = st.builds(lambda role, message: {"role": role, **message}, ROLES, OBJECT)
+SPOKEN = [
+    Spoken(
+        OpenAIChat(),
+        st.builds(
+            lambda messages, more: {**more, "messages": messages},
+            *(st.lists(MESSAGE, min_size=1, max_size=3), OBJECT),
+        ),
+        with_choice("message").filter(lambda reply: reply["choices"]).map(first_choice),
+        with_choice("delta"),
+        of_request(CHAT),
+    ),
+    Spoken(
+        OpenAICompletions(),
+        st.builds(
+            lambda more: {"prompt": "MARK", **more},
+            OBJECT.filter(lambda more: isinstance(more.get("prompt", ""), (str, list))),
+        ),
+        with_choice("text").filter(lambda reply: reply["choices"]).map(first_choice),
+        with_choice("text"),
+        of_request(COMPLETIONS),
+    ),
+]
+each_dialect = pytest.mark.parametrize("spoken", SPOKEN, ids=lambda spoken: spoken.dialect.name)
+
+
+def test_every_dialect_is_fuzzed() -> None:
+    here = {spoken.dialect.name for spoken in SPOKEN}
+    others = {dialect.name for dialect in DIALECTS} - here
+    # With their own pages and events: each has a file of its own.
+    assert all(Path(__file__).with_name(f"test_{name}_walk.py").exists() for name in others)
+
+
+@each_dialect
 @fuzzed
-@given(st.lists(st.tuples(ROLES, OBJECT), min_size=1, max_size=3), OBJECT)
-def test_every_string_of_a_chat_is_judged_refused_or_named_as_passed(
-    messages: list[tuple[str, dict[str, Any]]], more: dict[str, Any]
+@given(st.data())
+def test_every_string_of_a_request_is_judged_refused_or_named_as_passed(
+    spoken: Spoken, data: st.DataObject
 ) -> None:
-    marks = count(1)
-    body = marked({**more, "messages": [{"role": role, **m} for role, m in messages]}, marks)
-    plan = OpenAIChat().plan(body, PROFILE)
-    passes = of_request(CHAT)
+    body = marked(data.draw(spoken.request), count(1))
+    plan = spoken.dialect.plan(body, PROFILE)
     if plan.unscreenable:
         return
     texts = [
         text for s in plan.prompts for e in s.exchange.apart() for text in (e.response or e.prompt,)
     ]
-    assert missing(strings(body, passes), "\n".join(texts)) == []
-    assert not numbers(body, passes)
+    assert missing(strings(body, spoken.passes_request), "\n".join(texts)) == []
+    assert not numbers(body, spoken.passes_request)
 
 
+@each_dialect
 @fuzzed
-@given(OBJECT)
-def test_every_string_of_a_completion_is_judged_refused_or_named_as_passed(
-    more: dict[str, Any],
-) -> None:
-    body = marked({"prompt": "MARK", **more}, count(1))
-    prompt = body["prompt"]
-    if not isinstance(prompt, (str, list)) or "TEXT" in str(prompt):
-        return
-    plan = OpenAICompletions().plan(body, PROFILE)
-    passes = of_request(COMPLETIONS)
-    if plan.unscreenable:
-        return
-    texts = [e.prompt for s in plan.prompts for e in s.exchange.apart()]
-    assert missing(strings(body, passes), "\n".join(texts)) == []
-    assert not numbers(body, passes)
-
-
-@fuzzed
-@given(OBJECT, OBJECT, OBJECT)
+@given(st.data())
 def test_every_string_of_an_answer_is_judged_refused_or_named_as_passed(
-    around: dict[str, Any], choice: dict[str, Any], message: dict[str, Any]
+    spoken: Spoken, data: st.DataObject
 ) -> None:
-    reply = marked({**around, "choices": [{"index": 0, **choice, "message": message}]}, count(1))
-    reply["choices"][0]["index"] = 0
-    [answer] = OpenAIChat().answers(reply)
+    reply = marked(data.draw(spoken.reply), count(1))
+    [answer] = spoken.dialect.answers(reply)
     if answer.unscreenable:
         return
     whole, parts = whole_and_parts(answer.texts)
-    assert missing(strings(reply, of_reply), "\n".join((whole, *parts))) == []
-    assert not numbers(reply, of_reply)
+    assert missing(strings(reply, spoken.passes_reply), "\n".join((whole, *parts))) == []
+    assert not numbers(reply, spoken.passes_reply)
 
 
+@each_dialect
 @fuzzed
-@given(st.lists(st.tuples(OBJECT, OBJECT, OBJECT, st.integers(0, 2)), min_size=1, max_size=4))
+@given(st.data())
 def test_every_string_that_leaves_in_a_stream_is_judged_refused_or_named_as_passed(
-    chunks: list[tuple[dict[str, Any], dict[str, Any], dict[str, Any], int]],
+    spoken: Spoken, data: st.DataObject
 ) -> None:
     marks = count(1)
-    stream = OpenAIChat().stream({"stream": True}, 2)
+    stream = spoken.dialect.stream({"stream": True}, 2)
     said: dict[int, dict[str, str]] = {0: {}, 1: {}}
     left: dict[int, list[Any]] = {0: [], 1: []}
     stopped: set[int] = set()
-    for around, choice, delta, index in chunks:
-        chosen = [{**choice, "delta": delta, "index": index}] if index < 2 else []
-        for piece in stream.read("", marked({**around, "choices": chosen}, marks)):
-            event = json.loads(piece.data.removeprefix(b"data: "))
+    for chunk in data.draw(st.lists(spoken.chunk, min_size=1, max_size=4)):
+        for piece in stream.read("", marked(chunk, marks)):
+            event = json.loads(piece.data.rpartition(b"data: ")[2])
             if piece.choice is None:
                 # Nobody judges it.
-                assert list(strings(event, of_reply)) == []
-                assert not numbers(event, of_reply)
+                assert list(strings(event, spoken.passes_reply)) == []
+                assert not numbers(event, spoken.passes_reply)
                 continue
             if piece.unscreenable:
                 stopped.add(piece.choice)
@@ -244,8 +293,8 @@ def test_every_string_that_leaves_in_a_stream_is_judged_refused_or_named_as_pass
     for index, events in left.items():
         whole, parts = whole_and_parts(said[index].items())
         for event in events:
-            assert missing(strings(event, of_reply), "\n".join((whole, *parts))) == []
-            assert not numbers(event, of_reply)
+            assert missing(strings(event, spoken.passes_reply), "\n".join((whole, *parts))) == []
+            assert not numbers(event, spoken.passes_reply)
 
 
 @pytest.mark.parametrize("table", [MESSAGES, CHAT, COMPLETIONS, CHOICES, AROUND])

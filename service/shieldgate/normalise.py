@@ -8,6 +8,8 @@ import re
 import unicodedata
 
 from shieldgate.bidi import displayed
+from shieldgate.codes import decoded
+from shieldgate.english import is_word, plain_words
 
 # Unicode's Default_Ignorable_Code_Point, which includes what is known as zero-width, without the
 # tags, which spell ASCII that only a model sees; control characters; strokes through letters.
@@ -25,39 +27,55 @@ _MARKS = re.compile("(?<=[A-Za-z\u00c0-\u024f])[\u0300-\u036f]+")
 
 # Braille for nothing is seen as a blank, too.
 _BLANKS = re.compile("(?:[^\\S\r\n]|\u2800|\r(?!\n))+")
+# Signs that often stand between words, or that nobody sees; and those that don't.
+_USUAL = (
+    r"\s.,;:!?'’…\u00ad\u0300-\u036f\u200b-\u200f\u202a-\u202e\u2060-\u206f\u20d0-\u20ff\ufe0f-"
+)
+_SIGN = rf"[^\w{_USUAL}]"
 # What tells two readings apart: words, ends of lines, and whether there is a sign between two
 # words, or a blank that is not one space. Indented lines and two spaces after a full stop are
 # ordinary.
 _READ = re.compile(
-    rf"\w+|\n|(?<=\w)(?=[^\w\s]{{1,4}}\w)|(?<=[^\W\d_])(?! \S){_BLANKS.pattern}(?=[^\W\d_])"
+    rf"\w+|\n|(?<=\w)(?=[^\w\s]{{1,4}}\w|[{_USUAL}]*+{_SIGN}|(?:\.\.+|…)\s?\w)"
+    rf"|(?<=[^\W\d_])(?! \S){_BLANKS.pattern}(?=[^\W\d_])"
 )
 
 # A word spelt out, `k i l l` or `k.i.l.l`, in scripts in which one letter is seldom a word.
 _LETTER = "[A-Za-z\u00c0-\u024f\u0370-\u052f]"
 _SPELT = re.compile(rf"(?<![^\W_]){_LETTER}([\W_]{{1,4}}){_LETTER}(?:\1{_LETTER})+(?![^\W_])")
 _SPELT_PAIR = re.compile(rf"(?<![^\W_]){_LETTER}([\W_]{{1,4}}){_LETTER}(?![^\W_])")
-# The same signs in place of blanks: `I_will_find_you_and_break`.
-_GLUED = re.compile(r"(?<![^\W_])[^\W\d_]++([^\w\s]{1,4}|_)[^\W\d_]++(?:\1[^\W\d_]++){3,}")
-_GLUE = re.compile(r"(?<=[^\W_])(?:[^\w\s]{1,4}|_)(?=[^\W_])")
-# A word on each line.
+# The same signs in place of blanks, `I_will_find_you_and_break`, or around words, `**I** **will**`.
+_SIGNS = rf"(?! [#@]\w)(?:[^\w\s]{{1,4}}|_|\W{{0,4}}{_SIGN}\W{{0,4}}|\.{{2,4}} )"
+_GLUED = re.compile(rf"(?<![^\W_])[^\W\d_]++({_SIGNS})[^\W\d_]++(?:\1[^\W\d_]++){{3,}}")
+_GLUE = re.compile(r"(?<=[^\W_])(?:\W{1,9}|_)(?=[^\W_])")
+# Numbers between words: `I 1 will 2 find 3`.
+_COUNTED = re.compile(r"(?:\d{1,4}\W{1,6}[^\W\d_]++\W{1,6}){4,}")
+_COUNT = re.compile(r"\d{1,4}\W{1,6}")
+# Tags of HTML around single words, and within words.
+_TAG = re.compile("<(/?)([A-Za-z][A-Za-z0-9]*|!--)[^<>]{0,80}>")
+_TAGGED = re.compile(
+    rf"(?:{_TAG.pattern}\s*\w+[^\w<>]*(?:{_TAG.pattern}\s*)+){{4}}|"
+    rf"(?:\w(?:{_TAG.pattern})+\w[^<>]{{0,40}}){{3}}"
+)
+_BLOCKS = {"br", "p", "li", "ul", "ol", "div", "td", "th", "tr", "hr"}
+# A word on each line, or a piece of one.
 _COLUMN = re.compile(r"^\w+[^\w\n]*(?:\n+\w+[^\w\n]*){2,}$", re.M)
-# Digits in place of letters: `w1ll`.
-_LEET = re.compile("(?<=[A-Za-z])[013457$]+(?=[A-Za-z])")
-_LEET_WORD = re.compile(r"(?<![\w$])[013457$]*[A-Za-z][A-Za-z013457$]*(?!\w)")
-_DIGITS = str.maketrans("013457$", "oieasts")
+_PIECES = re.compile(r"^.{1,4}(?:\n.{1,4}){5,}$", re.M)
+# Digits and signs in place of letters: `w1ll`, `w!ll`.
+_LEET = re.compile(
+    r"(?<=[A-Za-z])[013457$]+(?=[A-Za-z])|(?:[A-Za-z][@!|+689]+[A-Za-z][^@!|+689]{0,40}){3}"
+)
+_LEET_WORD = re.compile(r"(?<![\w$@!|+])[013457$@!|+689]*[A-Za-z][A-Za-z013457$@!|+689]*(?!\w)")
+_DIGITS = str.maketrans("013457$@!|+689", "oieastsailtgbg")
 # Capitals in three words together: `I WILL FIND YOU`, `wIlL fInD yOu`.
 _CAPITALS = re.compile(r"\b(?=\w*[A-Za-z][A-Z])\w++")
 _SHOUTED = re.compile(rf"(?:{_CAPITALS.pattern}\W++(?:\w\W++)?){{2}}{_CAPITALS.pattern}")
-# Characters by their numbers, as in HTML, addresses and strings of JSON.
-_NUMBERED = re.compile(
-    r"&#(?:x([\da-fA-F]{2,5})|(\d{2,6}));|%([2-7][\da-fA-F])|\\u00([2-7][\da-fA-F])"
-)
 # What of a text in ASCII is read in another way.
 _SUSPECT = (
     re.compile(
         r"[\0-\x08\x0b\x0c\x0e-\x1f\x7f]|\r(?!\n)|(?<=[A-Za-z])(?:\t|  | \t)\s*(?=[A-Za-z])"
     ),
-    *(_SPELT, _GLUED, _COLUMN, _LEET, _SHOUTED, _NUMBERED),
+    *(_SPELT, _GLUED, _COUNTED, _COLUMN, _PIECES, _LEET, _SHOUTED),
 )
 
 # A flag of a part of a country.
@@ -120,7 +138,12 @@ def readings(text: str) -> tuple[str, str, str, str, str]:
     that are spelt out and parted that are glued, and letters for digits, numbers and capitals that
     hide them. The others are the plain and the bare reading of the text as it is displayed.
     """
-    if text.isascii() and not any(way.search(text) for way in _SUSPECT):
+    if text.isascii() and not (
+        any(way.search(text) for way in _SUSPECT)
+        or ("<" in text and _TAGGED.search(text))
+        or decoded(text) != text
+        or plain_words(text) != text
+    ):
         return (text,) * 5
     # Several different ones may spell words.
     if len(set(_FLAG.findall(text))) <= 3:
@@ -145,24 +168,33 @@ def _plain(text: str) -> str:
 
 
 def _bare(text: str) -> str:
-    text = _NUMBERED.sub(_character, text)
+    text = decoded(text)
+    if _TAGGED.search(text):
+        text = _TAG.sub(lambda tag: " " if tag[2].lower() in _BLOCKS else "", text)
     text = unicodedata.normalize("NFD", _plain(text.translate(_SEEN)))
     if _LATIN.search(text):
         text = _ON_LETTER.sub(lambda run: "".join(filter(_is_no_mark, run.group())), text)
     text = _latin(unicodedata.normalize("NFC", text).translate(_LETTERS_WITH))
-    text = _parted(_joined(text))
+    text = _parted(_COUNTED.sub(lambda run: _COUNT.sub("", run.group()), _joined(text)))
+    text = _PIECES.sub(_line, text)
     text = _COLUMN.sub(lambda lines: " ".join(lines.group().split()), text)
     if _LEET.search(text):
         text = _LEET_WORD.sub(lambda word: word.group().translate(_DIGITS), text)
     if _SHOUTED.search(text):
-        text = _CAPITALS.sub(lambda word: word.group().lower(), text)
-    return _BLANKS.sub(" ", text)
+        text = _CAPITALS.sub(_lowered, text)
+    return plain_words(_BLANKS.sub(" ", text))
 
 
-def _character(numbered: re.Match[str]) -> str:
-    html, decimal, *others = numbered.groups()
-    code = int(decimal) if decimal else int(html or others[0] or others[1], 16)
-    return chr(code) if code < 0xD800 else numbered.group()
+def _lowered(capitals: re.Match[str]) -> str:
+    # Capitals that are no words may be a code, and are no louder than it.
+    word = capitals.group()
+    return word.lower() if is_word(word) else word
+
+
+def _line(pieces: re.Match[str]) -> str:
+    """Join pieces that bring their blanks along."""
+    lines = pieces.group().split("\n")
+    return "".join(lines) if any(line != line.strip() for line in lines) else pieces.group()
 
 
 def _is_no_mark(character: str) -> bool:

@@ -8,6 +8,8 @@ and joined to the others, so that nothing is hidden by being spread.
 import re
 from collections.abc import Iterable
 
+import orjson
+
 Strands = Iterable[tuple[str, str]]
 
 NAMES, SPELLED = "names", "spelled"
@@ -19,6 +21,8 @@ _UNICODE = re.compile(r"\\u[0-9a-fA-F]{4}")
 _CONTROL = {"b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t"}
 # JSON in a string of JSON in a string: each level doubles the backslashes.
 _LEVELS = 8
+# So many strings of JSON may be the words of a sentence.
+_FEW_STRINGS = 4
 # What parts the words of a name, a number at their end included.
 _JOINT = re.compile(r"[\s_.:/@+-]+(?:[0-9]+(?![A-Za-z0-9]))?|(?<=[a-z])(?=[A-Z])")
 
@@ -31,14 +35,15 @@ def voice(strand: str) -> str:
 def whole_and_parts(strands: Strands, prefill: str = "") -> tuple[str, tuple[str, ...]]:
     """Join strands to one text, and list the other texts that are to be judged as well.
 
-    These are each voice alone, and what JSON in a string says once it is decoded. `prefill` is
-    what the content goes on with.
+    These are each voice alone, what JSON in a string says once it is decoded, and its strings
+    joined where each is a word or two. `prefill` is what the content goes on with.
     """
     strands = list(strands)
     texts = _texts(strands, prefill)
     plain = [(name, decoded(text)) for name, text in strands]
     if plain != strands:
         texts += _texts(plain, prefill)
+    texts.append(_values(text for _, text in plain))
     whole, *parts = dict.fromkeys(text for text in texts if text.strip()) or [""]
     return whole, tuple(parts)
 
@@ -59,6 +64,35 @@ def decoded(text: str) -> str:
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
+def _values(texts: Iterable[str]) -> str:
+    """Join the strings of texts that are JSON, where they may be the words of a sentence."""
+    words: list[str] = []
+    for text in texts:
+        if text[:1] in ("{", "[") and text.count('"') > 1:
+            try:
+                value = orjson.loads(text)
+            except orjson.JSONDecodeError:
+                continue
+            words += strings_of(value)
+    joined = " ".join(words)
+    return joined if len(words) >= _FEW_STRINGS and joined.count(" ") < 2 * len(words) else ""
+
+
+def strings_of(value: object) -> list[str]:
+    """List the strings in JSON, in their order; names of fields are none."""
+    found: list[str] = []
+    ahead = [value]
+    while ahead:
+        item = ahead.pop()
+        if isinstance(item, str):
+            found.append(item)
+        elif isinstance(item, dict):
+            ahead += reversed(item.values())
+        elif isinstance(item, list):
+            ahead += reversed(item)
+    return found
+
+
 def spaced(names: Iterable[str]) -> str:
     """Write names as the words they consist of: `i_will` and `iWill` as two."""
     return " ".join(filter(None, (_JOINT.sub(" ", name).strip() for name in names)))
@@ -73,7 +107,7 @@ def _texts(strands: list[tuple[str, str]], prefill: str) -> list[str]:
         voices.setdefault(voice(strand), [])
         said.setdefault(voice(strand), []).append(text)
     joined: dict[str, str] = {}
-    apart: list[str] = []
+    apart = ["\n".join(text for strand, text in strands if _is_value(strand))]
     for each, texts in voices.items():
         if each in _APART:
             apart.append(spaced(texts) if each in (NAMES, SPELLED) else "\n".join(texts))
@@ -84,6 +118,11 @@ def _texts(strands: list[tuple[str, str]], prefill: str) -> list[str]:
     if "content" in joined:
         joined["content"] = prefill + joined["content"]
     return [whole, *joined.values(), *apart]
+
+
+def _is_value(strand: str) -> bool:
+    """Tell whether it is of a field that nobody knows, and not its name."""
+    return strand.startswith("other/") and not strand.endswith(":")
 
 
 def _character(escape: re.Match[str]) -> str:

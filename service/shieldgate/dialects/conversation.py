@@ -1,6 +1,6 @@
 """The turns of a conversation: which of them are judged, as what, and what an answer answers."""
 
-from collections.abc import Collection, Iterable, Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby, takewhile
 from typing import Any
@@ -8,9 +8,9 @@ from typing import Any
 import orjson
 
 from shieldgate.dialects.plan import Subject
-from shieldgate.dialects.text import FEW_WORDS, Contents
+from shieldgate.dialects.text import Contents, many_words
 from shieldgate.policy import Profile
-from shieldgate.strands import NAMES, Strands, decoded, spaced, voice, whole_and_parts
+from shieldgate.strands import NAMES, Strands, decoded, spaced, strings_of, voice, whole_and_parts
 from shieldgate.types import Exchange
 
 INSTRUCTING = ("system", "developer")
@@ -132,24 +132,44 @@ def _names(messages: Sequence[Message], tools: Collection[str]) -> Subject:
 
 
 def definitions(
-    given: Sequence[tuple[str, Any]], known: Collection[str], names: Iterable[str]
+    given: Sequence[tuple[str, Any]], known: Collection[str], names: Sequence[str]
 ) -> Iterator[Subject]:
     """Give definitions of tools, each with its place, as JSON, as a model is shown them.
 
-    What of each is `known` to the protocol is judged without the rest, too, and so are all
-    `names` where they are more than a few words.
+    What of each is `known` to the protocol is judged without the rest, too; and so is what is
+    spread over them: their names, those of properties, and texts of a word or two.
     """
     for field, value in given:
         kept = {key: value[key] for key in known if key in value} if type(value) is dict else {}
         yield as_json(field, value, kept or value)
-    joined = spaced(names)
-    if len(given) > 1 and len(joined.split()) > FEW_WORDS:
-        yield Subject("tools", Exchange(joined))
+    said = list(names) if len(given) > 1 else []
+    short: list[str] = []
+    ahead = [value for _, value in reversed(given)]
+    while ahead:
+        item = ahead.pop()
+        if isinstance(item, list):
+            short += [each for each in item if isinstance(each, str)]
+            ahead += item[::-1]
+        elif isinstance(item, dict):
+            if isinstance(properties := item.get("properties"), dict):
+                said += properties
+            if isinstance(text := item.get("description"), str) and text.count(" ") < 2:
+                short.append(text)
+            ahead += [*item.values()][::-1]
+    for words in (said, short):
+        if many_words(words):
+            yield Subject("tools", Exchange(spaced(words)))
 
 
 def as_json(field: str, *values: Any) -> Subject:
-    """Judge a value as the JSON that a model is shown; further values are judged by themselves."""
+    """Judge a value as the JSON that a model is shown, and its texts without the JSON around them.
+
+    Further values are judged by themselves.
+    """
     whole, *known = [orjson.dumps(value).decode() for value in values]
     found = Subject.of(field, [("content/", whole)])
-    parts = [part for part in known if part != whole]
-    return Subject(field, replace(found.exchange, parts=(*found.exchange.parts, *parts)))
+    texts = "\n".join(text for text in strings_of(values[0]) if " " in text)
+    parts = dict.fromkeys((*found.exchange.parts, *known, texts))
+    return Subject(
+        field, replace(found.exchange, parts=tuple(p for p in parts if p not in ("", whole)))
+    )

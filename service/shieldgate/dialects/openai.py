@@ -22,7 +22,7 @@ from shieldgate.dialects.interface import (
 from shieldgate.dialects.openai_moderation import filter_results, moderation
 from shieldgate.dialects.openai_text import answer, split
 from shieldgate.dialects.plan import Plan
-from shieldgate.dialects.text import machine_made
+from shieldgate.dialects.text import machine_made, many_words
 from shieldgate.errors import UpstreamError
 from shieldgate.openai.chat import (
     DONE,
@@ -234,6 +234,8 @@ class OpenAIStream:
         self._beside: dict[str, Any] = {}
         self._told: dict[int, dict[str, Any]] = {}
         self._names: dict[str, str] = {}
+        self._fields: dict[str, None] = {}
+        self._fields_judged = 0
         self._usage: Any = None
         self._usage_told = False
         self._begun: set[int | None] = set()
@@ -284,7 +286,8 @@ class OpenAIStream:
         # Mostly the same in every chunk.
         if around != self._around:
             self._around = around
-            self._passed, self._beside = split(around)
+            self._passed, self._beside, unknown = split(around)
+            self._read_fields(unknown)
             # By many of them, anything could be spelled.
             for name in ("id", "model"):
                 value = self._passed.get(name)
@@ -297,6 +300,16 @@ class OpenAIStream:
                     self._names[name] = ""
             self._envelope = {key: self._passed[key] for key in _ENVELOPE if key in self._passed}
             self._usage = self._passed.get("usage") or self._usage
+
+    def _read_fields(self, unknown: list[str]) -> None:
+        """Judge names of fields once those of all chunks could say something."""
+        new = [name for name in unknown if name not in self._fields]
+        self._fields |= dict.fromkeys(new)
+        if new and many_words(self._fields):
+            self._beside["fields"] = " ".join([*self._fields][self._fields_judged :])
+            self._fields_judged = len(self._fields)
+            for name in new:
+                self._passed.pop(name)
 
     def release(self, piece: Piece) -> bytes:
         """Write a piece as it was read."""

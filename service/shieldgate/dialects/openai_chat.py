@@ -76,7 +76,7 @@ def plan_chat(body: JsonObject, profile: Profile) -> Plan:
     found = converse(messages, profile, {_tool_name(tool) for _, tool in tools})
     subjects = list(found.subjects)
     if profile.instructions == "judge":
-        subjects += definitions(tools, _OF_TOOLS, (_tool_name(tool) for _, tool in tools))
+        subjects += definitions(tools, _OF_TOOLS, [_tool_name(tool) for _, tool in tools])
         subjects += _response_format(body)
     texts, unreadable = material_beside(body, CHAT_FIELDS, _CHAT)
     modalities = [] if body.get("modalities") in (None, [], ["text"]) else ["modalities"]

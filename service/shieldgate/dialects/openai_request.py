@@ -10,7 +10,6 @@ from typing import Any
 from shieldgate.dialects.openai_text import CONTENT, MEDIA, PREDICTION
 from shieldgate.dialects.plan import Subject
 from shieldgate.dialects.text import (
-    FEW_WORDS,
     Anything,
     Field,
     Known,
@@ -19,7 +18,9 @@ from shieldgate.dialects.text import (
     Passed,
     Text,
     Unscreenable,
+    are_numbers,
     is_unreadable,
+    many_words,
     read,
 )
 from shieldgate.strands import spaced
@@ -102,14 +103,17 @@ def material_beside(
                 unreadable.append("body")
                 continue
         at = name if field else "body"
-        items = field_items(body, (name,)) if name == "documents" else [(at, value)]
+        items = [(at, value)]
+        if name == "documents":
+            items = list(field_items(body, (name,)))
+            if isinstance(value, list) and are_numbers(value):
+                unreadable.append(name)
         for where, item in items:
             found = read(field or _ANYTHING, item, where)
             subjects.append(Subject.of(where, found.strands))
             unreadable += [each or where for each in found.unscreenable]
-    names = spaced(unknown)
-    if len(names.split()) > FEW_WORDS:
-        subjects.append(Subject.of("body", [("other/", names)]))
+    if many_words(unknown):
+        subjects.append(Subject.of("body", [("other/", spaced(unknown))]))
     return subjects, unreadable
 
 

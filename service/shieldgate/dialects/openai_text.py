@@ -5,7 +5,6 @@ from dataclasses import dataclass
 from typing import Any
 
 from shieldgate.dialects.text import (
-    FEW_WORDS,
     OTHER,
     Anything,
     Contents,
@@ -22,9 +21,9 @@ from shieldgate.dialects.text import (
     Text,
     Tokens,
     Unscreenable,
+    many_words,
     read,
 )
-from shieldgate.strands import spaced
 
 CONTENT, REFUSAL, REASONING, TOOLS = "content", "refusal", "reasoning", "tools"
 ROLES = ("system", "developer", "user", "assistant", "tool", "function")
@@ -211,8 +210,8 @@ _REPLY = Object(
         ),
         "x_groq": Object({"id": _ID, "usage": _MEASURES}),
         "prompt_logprobs": Tokens("prompt_logprobs", _TOKEN_FIELDS, _TOKEN_NUMBERS),
-        # Those of a stream that differ from its first.
-        **dict.fromkeys(("ids", "models"), Known(frozenset())),
+        # Those of a stream that differ from its first, and names of fields in many chunks.
+        **dict.fromkeys(("ids", "models", "fields"), Known(frozenset())),
         "kv_transfer_params": Anything(),
         **dict.fromkeys(("token_ids", "prompt_token_ids", "output_ids"), Unscreenable()),
     }
@@ -226,10 +225,11 @@ def contents(message: Any) -> Contents:
     return read(_MESSAGE, message)
 
 
-def split(reply: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
+def split(reply: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any], list[str]]:
     """Part what stands around the choices of a reply or chunk: what passes, and what is judged.
 
-    A field that nobody knows passes if it holds no text, and if the names of such are few words.
+    A field that nobody knows passes if it holds no text, and if the names of such are few words:
+    these come last.
     """
     passed: dict[str, Any] = {}
     beside: dict[str, Any] = {}
@@ -245,9 +245,10 @@ def split(reply: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any]]:
         else:
             passed[key] = item
             unknown += [key] * len(found.strands)
-    if len(spaced(unknown).split()) > FEW_WORDS:
+    if many_words(unknown):
         beside |= {key: passed.pop(key) for key in unknown}
-    return passed, beside
+        unknown = []
+    return passed, beside, unknown
 
 
 def answer(choice: Mapping[str, Any], beside: Mapping[str, Any]) -> Contents:

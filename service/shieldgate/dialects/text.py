@@ -7,7 +7,7 @@ sound, a file or tokens.
 """
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -18,7 +18,7 @@ MOST_LEVELS = 100
 OTHER = "other"
 
 # So many words in names of fields or tools spell nothing.
-FEW_WORDS = 6
+_FEW_WORDS = 6
 
 # Names whose values are no text, as words of the name or anywhere in it.
 _MEDIA = re.compile(r"image|audio|video|pixel|embeds|embedding|hiddenstate|inlinedata")
@@ -454,6 +454,11 @@ def read(field: Field, value: Any, at: str = "", *, pieces: bool = False) -> Con
     return found.contents()
 
 
+def many_words(names: Iterable[str]) -> bool:
+    """Tell whether names are so many words that they could say something."""
+    return len(spaced(names).split()) > _FEW_WORDS
+
+
 def is_unreadable(name: str) -> bool:
     """Tell whether a field of this name holds an image, a sound, a file, tokens or a program."""
     words = _words(name)
@@ -507,9 +512,18 @@ def _index(item: Any, place: int) -> int:
 
 
 def _refuse_numbers(values: list[Any], found: Found, owner: str, most: int = 1) -> None:
-    """Refuse a list of numbers, also where other things stand among them."""
-    if sum(1 for value in values if type(value) in (int, float)) > most:
+    if are_numbers(values, most):
         found.refuse(owner)
+
+
+def are_numbers(values: list[Any], most: int = 1) -> bool:
+    """Tell whether a list is one of numbers, other things or lists of one among them or not."""
+    return _count_numbers(values) > most
+
+
+def _count_numbers(values: list[Any]) -> int:
+    single = (value[0] if type(value) is list and len(value) == 1 else value for value in values)
+    return sum(type(value) in (int, float) for value in single)
 
 
 def _numbers(value: Any) -> bool:

@@ -7,7 +7,7 @@ untouched. What is declared here is a view of them.
 from typing import Any, Literal
 
 import orjson
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 from pydantic_core import PydanticCustomError
 
 from shieldgate.openai.text import Text
@@ -92,12 +92,15 @@ class AnyCompletionRequest(ScreenedRequest):
         return body
 
 
+# A megabyte of empty messages would keep everybody waiting while they are walked through.
+_MOST_ITEMS = 10_000
+
+
 class ChatRequest(AnyCompletionRequest):
     """A chat; `messages` are read one by one, whatever they hold."""
 
-    # A megabyte of empty messages would keep everybody waiting while they are walked through.
     messages: list[Any] = Field(
-        max_length=10_000, examples=[[{"role": "user", "content": "How do I bake bread?"}]]
+        max_length=_MOST_ITEMS, examples=[[{"role": "user", "content": "How do I bake bread?"}]]
     )
 
 
@@ -105,3 +108,12 @@ class CompletionRequest(AnyCompletionRequest):
     """A text to be continued: a string, a list of them, or tokens (which can't be screened)."""
 
     prompt: str | list[Any] | None = Field(None, examples=["To bake bread, first"])
+
+    @field_validator("prompt")
+    @classmethod
+    def _can_be_walked_through(cls, prompt: Any) -> Any:
+        if isinstance(prompt, list) and len(prompt) > _MOST_ITEMS and type(prompt[0]) is not int:
+            raise PydanticCustomError(
+                "too_long", "A request holds at most {most} prompts", {"most": _MOST_ITEMS}
+            )
+        return prompt
