@@ -6,6 +6,7 @@ of a sentence about the checkpoint that says what isn't.
 """
 
 import importlib
+import logging
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -65,6 +66,8 @@ class Quantization:
             return TorchAoConfig(
                 quantization.Int4WeightOnlyConfig(int4_packing_format="tile_packed_to_4d")
             )
+        # It says at each product that its inputs are cast.
+        logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
         return BitsAndBytesConfig(
             load_in_8bit=self.name == "bitsandbytes-8bit",
             load_in_4bit=self.name == "bitsandbytes-4bit",
