@@ -73,14 +73,13 @@ def _quantization(folder: Path, written: Mapping[str, Any]) -> Quantization | No
         for name in ("hf_quant_config.json", "quantize_config.json", "quant_config.json")
         if (folder / name).is_file()
     ]
-    match found:
-        case []:
-            return None
-        case [("quantization_config", dict(said))] if "text_config" not in written:
-            return read_quantization(said)
-        case [(key, said), *_]:
-            method = said.get("quant_method", key) if isinstance(said, dict) else key
-            raise ValueError(f"is quantised ({method}), and such weights aren't read. {_PLAIN}")
+    if not found:
+        return None
+    key, said = found[0]
+    if len(found) == 1 and isinstance(said, dict) and "text_config" not in written:
+        return read_quantization(said)
+    method = said.get("quant_method", key) if isinstance(said, dict) else key
+    raise ValueError(f"is quantised ({method}), and such weights aren't read. {_PLAIN}")
 
 
 def check_tensors(
@@ -147,8 +146,10 @@ def _expected(
     expected: dict[str, tuple[set[str], list[int] | None]] = {
         name: (_STORED, list(tensor.shape)) for name, tensor in model.state_dict().items()
     }
-    layers = set()
-    for layer, shape in linear_layers(model).items() if quantization else ():
+    layers: set[str] = set()
+    if quantization is None:
+        return layers, expected
+    for layer, shape in linear_layers(model).items():
         parts = quantization.parts(layer, shape)
         if not any(name in tensors and tensors[name][1] == parts[name][0] for name in parts):
             continue
