@@ -114,9 +114,9 @@ def test_what_is_stored_is_read_as_the_numbers_that_it_stands_for(calm: Path, wa
     assert furthest(read, margins(calm, quantize=way)) < 1e-4
 
     def wrong(weights: dict[str, torch.Tensor]) -> None:
-        for name in weights:  # every other, because norms undo what all have in common
+        for name, scale in weights.items():
             if name.endswith(SCALES):
-                weights[name][::2] *= 4
+                scale[::2] *= 4  # every other: norms undo what all have in common
 
     edit(folder, wrong)
     assert furthest(read, margins(folder)) > 2 * tolerance, "a scale left out would be caught"
