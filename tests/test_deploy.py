@@ -265,8 +265,9 @@ def test_compose_reads_every_profile_and_each_has_one_gateway(profile: str) -> N
     services = YAML(typ="safe").load(told)["services"]
     running = {name for name, s in services.items() if profile in s.get("profiles", [profile])}
     gpu = "-gpu" if profile.startswith("gpu") else ""
-    worker = {f"worker{gpu}"} if profile.endswith("chat") else set()
-    assert running == {f"gateway{gpu}", "redis", "prometheus", "grafana"} | worker
+    chat = "-chat" if profile.endswith("chat") else ""
+    worker = {f"worker{gpu}"} if chat else set()
+    assert running == {f"gateway{gpu}{chat}", "redis", "prometheus", "grafana"} | worker
     for name in running:
         service = services[name]
         assert service["read_only"], name
@@ -274,8 +275,8 @@ def test_compose_reads_every_profile_and_each_has_one_gateway(profile: str) -> N
         assert service["security_opt"] == ["no-new-privileges:true"], name
         assert "default" not in service["networks"], name
     assert set(services["redis"]["networks"]) == {"cache"}
-    environment = services[f"gateway{gpu}"]["environment"]
-    assert not environment["SHIELDGATE_UPSTREAM"], "no worker is asked for that isn't there"
+    environment = services[f"gateway{gpu}{chat}"]["environment"]
+    assert environment["SHIELDGATE_UPSTREAM"] == ("http://worker:8001/v1" if chat else "")
     assert "SHIELDGATE_AUDIT_SECRET" in environment
 
 
