@@ -76,7 +76,8 @@ def _quantization(folder: Path, written: Mapping[str, Any]) -> Quantization | No
     if not found:
         return None
     key, said = found[0]
-    if len(found) == 1 and isinstance(said, dict) and "text_config" not in written:
+    alone = len(found) == 1 and "text_config" not in written
+    if alone and key == "quantization_config" and isinstance(said, dict):
         return read_quantization(said)
     method = said.get("quant_method", key) if isinstance(said, dict) else key
     raise ValueError(f"is quantised ({method}), and such weights aren't read. {_PLAIN}")
