@@ -6,9 +6,12 @@
 #
 # PyPI's build of torch for Linux carries CUDA's libraries; the driver comes from the host, by way
 # of NVIDIA's container toolkit.
-ARG PYTHON=3.11
+# Pin the base by digest where images can be looked up, for all that is built from it:
+#   docker buildx imagetools inspect python:3.11-slim --format '{{.Manifest.Digest}}'
+#   docker build --build-arg BASE=python:3.11-slim@sha256:... .
+ARG BASE=python:3.11-slim
 
-FROM python:${PYTHON}-slim AS build
+FROM ${BASE} AS build
 ARG TORCH_INDEX=https://download.pytorch.org/whl/cpu
 WORKDIR /src
 RUN python -m venv /opt/shieldgate
@@ -19,17 +22,16 @@ ENV PATH=/opt/shieldgate/bin:$PATH \
 COPY constraints.txt ./
 RUN --mount=type=cache,target=/root/.cache/pip \
     pip install --constraint constraints.txt --index-url "$TORCH_INDEX" torch
-COPY pyproject.toml deploy/dependencies.py ./
+COPY requirements.lock ./
 RUN --mount=type=cache,target=/root/.cache/pip \
-    python dependencies.py local otel > dependencies.txt \
-    && pip install --constraint constraints.txt --requirement dependencies.txt
-COPY README.md LICENSE NOTICE ./
+    pip install --no-deps --require-hashes --requirement requirements.lock
+COPY pyproject.toml README.md LICENSE NOTICE ./
 COPY policies ./policies
 COPY service ./service
 RUN --mount=type=cache,target=/root/.cache/pip \
-    pip install --no-deps .
+    pip install --no-deps . && pip check
 
-FROM python:${PYTHON}-slim
+FROM ${BASE}
 RUN useradd --system --uid 10001 --create-home shieldgate \
     && install -d -o shieldgate -g shieldgate /models
 COPY --from=build /opt/shieldgate /opt/shieldgate

@@ -7,7 +7,7 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed-dev
 SERVABLE := $(VENV)/installed-local
 
-.PHONY: serve test check bench clean
+.PHONY: serve test check bench lock sbom clean
 
 serve: $(SERVABLE)
 	$(BIN)/shieldgate serve --port $(PORT)
@@ -30,6 +30,15 @@ bench: $(INSTALLED)
 	$(BIN)/python -m benchmarks.starter
 	$(BIN)/python -m benchmarks.evaluation $(DATA)
 	$(BIN)/python -m benchmarks.load --seconds 6
+
+# Needs uv: what the image installs, by hashes.
+lock:
+	./deploy/lock.sh
+
+# Needs cyclonedx-py (pip install cyclonedx-bom): what is in the environment, as CycloneDX.
+sbom: $(SERVABLE)
+	cyclonedx-py environment $(BIN)/python --pyproject pyproject.toml --validate \
+		--output-reproducible --output-file sbom.json
 
 clean:
 	rm -rf $(VENV) .mypy_cache .ruff_cache .pytest_cache .import_linter_cache

@@ -5,12 +5,14 @@ import os
 import re
 import shutil
 import subprocess
-import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 from prometheus_client import CollectorRegistry, ProcessCollector
 from ruamel.yaml import YAML
 
@@ -22,6 +24,7 @@ ROOT = Path(__file__).parents[1]
 DEPLOY = ROOT / "deploy"
 RULES = DEPLOY / "prometheus/rules.yml"
 BOARD = DEPLOY / "grafana/boards/shieldgate.json"
+LOCK = ROOT / "requirements.lock"
 COMPOSE = ROOT / "docker-compose.yml"
 
 
@@ -102,8 +105,10 @@ def test_every_alert_has_a_summary_a_severity_and_a_section_in_the_runbook() -> 
     for alert in alerts():
         assert alert["labels"]["severity"] in ("page", "ticket")
         assert alert["annotations"]["summary"]
-        path, _, anchor = alert["annotations"]["runbook"].partition("#")
-        sections = re.findall(r"^## (\w+)$", (ROOT / path).read_text(encoding="utf-8"), re.M)
+        where, _, anchor = alert["annotations"]["runbook_url"].partition("#")
+        assert where == "{{ $externalLabels.runbook }}"
+        text = (DEPLOY / "runbook.md").read_text(encoding="utf-8")
+        sections = re.findall(r"^## (\w+)$", text, re.M)
         assert alert["alert"] in sections
         assert anchor == alert["alert"].lower()
         assert sections == [each["alert"] for each in alerts()]
@@ -202,12 +207,20 @@ def test_the_image_runs_as_nobody_in_particular_and_watches_its_health() -> None
     assert all((ROOT / source).exists() for source in sources)
 
 
-def test_the_dependencies_that_the_image_caches_are_those_of_the_project() -> None:
-    command = [sys.executable, str(DEPLOY / "dependencies.py"), "local", "otel"]
-    printed = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout
-    assert {"fastapi", "torch", "opentelemetry-sdk"} <= {
-        re.split(r"[^\w-]", line)[0] for line in printed.splitlines()
-    }
+def test_what_the_image_installs_is_locked_by_hashes_and_suits_the_project() -> None:
+    locked = dict(
+        re.findall(r"^([\w.-]+)==(\S+) \\\n    --hash=sha256:", LOCK.read_text("utf-8"), re.M)
+    )
+    assert len(locked) == len(re.findall(r"^\w", LOCK.read_text("utf-8"), re.M)) > 50
+    assert not any(n.startswith(("nvidia", "torch")) for n in locked), "torch is the build's choice"
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["project"]
+    extras = project["optional-dependencies"]
+    pinned = (ROOT / "constraints.txt").read_text("utf-8").splitlines()
+    for line in [*project["dependencies"], *extras["local"], *extras["otel"], *pinned]:
+        if line.startswith("#") or line.startswith("torch"):
+            continue
+        wanted = Requirement(line)
+        assert wanted.specifier.contains(locked[canonicalize_name(wanted.name)]), line
 
 
 def tool(*command: str | Path, **environment: str) -> str:
@@ -252,8 +265,19 @@ def test_compose_reads_every_profile_and_each_has_one_gateway(profile: str) -> N
     services = YAML(typ="safe").load(told)["services"]
     running = {name for name, s in services.items() if profile in s.get("profiles", [profile])}
     gpu = "-gpu" if profile.startswith("gpu") else ""
-    worker = {f"worker{gpu}"} if profile.endswith("chat") else set()
-    assert running == {f"gateway{gpu}", "redis", "prometheus", "grafana"} | worker
+    chat = "-chat" if profile.endswith("chat") else ""
+    worker = {f"worker{gpu}"} if chat else set()
+    assert running == {f"gateway{gpu}{chat}", "redis", "prometheus", "grafana"} | worker
+    for name in running:
+        service = services[name]
+        assert service["read_only"], name
+        assert service["cap_drop"] == ["ALL"], name
+        assert service["security_opt"] == ["no-new-privileges:true"], name
+        assert "default" not in service["networks"], name
+    assert set(services["redis"]["networks"]) == {"cache"}
+    environment = services[f"gateway{gpu}{chat}"]["environment"]
+    assert environment["SHIELDGATE_UPSTREAM"] == ("http://worker:8001/v1" if chat else "")
+    assert "SHIELDGATE_AUDIT_SECRET" in environment
 
 
 def test_hadolint_finds_nothing() -> None:

@@ -227,7 +227,7 @@ def test_only_the_text_part_of_a_larger_model_has_to_be_plain(tmp_path: Path) ->
     assert "tensors that a Gemma 3 doesn't have" in refused(folder)
 
 
-@pytest.mark.parametrize("method", ["bitsandbytes", "gptq", "awq", "fp8", "modelopt", "mxfp4"])
+@pytest.mark.parametrize("method", ["gptq", "awq", "fp8", "modelopt", "mxfp4", "hqq", "quanto"])
 def test_quantisation_is_refused_whether_its_library_is_here_or_not(
     checkpoint: Path, method: str
 ) -> None:

@@ -20,6 +20,9 @@ from shieldgate.errors import ConfigurationError
 
 PREFIX = "SHIELDGATE_"
 
+# How a scorer's weights may be held in fewer bits.
+Quantize = Literal["none", "bitsandbytes-8bit", "bitsandbytes-4bit", "torchao-int8", "torchao-int4"]
+
 S = TypeVar("S", bound="Settings")
 
 
@@ -116,6 +119,11 @@ class ScoringSettings(ComputeSettings):
     )
     revision: str | None = Field(
         None, description="Branch, tag or commit of a scorer from the Hugging Face Hub."
+    )
+    quantize: Quantize = Field(
+        "none",
+        description="Hold the scorer's weights in 8 or 4 bits, by bitsandbytes or torchao; a "
+        "checkpoint that is stored so needs no flag.",
     )
     template: str = Field(
         "chat",

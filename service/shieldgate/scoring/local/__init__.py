@@ -13,11 +13,14 @@ def load_engine(
     revision: str | None = None,
     device: str = "auto",
     dtype: str = "auto",
+    quantize: str = "none",
     template: str = "chat",
     prefix_bytes: int = 2**30,
 ) -> PackedEngine:
     """Load a checkpoint and make it an engine; raise ModelError in one clear sentence."""
-    checkpoint = load_checkpoint(model, revision=revision, device=device, dtype=dtype)
+    checkpoint = load_checkpoint(
+        model, revision=revision, device=device, dtype=dtype, quantize=quantize
+    )
     return PackedEngine(checkpoint, find_template(template), prefix_bytes=prefix_bytes)
 
 

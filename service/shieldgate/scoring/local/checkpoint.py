@@ -4,7 +4,7 @@ import hashlib
 import logging
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from importlib.resources import files
 from pathlib import Path
@@ -38,9 +38,12 @@ from shieldgate.scoring.local.contents import (
     check_config,
     check_numbers,
     check_tensors,
+    stored_tensors,
 )
 from shieldgate.scoring.local.families import ModelFamily, find_family
 from shieldgate.scoring.local.feedforward import use_blocks
+from shieldgate.scoring.local.gguf import alone, read_gguf
+from shieldgate.scoring.local.quantization import Quantization, linear_layers
 
 _WANTED = ("*.json", "*.safetensors", "*.jinja")
 
@@ -49,12 +52,22 @@ log = structlog.get_logger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A loaded model with its tokenizer; `weights` identifies the content."""
+    """A loaded model with its tokenizer; `weights` identifies the content.
+
+    `quantization` names how its weights are held in memory in fewer bits, if they are.
+    """
 
     name: str
     weights: str
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
+    quantization: str | None = None
+
+    @property
+    def precision(self) -> str:
+        """Name what it computes in, as `bfloat16` or `bfloat16+torchao-int8`."""
+        dtype = str(self.model.dtype).removeprefix("torch.")
+        return f"{dtype}+{self.quantization}" if self.quantization else dtype
 
 
 FindFamily = Callable[[PretrainedConfig], tuple[ModelFamily, PretrainedConfig]]
@@ -66,40 +79,53 @@ def load_checkpoint(
     revision: str | None = None,
     device: str = "auto",
     dtype: str = "auto",
+    quantize: str | None = None,
     find: FindFamily = find_family,
 ) -> Checkpoint:
-    """Load `starter`, a local folder, or a hub id such as `google/shieldgemma-2b`.
+    """Load `starter`, a local folder or GGUF file, or a hub id such as `google/shieldgemma-2b`.
 
     `device` is cpu, cuda, mps or auto; `dtype` float32, bfloat16 or auto. With several GPUs the
-    layers are spread over them. `find` raises ValueError for a family that can't serve, before
-    weights are read. Raises ModelError, in one sentence that says how to
-    mend it.
+    layers are spread over them. `quantize` is how the weights are to be held in fewer bits; `none`
+    leaves them as they are stored, and None refuses those that are stored so. `find` raises
+    ValueError for a family that can't serve, before weights are read. Raises ModelError, in one
+    sentence that says how to mend it, and ConfigurationError where a library is missing.
     """
-    folder, commit = _locate(model, revision, _WANTED)
-    weights = commit or _digest(folder)
-    family, config = _config(folder, model, find)
+    source, commit = _locate(model, revision, _WANTED)
+    weights = commit or _digest(source)
+    family, config, stored = _config(source, model, find)
     place = _device(device)
     kind = _dtype(dtype, place)
+    quantization = _quantization(model, source, stored, quantize)
+    how: dict[str, Any] = {}
+    layers = set()
     if not sys.stderr.isatty():
         disable_progress_bar()  # it would stand between the lines of a log
     if family.tensors:  # it lists each tensor of the parts that are left out
         logging.getLogger("transformers.modeling_utils").addFilter(_is_no_load_report)
     spread = place.type == "cuda" and torch.cuda.device_count() > 1
     try:
-        with _refusal(model):
-            check_tensors(folder, family, config)
-        # Typed by its first overload only; with the loading info it returns a pair.
-        pair: Any = AutoModelForCausalLM.from_pretrained(
-            folder,
-            config=config,
-            dtype=kind,
-            attn_implementation=PACKED,
-            device_map="auto" if spread else {"": place},
-            local_files_only=True,
-            use_safetensors=True,
-            output_loading_info=True,
-            key_mapping=dict(family.tensors) or None,
-        )
+        if source.is_dir():
+            with _refusal(model):
+                layers = check_tensors(source, family, config, stored)
+        if quantization:
+            quantization.check(place, kind)
+            if stored:
+                config.quantization_config = quantization.config(kind).to_dict()
+            else:
+                how["quantization_config"] = quantization.config(kind)
+        with _files(source) as where:
+            # Typed by its first overload only; with the loading info it returns a pair.
+            pair: Any = AutoModelForCausalLM.from_pretrained(
+                **where,
+                **how,
+                config=config,
+                dtype=kind,
+                attn_implementation=PACKED,
+                device_map="auto" if spread else {"": place},
+                local_files_only=True,
+                output_loading_info=True,
+                key_mapping=dict(family.tensors) or None,
+            )
         loaded, report = pair
     except (OSError, SafetensorError) as missing:
         raise ModelError(
@@ -113,13 +139,55 @@ def load_checkpoint(
             f"{lacking[0]} first. Fetch the checkpoint again."
         )
     with _refusal(model):
-        check_numbers(loaded)
-    tokenizer = _tokenizer(folder, model)
+        if quantization:
+            quantization.check_layers(loaded, layers if stored else linear_layers(loaded).keys())
+            check_numbers(stored_tensors(source, family))
+        else:
+            check_numbers(loaded.named_parameters())
+    tokenizer = _tokenizer(source, model)
     loaded.eval().requires_grad_(False)
     use_blocks(loaded)
     name = f"{_short(model)}@{weights[:12]}"
-    log.info("model loaded", scorer=name, dtype=str(kind).removeprefix("torch."), device=str(place))
-    return Checkpoint(name, weights, loaded, tokenizer)
+    quantized = quantization.name if quantization else None
+    log.info(
+        "model loaded",
+        scorer=name,
+        dtype=str(kind).removeprefix("torch."),
+        device=str(place),
+        **({"quantization": quantized} if quantized else {}),
+    )
+    return Checkpoint(name, weights, loaded, tokenizer, quantized)
+
+
+def _quantization(
+    model: str, source: Path, stored: Quantization | None, wanted: str | None
+) -> Quantization | None:
+    """Settle on how the weights are held; raise ModelError where that isn't what is `wanted`."""
+    if wanted is None and stored:
+        raise ModelError(
+            f"{model} is quantised ({stored.name}), and only a scorer takes such weights. Use the "
+            "checkpoint that it was made from."
+        )
+    if stored or wanted in (None, "none"):
+        if stored and wanted not in ("none", stored.name):
+            raise ModelError(
+                f"{model} is quantised already ({stored.name}). Leave --quantize out, or use the "
+                "checkpoint that it was made from."
+            )
+        return stored
+    if source.is_file():
+        raise ModelError(
+            f"{model}: a GGUF file isn't quantised again. Leave --quantize out, or use the "
+            "checkpoint that it was made from."
+        )
+    return Quantization(wanted)
+
+
+def _files(source: Path) -> AbstractContextManager[dict[str, Any]]:
+    """Say to transformers where a checkpoint's files are."""
+    if source.is_file():
+        return alone(source)
+    return nullcontext({"pretrained_model_name_or_path": source, "use_safetensors": True})
 
 
 @contextmanager
@@ -142,16 +210,17 @@ def load_tokenizer(
 
     Raises ModelError.
     """
-    folder, _ = _locate(model, revision, ("*.json", "*.jinja"))
-    _, config = _config(folder, model)
-    return _tokenizer(folder, model), int(config.max_position_embeddings)
+    source, _ = _locate(model, revision, ("*.json", "*.jinja"))
+    _, config, _ = _config(source, model)
+    return _tokenizer(source, model), int(config.max_position_embeddings)
 
 
-def _tokenizer(folder: Path, model: str) -> PreTrainedTokenizerBase:
+def _tokenizer(source: Path, model: str) -> PreTrainedTokenizerBase:
     try:
-        loaded: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
-            folder, local_files_only=True
-        )
+        with _files(source) as where:
+            loaded: PreTrainedTokenizerBase = AutoTokenizer.from_pretrained(
+                **where, local_files_only=True
+            )
     except Exception as broken:  # the tokenizers library raises nothing narrower
         raise ModelError(
             f"{model}: its tokenizer can't be read: {_first_line(broken)} Fetch it again."
@@ -160,16 +229,19 @@ def _tokenizer(folder: Path, model: str) -> PreTrainedTokenizerBase:
 
 
 def _locate(model: str, revision: str | None, wanted: Sequence[str]) -> tuple[Path, str | None]:
-    """Find the folder that has the `wanted` files; from the hub also the commit, fetched if new."""
+    """Find the GGUF file, or the folder that has the `wanted` files.
+
+    From the hub they are fetched if they are new, and the commit is given, too.
+    """
     if model == "starter":
         return Path(str(files("shieldgate") / "starter")), None
     folder = Path(model).expanduser()
-    if folder.is_dir():
+    if folder.is_dir() or (folder.is_file() and folder.suffix == ".gguf"):
         return folder, None
     if folder.is_absolute() or model.startswith(("./", "../", "~")) or model.count("/") != 1:
         raise ModelError(
-            f"{model}: there is no such folder. Give 'starter', the folder of a checkpoint, or a "
-            "hub id such as google/shieldgemma-2b."
+            f"{model}: there is no such folder. Give 'starter', the folder of a checkpoint, a file "
+            "that ends in .gguf, or a hub id such as google/shieldgemma-2b."
         )
     return _fetch(model, revision, wanted)
 
@@ -200,10 +272,13 @@ def _fetch(model: str, revision: str | None, wanted: Sequence[str]) -> tuple[Pat
     return path, path.name
 
 
-def _digest(folder: Path) -> str:
-    """Digest all files that decide a score, by name and content."""
+def _digest(source: Path) -> str:
+    """Digest all files that decide a score, by name and content; a file alone by its content."""
+    if source.is_file():
+        with source.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
     whole = hashlib.sha256()
-    names = sorted({p for pattern in _WANTED for p in folder.glob(pattern)})
+    names = sorted({p for pattern in _WANTED for p in source.glob(pattern)})
     for path in names:
         with path.open("rb") as file:
             whole.update(
@@ -214,7 +289,10 @@ def _digest(folder: Path) -> str:
 
 def _config(
     folder: Path, model: str, find: FindFamily = find_family
-) -> tuple[ModelFamily, PretrainedConfig]:
+) -> tuple[ModelFamily, PretrainedConfig, Quantization | None]:
+    if folder.is_file():
+        with _refusal(model):
+            return *find(read_gguf(folder)), None
     with _refusal(model):
         check_adapter(folder)
     if not (folder / "config.json").is_file():
@@ -233,8 +311,7 @@ def _config(
         ) from broken
     with _refusal(model):
         found = find(config)
-        check_config(folder, config)
-    return found
+        return *found, check_config(folder, config)
 
 
 def _device(wanted: str) -> torch.device:
