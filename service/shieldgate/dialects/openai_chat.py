@@ -1,23 +1,18 @@
 """`POST /v1/chat/completions`."""
 
-from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
-from itertools import groupby, takewhile
+from collections.abc import Iterator
 from typing import Any
 
-import orjson
 from pydantic import BaseModel
 
+from shieldgate.dialects.conversation import Message, as_json, converse, definitions
 from shieldgate.dialects.interface import Endpoint, JsonObject, Refusal
 from shieldgate.dialects.openai import ACCOUNT, BEARER, FILTERED, OpenAI
 from shieldgate.dialects.openai_request import CHAT_FIELDS, field_items, material_beside
-from shieldgate.dialects.openai_text import INSTRUCTING, ROLES, contents
+from shieldgate.dialects.openai_text import ROLES, contents
 from shieldgate.dialects.plan import Plan, Subject, distinct
-from shieldgate.dialects.text import FEW_WORDS, Contents
 from shieldgate.openai.chat import ChatRequest
 from shieldgate.policy import Profile
-from shieldgate.strands import NAMES, Strands, decoded, spaced, voice, whole_and_parts
-from shieldgate.types import Exchange
 
 _DEFINITIONS = ("tools", "functions")
 _OF_TOOLS = ("type", "function", "custom", "name", "description", "parameters")
@@ -72,106 +67,32 @@ def _said(refusal: Refusal) -> dict[str, str]:
 
 
 def plan_chat(body: JsonObject, profile: Profile) -> Plan:
-    """Say what is judged of a body that was read as a ChatRequest.
-
-    Always judged are the newest user turn and what follows it; `profile.history` says what is of
-    the older turns. User messages in a row are one turn. The assistant's messages are judged as
-    answers to the user turn before them, all others as prompts. Names that messages bring along
-    are judged once for all of them.
-    """
-    messages: list[Any] = body["messages"]
-    read = [contents(message) for message in messages]
-    turns = _turns(messages, read)
-    older = 1 if profile.history == "latest" else profile.window
-    users = [turn for turn in turns if turn.role == "user"][-older:]
-    window = Subject.of("messages", [strand for turn in users for strand in turn.strands])
-    subjects = [*_conversation(turns, profile), window, *_names(read, body)]
+    """Say what is judged of a body that was read as a ChatRequest."""
+    messages = [
+        Message(_role(message), f"messages[{place}]", contents(message))
+        for place, message in enumerate(body["messages"])
+    ]
+    tools = list(field_items(body, _DEFINITIONS))
+    found = converse(messages, profile, {_tool_name(tool) for _, tool in tools})
+    subjects = list(found.subjects)
     if profile.instructions == "judge":
-        subjects += _instructions(turns, body)
+        subjects += definitions(tools, _OF_TOOLS, (_tool_name(tool) for _, tool in tools))
+        subjects += _response_format(body)
     texts, unreadable = material_beside(body, CHAT_FIELDS, _CHAT)
-    subjects += texts
-    unscreenable = [
-        f"messages[{place}].{field}".rstrip(".")
-        for place, found in enumerate(read)
-        for field in found.unscreenable
-    ]
-    if body.get("modalities") not in (None, [], ["text"]):
-        unscreenable.append("modalities")
-    unscreenable += unreadable
-    last = next((turn.text for turn in reversed(turns) if turn.role != "assistant"), "")
-    ending = takewhile(lambda turn: turn.role == "assistant", reversed(turns))
-    prefill = "\n".join(reversed([turn.text for turn in ending]))
+    modalities = [] if body.get("modalities") in (None, [], ["text"]) else ["modalities"]
     return Plan(
-        distinct(subjects),
-        tuple(unscreenable),
-        contexts=(window.exchange.prompt or last,),
+        distinct([*subjects, *texts]),
+        (*found.unscreenable, *modalities, *unreadable),
+        contexts=(found.context,),
         choices_each=body.get("n") or 1,
-        prefill=prefill,
+        prefill=found.prefill,
     )
-
-
-@dataclass(frozen=True, slots=True)
-class _Turn:
-    role: str
-    field: str
-    strands: Strands
-    text: str
-    parts: tuple[str, ...]
-
-    @classmethod
-    def of(cls, role: str, place: int, strands: Strands) -> "_Turn":
-        return cls(role, f"messages[{place}]", strands, *whole_and_parts(strands))
-
-
-def _turns(messages: Sequence[Any], read: Sequence[Contents]) -> list[_Turn]:
-    """Make turns of messages; user messages in a row are one."""
-    single = [
-        (_role(message), place, [s for s in found.strands if voice(s[0]) != NAMES])
-        for place, (message, found) in enumerate(zip(messages, read, strict=True))
-    ]
-    turns: list[_Turn] = []
-    for role, group in groupby(single, lambda message: message[0]):
-        row = list(group)
-        if role == "user":
-            row = [(role, row[0][1], [strand for _, _, said in row for strand in said])]
-        turns += [_Turn.of(*message) for message in row]
-    return turns
 
 
 def _role(message: Any) -> str:
     role = message.get("role") if isinstance(message, dict) else None
     # Whoever isn't known speaks as a user, whose words are judged in every case.
     return role if role in ROLES else "user"
-
-
-def _conversation(turns: Sequence[_Turn], profile: Profile) -> Iterator[Subject]:
-    users = [place for place, turn in enumerate(turns) if turn.role == "user"]
-    first = 0
-    if profile.history == "latest" and users:
-        first = users[-1]
-    elif profile.history == "window" and len(users) > profile.window:
-        first = users[-profile.window]
-    asked = ""
-    for place, turn in enumerate(turns):
-        if turn.role == "user":
-            asked = turn.text
-        if place >= first and turn.role not in INSTRUCTING:
-            prompt, response = turn.text, None
-            if turn.role == "assistant":
-                prompt, response = asked, turn.text
-            yield Subject(turn.field, Exchange(prompt, response, parts=turn.parts))
-
-
-def _names(read: Sequence[Contents], body: JsonObject) -> Iterator[Subject]:
-    """Give the names that messages bring along, joined; those of tools are judged with these."""
-    tools = {_tool_name(tool) for _, tool in field_items(body, _DEFINITIONS)}
-    names = dict.fromkeys(
-        text for found in read for strand, text in found.strands if voice(strand) == NAMES
-    )
-    given = [decoded(name) for name in names if name not in tools]
-    # One that is no word is a text by itself, too.
-    texts = tuple(name for name in given if not name.isidentifier())
-    yield Subject("messages", Exchange(spaced(given), parts=texts if len(given) > 1 else ()))
 
 
 def _tool_name(tool: Any) -> str:
@@ -183,25 +104,7 @@ def _tool_name(tool: Any) -> str:
     return ""
 
 
-def _instructions(turns: Sequence[_Turn], body: JsonObject) -> Iterator[Subject]:
-    """Give what tells the model how to behave; definitions as JSON, as a model is shown them."""
-    for turn in turns:
-        if turn.role in INSTRUCTING:
-            yield Subject(turn.field, Exchange(turn.text, parts=turn.parts))
-    definitions = list(field_items(body, _DEFINITIONS))
-    for field, value in definitions:
-        known = {key: value[key] for key in _OF_TOOLS if key in value} if type(value) is dict else 0
-        yield _json(field, value, known or value)
-    names = spaced(_tool_name(tool) for _, tool in definitions)
-    if len(definitions) > 1 and len(names.split()) > FEW_WORDS:
-        yield Subject("tools", Exchange(names))
+def _response_format(body: JsonObject) -> Iterator[Subject]:
     form = body.get("response_format")
     if form not in (None, {}, {"type": "text"}, {"type": "json_object"}):
-        yield _json("response_format", form)
-
-
-def _json(field: str, *values: Any) -> Subject:
-    whole, *known = [orjson.dumps(value).decode() for value in values]
-    found = Subject.of(field, [("content/", whole)])
-    parts = [part for part in known if part != whole]
-    return Subject(field, replace(found.exchange, parts=(*found.exchange.parts, *parts)))
+        yield as_json("response_format", form)

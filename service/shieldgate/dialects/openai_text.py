@@ -26,8 +26,7 @@ from shieldgate.dialects.text import (
 from shieldgate.strands import spaced
 
 CONTENT, REFUSAL, REASONING, TOOLS = "content", "refusal", "reasoning", "tools"
-INSTRUCTING = ("system", "developer")
-ROLES = (*INSTRUCTING, "user", "assistant", "tool", "function")
+ROLES = ("system", "developer", "user", "assistant", "tool", "function")
 
 _TYPE = Known(
     frozenset(
