@@ -3,7 +3,8 @@
 from shieldgate.dialects.interface import Dialect
 from shieldgate.dialects.openai_chat import OpenAIChat
 from shieldgate.dialects.openai_completions import OpenAICompletions
+from shieldgate.dialects.openai_responses import OpenAIResponses
 
 __all__ = ["DIALECTS", "Dialect"]
 
-DIALECTS: tuple[Dialect, ...] = (OpenAIChat(), OpenAICompletions())
+DIALECTS: tuple[Dialect, ...] = (OpenAIChat(), OpenAICompletions(), OpenAIResponses())

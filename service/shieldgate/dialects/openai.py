@@ -26,8 +26,8 @@ from shieldgate.dialects.text import machine_made
 from shieldgate.errors import UpstreamError
 from shieldgate.openai.chat import (
     DONE,
-    AnyCompletionRequest,
     InlineModeration,
+    ScreenedRequest,
     Screening,
     ScreeningPolicy,
 )
@@ -59,24 +59,14 @@ _BLOCKED = {"type": "object", "required": ["error", "moderation"]}
 _OF_UPSTREAM = {"model": ErrorEnvelope, "description": "Upstream's own status and error."}
 
 
-class OpenAI(ABC):
-    """One of OpenAI's completions."""
-
-    name: str
-    description: str
-    route: str
-    request_model: type[BaseModel]
-    endpoint: Endpoint
-    prompt_param: str
-    error_model: type[BaseModel] = ErrorEnvelope
-    credentials: tuple[Credential, ...] = CREDENTIALS
-    choices_param = "n"
-    responses: Mapping[int | str, dict[str, Any]] = {
+def answering(schema: Mapping[str, Any]) -> dict[int | str, dict[str, Any]]:
+    """Declare what comes back, for OpenAPI; a whole reply has this schema."""
+    return {
         200: {
             "description": "The answer, in the form and with the fields that upstream gave it; "
-            "`moderation` beside the choices where that was asked for or something happened.",
+            "`moderation` beside them where that was asked for or something happened.",
             "content": {
-                "application/json": {"schema": _COMPLETIONS},
+                "application/json": {"schema": schema},
                 "text/event-stream": {"itemSchema": _EVENT},
             },
         },
@@ -89,13 +79,81 @@ class OpenAI(ABC):
         "5XX": _OF_UPSTREAM,
     }
 
-    _id: ClassVar[str]
-    _objects: ClassVar[tuple[str, str]]
-    """The kind of a whole reply, and of a chunk."""
+
+class OpenAIRoute(ABC):
+    """What OpenAI's APIs have in common: keys, errors, and how verdicts are asked for and told."""
+
+    name: str
+    description: str
+    route: str
+    request_model: type[BaseModel]
+    endpoint: Endpoint
+    prompt_param: str
+    error_model: type[BaseModel] = ErrorEnvelope
+    credentials: tuple[Credential, ...] = CREDENTIALS
+    choices_param = "n"
+    responses: Mapping[int | str, dict[str, Any]] = answering(_COMPLETIONS)
 
     @abstractmethod
     def plan(self, body: JsonObject, profile: Profile) -> Plan:
         """Say what is judged of a body."""
+
+    def read(self, request: ScreenedRequest) -> CallerRequest:
+        """Read a request; a field `moderation` without a policy asks for scores both ways."""
+        body = request.for_upstream()
+        return CallerRequest(body, bool(body.get("stream")), _added(request.moderation))
+
+    def moderation(self, verdicts: Verdicts) -> dict[str, Any]:
+        """Write the field `moderation` of a reply."""
+        return moderation(verdicts)
+
+    def told(self, verdicts: Verdicts | None) -> dict[str, Any]:
+        """Write what a reply tells of its verdicts, if anything."""
+        return {"moderation": self.moderation(verdicts)} if verdicts else {}
+
+    def blocked(self, verdicts: Verdicts) -> dict[str, Any]:
+        """Write the body of the 400 that says that a prompt was blocked."""
+        blocking = next(j.verdict for j in verdicts.inputs if j.verdict.action.stops)
+        return {
+            "error": {
+                "message": f"The prompt was blocked. It violates: {', '.join(blocking.violated)}.",
+                "type": _error_type(400),
+                "param": self.prompt_param,
+                "code": FILTERED,
+                "status": 400,
+                "innererror": {
+                    "code": "ResponsibleAIPolicyViolation",
+                    "content_filter_result": filter_results(blocking),
+                },
+            },
+            **self.told(verdicts),
+        }
+
+    def is_end(self, event: Event) -> bool:
+        """Recognise `[DONE]`, which not every server sends."""
+        return event.data == DONE
+
+    def error(self, problem: Problem) -> dict[str, Any]:
+        """Write an error in OpenAI's envelope."""
+        body = ErrorBody(
+            message=problem.message,
+            type=problem.type or _error_type(problem.status),
+            param=problem.param,
+            code=problem.code,
+        )
+        return ErrorEnvelope(error=body).model_dump()
+
+    def error_event(self, problem: Problem) -> bytes:
+        """Write an error as an event."""
+        return json_event(self.error(problem))
+
+
+class OpenAI(OpenAIRoute):
+    """One of OpenAI's completions."""
+
+    _id: ClassVar[str]
+    _objects: ClassVar[tuple[str, str]]
+    """The kind of a whole reply, and of a chunk."""
 
     @abstractmethod
     def stopped_choice(self, index: int, refusal: Refusal) -> dict[str, Any]:
@@ -105,12 +163,7 @@ class OpenAI(ABC):
     def last_choices(self, index: int, refusal: Refusal, *, begun: bool) -> list[dict[str, Any]]:
         """Write a stopped choice of the last chunks; `begun` says that some of it has left."""
 
-    def read(self, request: AnyCompletionRequest) -> CallerRequest:
-        """Read a request; a field `moderation` without a policy asks for scores both ways."""
-        body = request.for_upstream()
-        return CallerRequest(body, bool(body.get("stream")), added_screening(request.moderation))
-
-    def answers(self, reply: JsonObject) -> list[Answer]:
+    def answers(self, reply: JsonObject, body: JsonObject | None = None) -> list[Answer]:
         """Read the choices of a whole reply."""
         choices = reply.get("choices")
         if not isinstance(choices, list) or any(type(choice) is not dict for choice in choices):
@@ -133,25 +186,7 @@ class OpenAI(ABC):
         ]
         # What was judged with the choices leaves with all of them.
         around = split(reply)[0] if any(stopped) else reply
-        return {**around, "choices": choices, **_moderation_field(verdicts)}
-
-    def blocked(self, verdicts: Verdicts) -> dict[str, Any]:
-        """Write the body of the 400 that says that a prompt was blocked."""
-        blocking = next(j.verdict for j in verdicts.inputs if j.verdict.action.stops)
-        return {
-            "error": {
-                "message": f"The prompt was blocked. It violates: {', '.join(blocking.violated)}.",
-                "type": _error_type(400),
-                "param": self.prompt_param,
-                "code": FILTERED,
-                "status": 400,
-                "innererror": {
-                    "code": "ResponsibleAIPolicyViolation",
-                    "content_filter_result": filter_results(blocking),
-                },
-            },
-            "moderation": moderation(verdicts),
-        }
+        return {**around, "choices": choices, **self.told(verdicts)}
 
     def refused(
         self, body: JsonObject, choices: int, refusal: Refusal, verdicts: Verdicts, *, unasked: bool
@@ -161,7 +196,7 @@ class OpenAI(ABC):
             **self.envelope(body, streamed=False),
             "choices": [self.stopped_choice(index, refusal) for index in range(choices)],
             **({"usage": _NOTHING_SPENT} if unasked else {}),
-            **_moderation_field(verdicts),
+            **self.told(verdicts),
         }
 
     def stream(
@@ -169,24 +204,6 @@ class OpenAI(ABC):
     ) -> "OpenAIStream":
         """Begin a streamed reply."""
         return OpenAIStream(self, body, choices, enforces=enforces, counts_usage=counts_usage)
-
-    def is_end(self, event: Event) -> bool:
-        """Recognise `[DONE]`, which not every server sends."""
-        return event.data == DONE
-
-    def error(self, problem: Problem) -> dict[str, Any]:
-        """Write an error in OpenAI's envelope."""
-        body = ErrorBody(
-            message=problem.message,
-            type=problem.type or _error_type(problem.status),
-            param=problem.param,
-            code=problem.code,
-        )
-        return ErrorEnvelope(error=body).model_dump()
-
-    def error_event(self, problem: Problem) -> bytes:
-        """Write an error as an event."""
-        return json_event(self.error(problem))
 
     def envelope(self, body: JsonObject, *, streamed: bool) -> dict[str, Any]:
         """Write what stands around the choices of a reply that no model has given."""
@@ -328,7 +345,7 @@ class OpenAIStream:
         self, verdicts: Verdicts | None, held: Sequence[Piece] = (), *, unasked: bool = False
     ) -> bytes:
         """Write verdicts, what was held, the usage where nothing told it yet, and `[DONE]`."""
-        last = [self._chunk([], **_moderation_field(verdicts))] if verdicts else []
+        last = [self._chunk([], **self._dialect.told(verdicts))] if verdicts else []
         last += [piece.data for piece in held]
         usage = _NOTHING_SPENT if unasked else self._usage
         if usage and self._tells_usage and not self._usage_told:
@@ -339,7 +356,7 @@ class OpenAIStream:
         return json_event({**self._envelope, "choices": choices, **more})
 
 
-def added_screening(asked: InlineModeration | None) -> AddedScreening | None:
+def _added(asked: InlineModeration | None) -> AddedScreening | None:
     """Read the field `moderation`; without a policy it asks for scores in both directions."""
     if asked is None:
         return None
@@ -352,10 +369,6 @@ def added_screening(asked: InlineModeration | None) -> AddedScreening | None:
             "response": policy.output.mode if policy.output else None,
         },
     )
-
-
-def _moderation_field(verdicts: Verdicts | None) -> dict[str, Any]:
-    return {"moderation": moderation(verdicts)} if verdicts else {}
 
 
 def _index(choice: Mapping[str, Any]) -> int:

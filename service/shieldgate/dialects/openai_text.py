@@ -214,7 +214,7 @@ hit image inference input is ms n num output per predicted prediction price prom
 read reasoning rejected requests search second server text time token tokens tool total upstream
 usage use video web write
 """
-_MEASURES = Measures(
+MEASURES = Measures(
     words=frozenset(_COUNTED.split()),
     values=frozenset(("low", "medium", "high", "default", "standard")),
 )
@@ -229,11 +229,11 @@ _REPLY = Object(
         "service_tier": Known(
             frozenset(("auto", "default", "flex", "scale", "priority", "standard", "on_demand"))
         ),
-        **dict.fromkeys(("usage", "timings", "time_info"), _MEASURES),
+        **dict.fromkeys(("usage", "timings", "time_info"), MEASURES),
         "prompt_filter_results": Object(
             {"prompt_index": _NUMBER, "content_filter_results": _FILTERS}
         ),
-        "x_groq": Object({"id": _ID, "usage": _MEASURES}),
+        "x_groq": Object({"id": _ID, "usage": MEASURES}),
         "prompt_logprobs": Tokens("prompt_logprobs", _TOKEN_FIELDS, _TOKEN_NUMBERS),
         # Those of a stream that differ from its first.
         **dict.fromkeys(("ids", "models"), Known(frozenset())),

@@ -12,6 +12,7 @@ from shieldgate.access.rate_limits import RateLimiter
 from shieldgate.gateway.errors import RequestError
 from shieldgate.gateway.middleware.drain import Drain
 from shieldgate.gateway.screening import Screener
+from shieldgate.history import History
 from shieldgate.policy import PolicyBook, Profile, join_profiles
 from shieldgate.settings import ServeSettings
 from shieldgate.telemetry import Telemetry
@@ -51,7 +52,8 @@ class Services:
 
     `stop` ends the server; it is told what made that necessary. `upstream` answers chats, where
     there is a model to answer them. Without `keys` whoever reaches the server may use it.
-    `shared` is opened and closed with the server.
+    `shared` is opened and closed with the server. Without a `history`, what requests refer to is
+    not known.
     """
 
     settings: ServeSettings
@@ -65,6 +67,7 @@ class Services:
     keys: LiveKeys | None = None
     limiter: RateLimiter = field(default_factory=RateLimiter)
     shared: AbstractAsyncContextManager[object] | None = None
+    history: History | None = None
 
     def profile(
         self,

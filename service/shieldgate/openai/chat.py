@@ -50,12 +50,11 @@ class StreamOptions(BaseModel):
     include_usage: bool | None = None
 
 
-class AnyCompletionRequest(BaseModel):
-    """What both routes share; fields that are not declared are kept as they came."""
+class ScreenedRequest(BaseModel):
+    """What asks a model; fields that are not declared are kept as they came."""
 
     model_config = ConfigDict(extra="allow", frozen=True, strict=True)
 
-    n: int | None = Field(None, ge=1, le=128)
     stream: bool | None = None
     stream_options: StreamOptions | None = None
     moderation: InlineModeration | None = None
@@ -81,6 +80,12 @@ class AnyCompletionRequest(BaseModel):
         if self.stream_options is not None:
             body["stream_options"] = self.stream_options.model_dump(exclude_unset=True)
         return body
+
+
+class AnyCompletionRequest(ScreenedRequest):
+    """What both routes share."""
+
+    n: int | None = Field(None, ge=1, le=128)
 
 
 class ChatRequest(AnyCompletionRequest):

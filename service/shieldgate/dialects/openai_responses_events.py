@@ -1,0 +1,165 @@
+"""Says of each event of a streamed response what it says, and where in the response that stands.
+
+An answer's text comes in deltas, and again when it is done: with its part, its item and the whole
+response. Each time it bears the same name, so that what repeats is known.
+"""
+
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+
+from shieldgate.dialects.interface import JsonObject
+from shieldgate.dialects.openai_responses_reply import answered
+from shieldgate.dialects.openai_responses_text import (
+    ANNOTATION,
+    ID,
+    ITEMS,
+    LOGPROBS,
+    NUMBER,
+    PARTS,
+    SHELL_OUTPUT,
+    STATUS,
+)
+from shieldgate.dialects.openai_text import CONTENT, REASONING, REFUSAL, TOOLS
+from shieldgate.dialects.text import Field, Found, Json, Known, Object, Text, Unscreenable
+
+LAST = ("response.completed", "response.incomplete", "response.failed")
+AROUND = ("response.created", "response.queued", "response.in_progress")
+_PLACES = ("output_index", "content_index", "summary_index", "annotation_index", "command_index")
+
+_ITEM = "output[{output_index}]"
+_CONTENT = _ITEM + ".content[{content_index}]"
+_SUMMARY = _ITEM + ".summary[{summary_index}]"
+# By the beginning of the names of two events: the field of the second one that has all of it.
+_TEXTS: dict[str, tuple[str, str, Field]] = {
+    "response.output_text": (f"{_CONTENT}.text", "text", Text(CONTENT)),
+    "response.refusal": (f"{_CONTENT}.refusal", "refusal", Text(REFUSAL)),
+    "response.reasoning_text": (f"{_CONTENT}.text", "text", Text(REASONING)),
+    "response.reasoning_summary_text": (f"{_SUMMARY}.text", "text", Text(REASONING)),
+    "response.function_call_arguments": (f"{_ITEM}.arguments", "arguments", Json(TOOLS)),
+    "response.mcp_call_arguments": (f"{_ITEM}.arguments", "arguments", Json(TOOLS)),
+    "response.custom_tool_call_input": (f"{_ITEM}.input", "input", Json(TOOLS)),
+    "response.code_interpreter_call_code": (f"{_ITEM}.code", "code", Text(TOOLS)),
+    "response.shell_call_command": (
+        _ITEM + ".action.commands[{command_index}]",
+        "command",
+        Json(TOOLS),
+    ),
+    "response.shell_call_output_content": (f"{_ITEM}.output", "output", SHELL_OUTPUT),
+    "response.audio.transcript": ("transcript", "transcript", Text(CONTENT)),
+}
+_WHOLES: dict[str, tuple[str, str, Field]] = {
+    "response.shell_call_command.added": _TEXTS["response.shell_call_command"],
+    **{f"{name}.done": text for name, text in _TEXTS.items()},
+    **dict.fromkeys(
+        ("response.content_part.added", "response.content_part.done"), (_CONTENT, "part", PARTS)
+    ),
+    **dict.fromkeys(
+        ("response.reasoning_summary_part.added", "response.reasoning_summary_part.done"),
+        (_SUMMARY, "part", PARTS),
+    ),
+    **dict.fromkeys(
+        ("response.output_item.added", "response.output_item.done"), (_ITEM, "item", ITEMS)
+    ),
+    "response.output_text.annotation.added": (
+        _CONTENT + ".annotations[{annotation_index}]",
+        "annotation",
+        ANNOTATION,
+    ),
+}
+_DELTAS: dict[str, tuple[str, str, Field]] = {
+    **{f"{name}.delta": (path, "delta", tree) for name, (path, _, tree) in _TEXTS.items()},
+    "response.audio.delta": ("audio", "delta", Unscreenable()),
+}
+_WITHOUT_TEXT = (
+    *("response.audio.done", "response.compaction.compacting", "response.image_generation_call"),
+    *(
+        f"response.{call}.{state}"
+        for call in (
+            *("code_interpreter_call", "file_search_call", "web_search_call", "mcp_call"),
+            *("mcp_list_tools", "image_generation_call"),
+        )
+        for state in (
+            *("in_progress", "searching", "interpreting", "generating", "completed", "failed"),
+            "partial_image",
+        )
+    ),
+)
+KINDS = frozenset((*LAST, *AROUND, *_WHOLES, *_DELTAS, *_WITHOUT_TEXT))
+# What events have beside what they say; a name of a tool stands in its item as well.
+_EVENT = Object(
+    {
+        "type": Known(KINDS),
+        **dict.fromkeys((*_PLACES, "sequence_number", "partial_image_index"), NUMBER),
+        "item_id": ID,
+        "status": STATUS,
+        "partial_image_b64": Unscreenable(),
+    }
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Said:
+    """What an event says: what goes on with earlier events, and what may repeat them."""
+
+    goes_on: list[tuple[str, str]]
+    repeats: list[tuple[str, str]]
+    unscreenable: bool
+
+
+def read_event(kind: str, event: JsonObject, body: JsonObject) -> Said:
+    """Read one event of an answer to `body`; what stands in no known field goes on."""
+    goes_on, repeats = Found(), Found()
+    rest = {**event, "type": kind}
+    at = {name: value if type(value := event.get(name)) is int else 0 for name in _PLACES}
+    for table, found in ((_DELTAS, goes_on), (_WHOLES, repeats)):
+        if kind in table:
+            path, field, tree = table[kind]
+            if (value := rest.pop(field, None)) is not None:
+                tree.read(value, found, path.format_map(at))
+            if (tokens := rest.pop("logprobs", None)) is not None:
+                LOGPROBS.read(tokens, found, f"{_CONTENT}.logprobs".format_map(at))
+            if (name := rest.pop("name", None)) is not None:
+                Text(TOOLS).read(name, repeats, f"{_ITEM}.name".format_map(at))
+    strands = repeats.strands
+    refused = [*goes_on.unscreenable, *repeats.unscreenable]
+    if kind in LAST or kind in AROUND:
+        response = rest.pop("response")
+        whole = answered(response, body)
+        strands, refused = [*strands, *whole.strands], [*refused, *whole.unscreenable]
+    known = {key: value for key, value in rest.items() if key in _EVENT.fields}
+    around = Found()
+    _EVENT.read(known, around, "")
+    _EVENT.read({k: v for k, v in rest.items() if k not in known}, goes_on, f"event.{kind}")
+    return Said(
+        goes_on.strands,
+        [*strands, *around.strands],
+        bool(refused or around.unscreenable or goes_on.unscreenable),
+    )
+
+
+class Heard:
+    """What of a stream its judge was given, strand by strand."""
+
+    def __init__(self) -> None:
+        self._texts: dict[str, list[str]] = {}
+        self._others: dict[str, list[str]] = {}
+
+    def new(self, said: Said) -> Iterator[tuple[str, str]]:
+        """Give what the judge has not heard; what differs from it is another strand."""
+        for strand, text in said.goes_on:
+            self._texts.setdefault(strand, []).append(text)
+            yield strand, text
+        yield from self._unheard(said.repeats)
+
+    def _unheard(self, repeats: Iterable[tuple[str, str]]) -> Iterator[tuple[str, str]]:
+        for strand, text in repeats:
+            heard = "".join(self._texts.get(strand, ()))
+            others = self._others.setdefault(strand, [])
+            if text in heard or text in others:
+                continue
+            if text.startswith(heard):
+                self._texts[strand] = [text]
+                yield strand, text[len(heard) :]
+            else:
+                others.append(text)
+                yield f"{strand} {len(others)}", text
