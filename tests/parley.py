@@ -6,7 +6,7 @@ errors have a form of their own.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from pydantic import BaseModel
 
@@ -90,7 +90,8 @@ class Parley:
     credentials: tuple[Credential, ...] = (KEY,)
     endpoint = Endpoint("/parley", KEY, account=(KEY.header,), passes=("x-parley-version",))
     prompt_param = "words"
-    choices_param = "n"
+    choices_param: str | None = None
+    on_block: Literal["error", "refusal"] = "error"
 
     def read(self, request: ParleyRequest) -> CallerRequest:
         return CallerRequest(request.model_dump(), request.live)
@@ -128,6 +129,9 @@ class Parley:
 
     def is_end(self, event: Event) -> bool:
         return event.name == "farewell"
+
+    def status(self, problem: Problem) -> int:
+        return problem.status
 
     def error(self, problem: Problem) -> dict[str, Any]:
         return {"oops": {"why": problem.code, "what": problem.message}}

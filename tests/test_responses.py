@@ -38,7 +38,7 @@ async def test_a_good_answer_passes_as_it_came(scorer: FakeScorer) -> None:
         assert await front.answer() == reply
         [request] = front.script.requests
     assert (request["path"], request["body"]) == (ROUTE, {"model": "m", "input": "bread"})
-    assert [e for e, _ in scorer.calls][0] == Exchange("bread")
+    assert scorer.calls[0][0] == Exchange("bread")
     judged = "\n".join(e.response or "" for e, _ in scorer.calls)
     assert all(text in judged for text in ("hm", "a kind answer", '{"q": "bread"}', "look up"))
 
@@ -124,16 +124,18 @@ async def test_a_blocked_answer_is_a_refusal(scorer: FakeScorer, item: dict[str,
 
 async def test_a_refusal_may_be_the_content(scorer: FakeScorer) -> None:
     shown = {"refusal_field": "content", **CLOSELY}
-    async with responding(scorer, response(message("so crude")), profile=shown) as front:
-        async with front.client() as client:
-            whole = await client.responses.create(model="m", input="bread")
-            events = streamed(message("kind, then crude"), piece=8)
-            waiting = asyncio.Event()
-            front.script.body = [*events[:5], waiting, *events[5:]]
-            async with client.responses.stream(model="m", input="bread") as stream:
-                async for last in stream:
-                    if last.type == "response.output_text.delta":
-                        waiting.set()
+    events = streamed(message("kind, then crude"), piece=8)
+    begun = asyncio.Event()
+    async with (
+        responding(scorer, response(message("so crude")), profile=shown) as front,
+        front.client() as client,
+    ):
+        whole = await client.responses.create(model="m", input="bread")
+        front.script.body = [*events[:5], begun, *events[5:]]
+        async with client.responses.stream(model="m", input="bread") as stream:
+            async for last in stream:
+                if last.type == "response.output_text.delta":
+                    begun.set()
     assert whole.output_text == REFUSAL
     assert last.type == "response.incomplete"
     assert last.response.output_text == f"kind, th\n\n{REFUSAL}"
@@ -276,11 +278,11 @@ def swapped(value: Any) -> Any:
         {"type": "response.novel.delta", "delta": "so crude"},
         {"type": "crude", "x": 1},
         {"type": "response.output_text.annotation.added", "output_index": 0, "content_index": 0,
-         "annotation_index": 0, "annotation": {"type": "url_citation", "title": "crude", "url": "u"}},
+         "annotation_index": 0, "annotation": {"type": "url_citation", "title": "crude"}},
         {"type": "response.web_search_call.searching", "item_id": "a_crude_thing"},
         {"type": "response.audio.transcript.delta", "delta": "so crude"},
-        {"type": "response.output_item.added", "output_index": 1, "item": {
-            "type": "web_search_call", "id": "ws_1", "action": {"type": "search", "query": "crude"}}},
+        {"type": "response.output_item.added", "output_index": 1, "item":
+         {"type": "web_search_call", "id": "ws_1", "action": {"query": "crude"}}},
     ],
 )  # fmt: skip
 async def test_what_other_events_say_is_judged(scorer: FakeScorer, event: dict[str, Any]) -> None:
@@ -303,10 +305,10 @@ async def test_an_unknown_event_may_not_spell_what_is_not_judged(scorer: FakeSco
 @pytest.mark.parametrize(
     "item",
     [
-        {"type": "image_generation_call", "id": "ig_1", "result": "iVBORw0KGgo", "status": "completed"},
+        {"type": "image_generation_call", "id": "ig_1", "result": "iVBORw0KGgo"},
         {"type": "novel_call", "id": "nc_1", "x": "well"},
         {"type": "computer_call_output", "id": "co_1", "call_id": "c1",
-         "output": {"type": "computer_screenshot", "image_url": "data:image/png;base64,iVBORw0KGgo"}},
+         "output": {"type": "computer_screenshot", "image_url": "data:image/png;base64,iVBO"}},
     ],
 )  # fmt: skip
 async def test_what_cannot_be_screened_is_stopped_or_passed(
@@ -400,10 +402,13 @@ async def test_an_upstream_that_fails_in_a_stream_ends_it_in_an_error(
             assert answer.json()["error"]["code"] == code
         async with front.client() as client:
             with pytest.raises(openai.APIError) as raised:
-                async with client.responses.stream(model="m", input="bread") as stream:
-                    async for _ in stream:
-                        pass
+                await until_done(client)
             assert raised.value.code == code
+
+
+async def until_done(client: openai.AsyncOpenAI) -> None:
+    async with client.responses.stream(model="m", input="bread") as stream:
+        await stream.until_done()
 
 
 async def test_a_stream_that_ends_without_a_last_event_is_incomplete(scorer: FakeScorer) -> None:

@@ -440,7 +440,9 @@ def _encoded(response: aiohttp.ClientResponse) -> bool:
 
 
 def _request_id(response: aiohttp.ClientResponse) -> str | None:
-    given = response.headers.get("x-request-id", "")
+    # The other one may be that of a proxy between us.
+    names = ("request-id", "x-request-id")
+    given = next((response.headers[name] for name in names if name in response.headers), "")
     return given if len(given) <= 200 and _VISIBLE.fullmatch(given) else None
 
 

@@ -8,7 +8,7 @@ in `DIALECTS`.
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Protocol, Self
+from typing import Any, Literal, Protocol, Self
 
 from pydantic import BaseModel
 
@@ -51,13 +51,15 @@ class Endpoint:
     """Where an upstream serves an API, and which headers belong to it, in lower case.
 
     `account` are those that say who the caller is; they are not sent where the operator's key is.
-    `passes` are sent always. The operator's key is shown as `credential` says.
+    `passes` are sent always. The operator's key is shown as `credential` says. `request_id` is the
+    header with the id of a request, in replies of upstream and in ours.
     """
 
     path: str
     credential: Credential
     account: tuple[str, ...]
     passes: tuple[str, ...] = ()
+    request_id: str = "x-request-id"
 
 
 class Thread(Protocol):
@@ -199,7 +201,8 @@ class Dialect(Protocol):
 
     Callers ask at `route`, with a body that `request_model` declares and a key shown in one of
     `credentials`; the model answers at `endpoint`. `prompt_param` and `choices_param` name the
-    fields with the prompts and the number of choices. `error_model` and `responses` declare what
+    fields with the prompts and the number of choices, where it can be chosen. `on_block` says how
+    the API itself tells that a prompt was blocked. `error_model` and `responses` declare what
     comes back.
     """
 
@@ -212,7 +215,8 @@ class Dialect(Protocol):
     credentials: tuple[Credential, ...]
     endpoint: Endpoint
     prompt_param: str
-    choices_param: str
+    choices_param: str | None
+    on_block: Literal["error", "refusal"]
 
     def read(self, request: Any) -> CallerRequest:
         """Read a request, an instance of `request_model`."""
@@ -258,6 +262,10 @@ class Dialect(Protocol):
 
     def is_end(self, event: Event) -> bool:
         """Tell whether an event of upstream says only that the stream is over."""
+        ...
+
+    def status(self, problem: Problem) -> int:
+        """Choose the status of an error, where the API has one of its own for it."""
         ...
 
     def error(self, problem: Problem) -> dict[str, Any]:

@@ -3,7 +3,7 @@
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from time import time
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Literal
 from uuid import uuid4
 
 from pydantic import BaseModel
@@ -91,7 +91,8 @@ class OpenAIRoute(ABC):
     prompt_param: str
     error_model: type[BaseModel] = ErrorEnvelope
     credentials: tuple[Credential, ...] = CREDENTIALS
-    choices_param = "n"
+    choices_param: str | None = "n"
+    on_block: Literal["error", "refusal"] = "error"
     responses: Mapping[int | str, dict[str, Any]] = answering(_COMPLETIONS)
 
     @abstractmethod
@@ -101,7 +102,7 @@ class OpenAIRoute(ABC):
     def read(self, request: ScreenedRequest) -> CallerRequest:
         """Read a request; a field `moderation` without a policy asks for scores both ways."""
         body = request.for_upstream()
-        return CallerRequest(body, bool(body.get("stream")), _added(request.moderation))
+        return CallerRequest(body, bool(body.get("stream")), added_screening(request.moderation))
 
     def moderation(self, verdicts: Verdicts) -> dict[str, Any]:
         """Write the field `moderation` of a reply."""
@@ -132,6 +133,10 @@ class OpenAIRoute(ABC):
     def is_end(self, event: Event) -> bool:
         """Recognise `[DONE]`, which not every server sends."""
         return event.data == DONE
+
+    def status(self, problem: Problem) -> int:
+        """Take the status as it is."""
+        return problem.status
 
     def error(self, problem: Problem) -> dict[str, Any]:
         """Write an error in OpenAI's envelope."""
@@ -356,7 +361,7 @@ class OpenAIStream:
         return json_event({**self._envelope, "choices": choices, **more})
 
 
-def _added(asked: InlineModeration | None) -> AddedScreening | None:
+def added_screening(asked: InlineModeration | None) -> AddedScreening | None:
     """Read the field `moderation`; without a policy it asks for scores in both directions."""
     if asked is None:
         return None

@@ -52,6 +52,7 @@ class OpenAIResponses(OpenAIRoute):
     request_model: type[BaseModel] = ResponsesRequest
     endpoint = Endpoint("/responses", BEARER, ACCOUNT)
     prompt_param = "input"
+    choices_param: str | None = None
     responses: Mapping[int | str, dict[str, Any]] = answering(_RESPONSE)
 
     def read(self, request: ScreenedRequest) -> CallerRequest:

@@ -15,7 +15,7 @@ from shieldgate.dialects.openai_responses_text import (
     ITEMS,
     LOGPROBS,
     NUMBER,
-    PARTS,
+    PART,
     SHELL_OUTPUT,
     STATUS,
 )
@@ -51,11 +51,11 @@ _WHOLES: dict[str, tuple[str, str, Field]] = {
     "response.shell_call_command.added": _TEXTS["response.shell_call_command"],
     **{f"{name}.done": text for name, text in _TEXTS.items()},
     **dict.fromkeys(
-        ("response.content_part.added", "response.content_part.done"), (_CONTENT, "part", PARTS)
+        ("response.content_part.added", "response.content_part.done"), (_CONTENT, "part", PART)
     ),
     **dict.fromkeys(
         ("response.reasoning_summary_part.added", "response.reasoning_summary_part.done"),
-        (_SUMMARY, "part", PARTS),
+        (_SUMMARY, "part", PART),
     ),
     **dict.fromkeys(
         ("response.output_item.added", "response.output_item.done"), (_ITEM, "item", ITEMS)

@@ -14,6 +14,7 @@ from shieldgate.dialects.openai_request import field_items, material_beside
 from shieldgate.dialects.openai_responses_text import (
     DEVELOPER,
     NUMBER,
+    PART,
     PARTS,
     PASSED,
     kind_of,
@@ -43,7 +44,7 @@ class _Variables:
             return
         for name, item in value.items():
             found.name(f"{at}.{name}:", name)
-            PARTS.read(item, found, f"{at}.{name}")
+            (PARTS if isinstance(item, str) else PART).read(item, found, f"{at}.{name}")
 
 
 def _known(*words: str) -> Known:

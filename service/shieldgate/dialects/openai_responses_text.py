@@ -4,10 +4,6 @@ Items are what goes in and what comes out. One table has them all; what stands i
 can't be screened, and neither can a part of a message that no row knows.
 """
 
-import re
-from base64 import urlsafe_b64decode
-from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from shieldgate.dialects.openai_text import CONTENT, REASONING, REFUSAL, TOOLS
@@ -20,68 +16,14 @@ from shieldgate.dialects.text import (
     Json,
     Known,
     Object,
+    Parts,
     Passed,
+    Sealed,
     Text,
     Tokens,
+    Typed,
     Unscreenable,
-    machine_made,
 )
-
-_SEAL = re.compile(r"[A-Za-z0-9+/_-]{16,}=*")
-
-
-@dataclass(frozen=True, slots=True)
-class Sealed:
-    """What a server has encrypted, so that only it can read it; else it is a text."""
-
-    def read(self, value: Any, found: Found, at: str) -> None:
-        """Pass what nobody could read, in base64 as it is or behind it."""
-        if not (isinstance(value, str) and _sealed(value)):
-            Text(REASONING).read(value, found, at)
-
-
-def _sealed(value: str) -> bool:
-    if not _SEAL.fullmatch(value):
-        return False
-    pieces = (value[start : start + 64] for start in range(0, len(value), 64))
-    letters = (re.sub("[^A-Za-z0-9]", "", piece) for piece in pieces)
-    if not all(len(piece) < 4 or machine_made(piece) for piece in letters):
-        return False
-    plain = value.rstrip("=").replace("+", "-").replace("/", "_")
-    try:
-        urlsafe_b64decode(plain + "=" * (-len(plain) % 4)).decode()
-    except ValueError:
-        return True
-    return False
-
-
-@dataclass(frozen=True, slots=True)
-class Kinds:
-    """An object of the fields that its type has, or a list of such; `bare` is what else may stand.
-
-    What has no known type can't be screened.
-    """
-
-    known: Mapping[str, Field]
-    bare: Field | None = None
-
-    def read(self, value: Any, found: Found, at: str) -> None:
-        """Read each by its type."""
-        if isinstance(value, list):
-            for place, item in enumerate(value):
-                self._read(item, found, f"{at}[{place}]")
-        else:
-            self._read(value, found, at)
-
-    def _read(self, value: Any, found: Found, at: str) -> None:
-        kind = value.get("type") if isinstance(value, dict) else None
-        tree = self.known.get(kind) if isinstance(kind, str) else None
-        if isinstance(value, str):
-            tree = self.bare
-        if tree is None:
-            found.refuse(at)
-        else:
-            tree.read(value, found, at)
 
 
 def _known(*words: str) -> Known:
@@ -90,7 +32,7 @@ def _known(*words: str) -> Known:
 
 PASSED, ID, NUMBER = Passed(), Id(), Anything()
 _SAID, _TOOLS, _OTHER, _JSON = Text(CONTENT), Text(TOOLS), Text(OTHER), Json(TOOLS)
-_THOUGHT = Text(REASONING)
+_THOUGHT, _SEALED = Text(REASONING), Sealed(REASONING)
 STATUS = _known(
     *("in_progress", "completed", "incomplete", "failed", "cancelled", "queued"),
     *("searching", "interpreting", "generating", "calling"),
@@ -114,14 +56,13 @@ def _part(**fields: Field) -> Object:
 
 
 _TEXT = _part(text=_SAID, annotations=ANNOTATION, logprobs=LOGPROBS)
-PARTS = Kinds(
-    {
-        **dict.fromkeys(("input_text", "output_text", "text"), _TEXT),
-        "refusal": _part(refusal=Text(REFUSAL)),
-        **dict.fromkeys(("summary_text", "reasoning_text"), _part(text=_THOUGHT)),
-    },
-    bare=_SAID,
-)
+PART_KINDS: dict[str, Field] = {
+    **dict.fromkeys(("input_text", "output_text", "text"), _TEXT),
+    "refusal": _part(refusal=Text(REFUSAL)),
+    **dict.fromkeys(("summary_text", "reasoning_text"), _part(text=_THOUGHT)),
+}
+PART = Typed(PART_KINDS)
+PARTS = Parts(PART_KINDS, _SAID)
 
 
 def _item(**fields: Field) -> Object:
@@ -203,7 +144,7 @@ _IMAGE = _item(
     size=_known("auto", "1024x1024", "1024x1536", "1536x1024"),
     error=_ERROR,
 )
-_LOGS = Kinds({"logs": _part(logs=_SAID)})
+_LOGS = Parts({"logs": _part(logs=_SAID)}, _SAID)
 _RESULT = Object({"file_id": ID, "filename": _OTHER, "score": NUMBER, "text": _SAID})
 _EXECUTION = _known("server", "client")
 
@@ -219,7 +160,10 @@ MESSAGE = _item(
 # judged like a result.
 _ITEMS: dict[str, tuple[str, Object]] = {
     "message": (USER, MESSAGE),
-    "reasoning": (ASSISTANT, _item(summary=PARTS, content=PARTS, encrypted_content=Sealed())),
+    "reasoning": (
+        ASSISTANT,
+        _item(summary=PARTS, content=PARTS, encrypted_content=_SEALED),
+    ),
     "function_call": (ASSISTANT, _item(arguments=_JSON, **{"async": NUMBER})),
     "function_call_output": (TOOL, _item(output=PARTS)),
     "custom_tool_call": (ASSISTANT, _item(input=_JSON, **{"async": NUMBER})),
@@ -248,16 +192,16 @@ _ITEMS: dict[str, tuple[str, Object]] = {
     "image_generation_call": (ASSISTANT, _IMAGE),
     "tool_search_call": (ASSISTANT, _item(arguments=_JSON, execution=_EXECUTION)),
     "tool_search_output": (TOOL, _item(tools=_JSON, execution=_EXECUTION)),
-    "program": (ASSISTANT, _item(code=_TOOLS, fingerprint=Sealed())),
+    "program": (ASSISTANT, _item(code=_TOOLS, fingerprint=_SEALED)),
     "program_output": (TOOL, _item(result=_SAID)),
     "additional_tools": (DEVELOPER, _item(tools=_JSON, role=Known(frozenset(ROLES)))),
     "configuration_update": (DEVELOPER, _item(reasoning=_JSON, text=_JSON)),
     # What of a conversation is left after it was made shorter; only its server can read it.
-    "compaction": (ASSISTANT, _item(encrypted_content=Sealed())),
+    "compaction": (ASSISTANT, _item(encrypted_content=_SEALED)),
     "compaction_trigger": (USER, _item()),
     "item_reference": (USER, _item()),
 }
-ITEMS = Kinds({kind: tree for kind, (_, tree) in _ITEMS.items()})
+ITEMS = Typed({kind: tree for kind, (_, tree) in _ITEMS.items()})
 
 
 def kind_of(item: Any) -> str | None:

@@ -17,6 +17,7 @@ from shieldgate.dialects.text import (
     Measures,
     ModelName,
     Object,
+    Parts,
     Passed,
     Text,
     Tokens,
@@ -61,52 +62,26 @@ class _Audio:
             found.text(CONTENT, f"{at}.transcript", value["transcript"])
 
 
-@dataclass(frozen=True, slots=True)
-class _Parts:
-    """A string, or a list of parts; each part has its text in the field that its type names."""
-
-    marks: bool
-
-    def read(self, value: Any, found: Found, at: str) -> None:
-        """Take the texts of parts; parts of other types can't be screened."""
-        if isinstance(value, list):
-            for place, part in enumerate(value):
-                self._part(part, found, f"{at}[{place}]")
-        elif isinstance(value, str):
-            _CONTENT.read(value, found, at)
-        else:
-            found.refuse(at)
-
-    def _part(self, part: Any, found: Found, at: str) -> None:
-        if isinstance(part, str):
-            _CONTENT.read(part, found, at)
-            return
-        kind = part.get("type") if isinstance(part, dict) else None
-        tree = _PARTS.get(kind) if isinstance(kind, str) else None
-        if tree is None:
-            found.refuse(at)
-        else:
-            tree[self.marks].read(part, found, at)
-
-
 _CONTENT = Text(CONTENT)
 _THOUGHT = Text(REASONING)
 _THOUGHTS = Object({"type": _TYPE, "text": _THOUGHT, "index": _NUMBER}, bare=_THOUGHT)
 
 
-def _part(**fields: Field) -> tuple[Object, Object]:
-    """Give a part's fields in a reply, and in a request, which has marks for the cache."""
-    given = {**MEDIA, "type": _TYPE, "id": _ID, "index": _NUMBER, **fields}
-    return Object(given), Object({**given, **_MARKS})
+def _parts(marks: Mapping[str, Field]) -> Parts:
+    """Give the parts of a content, each of which may have `marks`."""
 
+    def part(**fields: Field) -> Object:
+        return Object({**MEDIA, "type": _TYPE, "id": _ID, "index": _NUMBER, **fields, **marks})
 
-_TEXT_PART = _part(text=_CONTENT, annotations=_OTHER)
-_THOUGHT_PART = _part(thinking=_THOUGHTS, reasoning=_THOUGHTS, text=_THOUGHT, signature=_OTHER)
-_PARTS = {
-    **dict.fromkeys(("text", "input_text", "output_text"), _TEXT_PART),
-    **dict.fromkeys(("thinking", "reasoning"), _THOUGHT_PART),
-    "refusal": _part(refusal=Text(REFUSAL)),
-}
+    text = part(text=_CONTENT, annotations=_OTHER)
+    thought = part(thinking=_THOUGHTS, reasoning=_THOUGHTS, text=_THOUGHT, signature=_OTHER)
+    kinds = {
+        **dict.fromkeys(("text", "input_text", "output_text"), text),
+        **dict.fromkeys(("thinking", "reasoning"), thought),
+        "refusal": part(refusal=Text(REFUSAL)),
+    }
+    return Parts(kinds, _CONTENT)
+
 
 _FUNCTION = Object({"name": Text(TOOLS), "arguments": Json(TOOLS)}, bare=Text(TOOLS))
 _CITATION = Object(
@@ -147,9 +122,9 @@ _SAID: dict[str, Field] = {
     "audio": _Audio(),
     **dict.fromkeys(("provider_specific_fields", "extra_content"), Anything()),
 }
-_MESSAGE = Object({**_SAID, **_MARKS, "content": _Parts(marks=True)})
-_ANSWER = Object({**_SAID, "content": _Parts(marks=False)})
-PREDICTION = Object({"type": _TYPE, "content": _Parts(marks=True)})
+_MESSAGE = Object({**_SAID, **_MARKS, "content": _parts(_MARKS)})
+_ANSWER = Object({**_SAID, "content": _parts({})})
+PREDICTION = Object({"type": _TYPE, "content": _parts(_MARKS)})
 
 _FINISHES = Known(
     frozenset(
@@ -208,14 +183,15 @@ _CHOICE = Object(
         **dict.fromkeys(("token_ids", "output_ids", "tokens", "hidden_states"), Unscreenable()),
     }
 )
-_COUNTED = """
-accepted audio byok cache cached completion cost count creation details draft ephemeral generated
-hit image inference input is ms n num output per predicted prediction price prompt queries queue
-read reasoning rejected requests search second server text time token tokens tool total upstream
-usage use video web write
+# What usage counts, as words of the names of its numbers.
+COUNTED = """
+accepted audio byok cache cached completion cost count creation details draft ephemeral gen
+generated hit image inference input is ms n num output per predicted prediction price prompt
+queries queue read reasoning rejected requests search second server text time token tokens tool
+total ttl upstream usage use video web write 12h 30m
 """
 MEASURES = Measures(
-    words=frozenset(_COUNTED.split()),
+    words=frozenset(COUNTED.split()),
     values=frozenset(("low", "medium", "high", "default", "standard")),
 )
 _REPLY = Object(

@@ -7,6 +7,7 @@ sound, a file or tokens.
 """
 
 import re
+from base64 import urlsafe_b64decode
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -41,6 +42,7 @@ _ID_FRAME = re.compile(
     r"|run|b|ws)[-_.]|:[0-9]{1,4}$"
 )
 _ID = re.compile(r"[A-Za-z0-9_:.-]{1,64}")
+_SEALED = re.compile(r"[A-Za-z0-9+/_-]{24,}={0,2}")
 _DIGITS = re.compile(r"[0-9a-f-]*[0-9][0-9a-f-]*", re.IGNORECASE)
 # Runs of letters that may be words, and what pairs of letters such mostly consist of.
 _RUN = re.compile(r"[A-Za-z][a-z]{2,}|[A-Z]{3,}")
@@ -215,6 +217,22 @@ class Id:
 
 
 @dataclass(frozen=True, slots=True)
+class Sealed:
+    """What a server has signed or encrypted, for itself to read; all else is a text."""
+
+    voice: str
+
+    def read(self, value: Any, found: Found, at: str) -> None:
+        """Pass what is base64, nowhere words, and no base64 of a text."""
+        if not isinstance(value, str):
+            anything(value, found, at)
+        elif not _SEALED.fullmatch(value) or _wordy_anywhere(value):
+            found.text(self.voice, at, value)
+        elif plain := _decoded(value):
+            found.text(self.voice, at, plain)
+
+
+@dataclass(frozen=True, slots=True)
 class ModelName:
     """The name of a model: a word with digits, or with few words in it."""
 
@@ -284,6 +302,41 @@ class Object:
             _refuse_numbers(value, found, at)
         else:
             self.bare.read(value, found, at)
+
+
+@dataclass(frozen=True, slots=True)
+class Typed:
+    """An object that is read by its type; one of no known type can't be screened."""
+
+    kinds: Mapping[str, Field]
+
+    def read(self, value: Any, found: Found, at: str) -> None:
+        """Read an object as its type says."""
+        kind = value.get("type") if isinstance(value, dict) else None
+        known = self.kinds.get(kind) if isinstance(kind, str) else None
+        if known is None:
+            found.refuse(at)
+        else:
+            known.read(value, found, at)
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """A string, or a list of strings and of objects that are read by their types."""
+
+    kinds: Mapping[str, Field]
+    bare: Field
+
+    def read(self, value: Any, found: Found, at: str) -> None:
+        """Take the texts of all parts; anything else can't be screened."""
+        if isinstance(value, str):
+            self.bare.read(value, found, at)
+        elif isinstance(value, list):
+            for place, part in enumerate(value):
+                where = f"{at}[{place}]"
+                (self.bare if isinstance(part, str) else Typed(self.kinds)).read(part, found, where)
+        else:
+            found.refuse(at)
 
 
 @dataclass(frozen=True, slots=True)
@@ -436,8 +489,26 @@ def machine_made(name: str) -> bool:
         return True
     if len(rest) < 4 and rest.isalpha():
         return False
-    words = sum(len(run) for run in _RUN.findall(rest) if _like_a_word(run.lower()))
-    return words * 2 < len(rest)
+    return not _wordy(rest)
+
+
+def _wordy(name: str) -> bool:
+    """Tell whether half of it looks like words."""
+    words = sum(len(run) for run in _RUN.findall(name) if _like_a_word(run.lower()))
+    return words * 2 >= len(name)
+
+
+def _wordy_anywhere(value: str) -> bool:
+    return any(_wordy(value[start : start + 64]) for start in range(0, len(value), 64))
+
+
+def _decoded(value: str) -> str:
+    """Read the text that base64 holds, if it is one."""
+    plain = value.rstrip("=").replace("+", "-").replace("/", "_")
+    try:
+        return urlsafe_b64decode(plain + "=" * (-len(plain) % 4)).decode()
+    except ValueError:
+        return ""
 
 
 def _like_a_word(run: str) -> bool:

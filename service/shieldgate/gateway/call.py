@@ -27,11 +27,10 @@ from shieldgate.errors import (
     UpstreamError,
 )
 from shieldgate.gateway.concurrency import together
-from shieldgate.gateway.errors import RETRY_SECONDS, UPSTREAM_ID, RequestError
+from shieldgate.gateway.errors import UPSTREAM_ID, RequestError
 from shieldgate.gateway.services import Services
 from shieldgate.gateway.state import RequestState, state_of
 from shieldgate.policy import Profile, Rules, screening_rules
-from shieldgate.settings import flag
 from shieldgate.types import Action, Direction, Exchange, Judged, Verdict
 from shieldgate.upstream import Upstream
 
@@ -60,21 +59,7 @@ class Call:
     @classmethod
     async def of(cls, request: Request, asked: Any, dialect: Dialect, services: Services) -> "Call":
         """Read a request; raise UpstreamError where nothing could answer it, and RequestError."""
-        if services.upstream is None:
-            raise UpstreamError(
-                "There is no model here to answer: start the gateway with "
-                f"{flag('upstream')} URL or {flag('generator')} MODEL.",
-                status=503,
-                code="no_upstream",
-            )
-        if services.worker and not services.worker.ready:
-            # Its socket listens all the time: who asked now would wait there for the restart.
-            raise UpstreamError(
-                "The generator is being loaded or restarted.",
-                status=503,
-                code="generator_unavailable",
-                retry_after=RETRY_SECONDS,
-            )
+        upstream = services.model
         state = state_of(request.scope)
         book = services.policies.current
         base = services.profile(state.key, book, "prompt")
@@ -84,7 +69,7 @@ class Call:
         body = await _as_read(read, state, found.plans, services)
         call = cls(
             services=services,
-            upstream=services.upstream,
+            upstream=upstream,
             dialect=dialect,
             request=read,
             body=body,
@@ -134,12 +119,12 @@ class Call:
                 param,
             )
         # The operator may allow more prompts than that; each may have its one choice.
-        choices, param = max(_MOST_CHOICES, most), self.dialect.choices_param
-        if self.plan.choices > choices:
+        choices, number = max(_MOST_CHOICES, most), self.dialect.choices_param
+        if number and self.plan.choices > choices:
             raise RequestError(
-                f"{param}: A request asks for at most {choices} choices, `{param}` for each "
+                f"{number}: A request asks for at most {choices} choices, `{number}` for each "
                 "prompt.",
-                param,
+                number,
             )
 
     def stream(self) -> StreamReader:
@@ -201,7 +186,8 @@ class Call:
         verdicts = Verdicts(inputs, (), self.services.screener.name)
         profile, choices = self.prompt_profile, self.plan.choices
         refusal = Refusal.of(profile)
-        if profile.on_block == "error":
+        native = profile.on_block == "native"
+        if (self.dialect.on_block if native else profile.on_block) == "error":
             return JSONResponse(self.dialect.blocked(verdicts), 400, {"x-should-retry": "false"})
         unasked = profile.prompt_check == "before"
         if not self.request.streamed:

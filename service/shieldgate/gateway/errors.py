@@ -105,7 +105,7 @@ def install(app: FastAPI) -> None:
 
 def respond(problem: Problem, dialect: Dialect) -> JSONResponse:
     """Write the reply to a problem."""
-    return JSONResponse(dialect.error(problem), problem.status, problem.headers)
+    return JSONResponse(dialect.error(problem), dialect.status(problem), problem.headers)
 
 
 def problem_of(error: ShieldgateError) -> Problem:
@@ -181,6 +181,9 @@ async def _malformed(request: Request, error: RequestValidationError) -> JSONRes
 async def _http(request: Request, error: HTTPException) -> Response:
     status = error.status_code
     message = _HTTP_MESSAGES.get(status, str(error.detail))
+    if status == 404:
+        screened = ", ".join(dialect.route for dialect in request.app.state.dialects)
+        message += f" Chats are screened at {screened}."
     headers = error.headers or {}
     if status == 405 and (allowed := headers.get("Allow")):
         head = ", HEAD" if "GET" in allowed else ""

@@ -9,12 +9,13 @@ from fastapi import Depends, Request
 
 from shieldgate.access.keys import Key, LiveKeys
 from shieldgate.access.rate_limits import RateLimiter
-from shieldgate.gateway.errors import RequestError
+from shieldgate.errors import UpstreamError
+from shieldgate.gateway.errors import RETRY_SECONDS, RequestError
 from shieldgate.gateway.middleware.drain import Drain
 from shieldgate.gateway.screening import Screener
 from shieldgate.history import History
 from shieldgate.policy import PolicyBook, Profile, join_profiles
-from shieldgate.settings import ServeSettings
+from shieldgate.settings import ServeSettings, flag
 from shieldgate.telemetry import Telemetry
 from shieldgate.types import Direction, Exchange
 from shieldgate.upstream import Upstream
@@ -68,6 +69,26 @@ class Services:
     limiter: RateLimiter = field(default_factory=RateLimiter)
     shared: AbstractAsyncContextManager[object] | None = None
     history: History | None = None
+
+    @property
+    def model(self) -> Upstream:
+        """Give the model that answers chats; raise UpstreamError where none could."""
+        if self.upstream is None:
+            raise UpstreamError(
+                "There is no model here to answer: start the gateway with "
+                f"{flag('upstream')} URL or {flag('generator')} MODEL.",
+                status=503,
+                code="no_upstream",
+            )
+        if self.worker and not self.worker.ready:
+            # Its socket listens all the time: who asked now would wait there for the restart.
+            raise UpstreamError(
+                "The generator is being loaded or restarted.",
+                status=503,
+                code="generator_unavailable",
+                retry_after=RETRY_SECONDS,
+            )
+        return self.upstream
 
     def profile(
         self,

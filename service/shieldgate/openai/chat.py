@@ -51,12 +51,10 @@ class StreamOptions(BaseModel):
 
 
 class ScreenedRequest(BaseModel):
-    """What asks a model; fields that are not declared are kept as they came."""
+    """What all routes to a model share; fields that are not declared are kept as they came."""
 
     model_config = ConfigDict(extra="allow", frozen=True, strict=True)
 
-    stream: bool | None = None
-    stream_options: StreamOptions | None = None
     moderation: InlineModeration | None = None
 
     @model_validator(mode="before")
@@ -76,14 +74,25 @@ class ScreenedRequest(BaseModel):
         """Give the body as it came, without what is meant for us (`moderation`)."""
         # Not model_dump, which would copy all that is in it.
         given = self.model_fields_set - {"moderation"}
-        body = {name: value for name, value in self if name in given}
+        return {name: value for name, value in self if name in given}
+
+
+class StreamedRequest(ScreenedRequest):
+    """What those share whose answers may be streamed as OpenAI's are."""
+
+    stream: bool | None = None
+    stream_options: StreamOptions | None = None
+
+    def for_upstream(self) -> dict[str, Any]:
+        """Give the body as it came, without what is meant for us (`moderation`)."""
+        body = super().for_upstream()
         if self.stream_options is not None:
             body["stream_options"] = self.stream_options.model_dump(exclude_unset=True)
         return body
 
 
-class AnyCompletionRequest(ScreenedRequest):
-    """What both routes share."""
+class AnyCompletionRequest(StreamedRequest):
+    """What both routes of completions share."""
 
     n: int | None = Field(None, ge=1, le=128)
 

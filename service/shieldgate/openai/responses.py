@@ -5,11 +5,11 @@ from typing import Any
 from pydantic import Field, field_validator
 from pydantic_core import PydanticCustomError
 
-from shieldgate.openai.chat import ScreenedRequest
+from shieldgate.openai.chat import StreamedRequest
 from shieldgate.openai.text import Text
 
 
-class ResponsesRequest(ScreenedRequest):
+class ResponsesRequest(StreamedRequest):
     """A response to be made; the items of `input` are read one by one, whatever they hold."""
 
     input: str | list[Any] | None = Field(

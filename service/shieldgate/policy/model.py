@@ -16,7 +16,7 @@ from shieldgate.types import Action, Direction, Judgement, Score, Verdict
 
 Mode = Literal["enforce", "monitor"]
 OnFailure = Literal["open", "closed"]
-OnBlock = Literal["error", "refusal"]
+OnBlock = Literal["native", "error", "refusal"]
 RefusalField = Literal["refusal", "content"]
 PromptCheck = Literal["before", "parallel"]
 History = Literal["latest", "window", "all"]
@@ -103,7 +103,8 @@ class Profile:
     the policies' own, whatever is calibrated, keyed by (policy id, direction); `max_thresholds`
     lowers what is in force where it is higher. What follows is for chat:
 
-    - `on_block`: a blocked prompt is an error, or a 200 that carries `refusal` as the answer.
+    - `on_block`: a blocked prompt is an error, or a 200 that carries `refusal` as the answer;
+      `native` is what the API itself does.
     - `refusal_field`: where a message has the refusal; not every client shows its own field.
     - `prompt_check`: the model is called after the prompt's verdict, or at the same time.
     - `history`: beside the newest turn, judge nothing older, the last `window` user turns joined
@@ -125,7 +126,7 @@ class Profile:
     thresholds: Mapping[tuple[str, Direction], float] = field(default_factory=dict)
     max_thresholds: Mapping[tuple[str, Direction], float] = field(default_factory=dict)
     monitored: frozenset[str] = frozenset()
-    on_block: OnBlock = "error"
+    on_block: OnBlock = "native"
     refusal: str = "I can't help with that."
     refusal_field: RefusalField = "refusal"
     prompt_check: PromptCheck = "before"

@@ -42,7 +42,7 @@ class RequestMiddleware:
             await self._app(scope, receive, send)
             return
         scope = self._as_routed(scope)
-        state = RequestState(self._dialects.get(scope["path"], self._default))
+        state = RequestState(self._dialect(scope["path"]))
         state.attach(scope)
         request_id = f"req_{uuid4().hex}"
         started = perf_counter()
@@ -54,6 +54,7 @@ class RequestMiddleware:
                 status = message["status"]
                 headers = MutableHeaders(scope=message)
                 headers["x-request-id"] = request_id
+                headers[state.dialect.endpoint.request_id] = request_id
                 if state.profile:
                     headers["x-shieldgate-profile"] = state.profile
                 if headers.get("content-type", "").startswith("text/event-stream"):
@@ -90,6 +91,12 @@ class RequestMiddleware:
                     seconds=round(seconds, 4),
                     **({"caller": state.key.name} if state.key else {}),
                 )
+
+    def _dialect(self, path: str) -> Dialect:
+        """Find the dialect of a path: its own, or that of the path that it is below."""
+        while path not in self._dialects and path:
+            path = path.rpartition("/")[0]
+        return self._dialects.get(path, self._default)
 
     def _as_routed(self, scope: Scope) -> Scope:
         """Give the request that the routes know: without prefix, and HEAD as the GET that it is.
