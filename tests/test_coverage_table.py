@@ -38,17 +38,17 @@ class Row:
         return f"{self.table}: {self.title}"
 
 
-def rows() -> Iterator[Row]:
+def rows(page: Path) -> Iterator[Row]:
     table = ""
-    for line in PAGE.read_text(encoding="utf-8").splitlines():
-        table = line.removeprefix("## ") if line.startswith("## ") else table
+    for line in page.read_text(encoding="utf-8").splitlines():
+        table = line.lstrip("# ") if line.startswith("##") else table
         if found := re.fullmatch(r"\| (.+) \| (judged|refused|passed) \| `(.+)` \|", line):
             title, becomes, example = found.groups()
             field = re.match(r"`(\w+)`", title)
             yield Row(table, title, field[1] if field else "", becomes, json.loads(example))
 
 
-ROWS = list(rows())
+ROWS = list(rows(PAGE))
 MESSAGES, CHAT = "Messages", "`POST /v1/chat/completions`"
 COMPLETIONS, ANSWERS = "`POST /v1/completions`", "Answers"
 CHOICES, AROUND = "Choices", "Around the choices"
