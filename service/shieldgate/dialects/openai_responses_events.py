@@ -12,7 +12,7 @@ from shieldgate.dialects.openai_responses_reply import answered
 from shieldgate.dialects.openai_responses_text import (
     ANNOTATION,
     ID,
-    ITEMS,
+    ITEM,
     LOGPROBS,
     NUMBER,
     PART,
@@ -58,7 +58,7 @@ _WHOLES: dict[str, tuple[str, str, Field]] = {
         (_SUMMARY, "part", PART),
     ),
     **dict.fromkeys(
-        ("response.output_item.added", "response.output_item.done"), (_ITEM, "item", ITEMS)
+        ("response.output_item.added", "response.output_item.done"), (_ITEM, "item", ITEM)
     ),
     "response.output_text.annotation.added": (
         _CONTENT + ".annotations[{annotation_index}]",

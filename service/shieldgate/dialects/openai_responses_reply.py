@@ -7,7 +7,7 @@ from uuid import uuid4
 
 from shieldgate.dialects.interface import JsonObject, Refusal
 from shieldgate.dialects.openai import FILTERED
-from shieldgate.dialects.openai_responses_text import ID, NUMBER, STATUS, read_item
+from shieldgate.dialects.openai_responses_text import ID, ITEM, NUMBER, STATUS
 from shieldgate.dialects.openai_text import MEASURES
 from shieldgate.dialects.text import (
     FEW_WORDS,
@@ -146,7 +146,7 @@ def answered(reply: JsonObject, body: JsonObject) -> Contents:
     """Read a reply to `body`: its items, and what stands around them and is to be judged."""
     found = Found()
     for place, item in enumerate(reply.get("output") or ()):
-        read_item(item, found, f"output[{place}]")
+        ITEM.read(item, found, f"output[{place}]")
     _AROUND.read(split(reply, body)[1], found, "")
     return found.contents()
 

@@ -13,12 +13,12 @@ from shieldgate.dialects.interface import JsonObject
 from shieldgate.dialects.openai_request import field_items, material_beside
 from shieldgate.dialects.openai_responses_text import (
     DEVELOPER,
+    ITEM,
     NUMBER,
     PART,
     PARTS,
     PASSED,
     kind_of,
-    read_item,
     role_of,
 )
 from shieldgate.dialects.plan import Plan, Subject, distinct
@@ -119,7 +119,7 @@ def _instructions(body: JsonObject, profile: Profile) -> Iterator[Message]:
     found = Found()
     for place, item in enumerate(given if isinstance(given, list) else [given]):
         if isinstance(item, dict):
-            read_item(item, found, f"[{place}]")
+            ITEM.read(item, found, f"[{place}]")
         else:
             Text("content").read(item, found, "")
     yield Message(DEVELOPER, "instructions", found.contents())
@@ -129,7 +129,7 @@ def _turns(body: JsonObject) -> Iterator[Message]:
     for field in _INPUTS:
         for place, item in enumerate(_items(body, field)):
             found = Found()
-            read_item(item, found, "")
+            ITEM.read(item, found, "")
             yield Message(role_of(item), f"{field}[{place}]", found.contents())
 
 

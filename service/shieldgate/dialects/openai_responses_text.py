@@ -4,6 +4,7 @@ Items are what goes in and what comes out. One table has them all; what stands i
 can't be screened, and neither can a part of a message that no row knows.
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 from shieldgate.dialects.openai_text import CONTENT, REASONING, REFUSAL, TOOLS
@@ -201,7 +202,6 @@ _ITEMS: dict[str, tuple[str, Object]] = {
     "compaction_trigger": (USER, _item()),
     "item_reference": (USER, _item()),
 }
-ITEMS = Typed({kind: tree for kind, (_, tree) in _ITEMS.items()})
 
 
 def kind_of(item: Any) -> str | None:
@@ -222,9 +222,16 @@ def role_of(item: Any) -> str:
     return _ITEMS[kind][0] if kind else USER
 
 
-def read_item(item: Any, found: Found, at: str) -> None:
-    """Read one item; one of no known kind can't be screened."""
-    if kind := kind_of(item):
-        _ITEMS[kind][1].read(item, found, at)
-    else:
-        found.refuse(at)
+@dataclass(frozen=True, slots=True)
+class Item:
+    """An item of any kind; one of no known kind can't be screened."""
+
+    def read(self, value: Any, found: Found, at: str) -> None:
+        """Read it as what it is."""
+        if kind := kind_of(value):
+            _ITEMS[kind][1].read(value, found, at)
+        else:
+            found.refuse(at)
+
+
+ITEM = Item()
