@@ -201,8 +201,10 @@ class Respond:
 
 
 @asynccontextmanager
-async def responding(scorer: FakeScorer, body: Any = None, **how: Any) -> AsyncIterator[Respond]:
-    script = Script(response(message("a kind answer")) if body is None else body)
+async def responding(
+    scorer: FakeScorer, body: Any = None, script: Script | None = None, **how: Any
+) -> AsyncIterator[Respond]:
+    script = script or Script(response(message("a kind answer")) if body is None else body)
     async with (
         serving(script) as url,
         gateway(scorer, upstream=Upstream(url, silence_seconds=20), **how) as running,
