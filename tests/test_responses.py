@@ -430,6 +430,21 @@ async def test_a_done_after_the_last_event_changes_nothing(scorer: FakeScorer) -
     assert left[-1]["type"] == "response.completed"
 
 
+async def test_an_upstream_with_chats_alone_is_told_apart(scorer: FakeScorer) -> None:
+    async with responding(scorer, {"detail": "Not Found"}) as front:
+        front.script.status = 404
+        answer = await front.ask()
+    assert answer.status_code == 404
+    assert "/v1/chat/completions is screened" in answer.json()["error"]["message"]
+
+
+async def test_a_long_input_is_taken_and_too_many_items_are_not(scorer: FakeScorer) -> None:
+    async with responding(scorer) as front:
+        assert (await front.ask("bread " * 3000)).status_code == 200
+        answer = await front.ask([{"role": "user", "content": ""}] * 10_001)
+    assert (answer.status_code, answer.json()["error"]["param"]) == (400, "input")
+
+
 async def test_background_is_refused_with_the_reason(scorer: FakeScorer) -> None:
     async with responding(scorer) as front:
         answer = await front.ask(background=True)

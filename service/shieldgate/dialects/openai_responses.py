@@ -103,6 +103,16 @@ class OpenAIResponses(OpenAIRoute):
         """Begin a streamed response; its last event tells the usage, whatever is counted."""
         return ResponsesStream(body, self.told)
 
+    def error(self, problem: Problem) -> dict[str, Any]:
+        """Write an error; where upstream may not have this API, say what to ask instead."""
+        if (problem.status, problem.code) == (404, "upstream_error"):
+            hint = (
+                f"If upstream has no {self.endpoint.path}, ask for chats: /v1/chat/completions is "
+                "screened as well."
+            )
+            problem = replace(problem, message=f"{problem.message} {hint}")
+        return super().error(problem)
+
     def error_event(self, problem: Problem) -> bytes:
         """Write an error as an event; for its envelope the official client raises it."""
         told = self.error(problem)

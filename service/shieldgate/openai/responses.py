@@ -8,16 +8,24 @@ from pydantic_core import PydanticCustomError
 from shieldgate.openai.chat import StreamedRequest
 from shieldgate.openai.text import Text
 
+_MOST_ITEMS = 10_000
+
 
 class ResponsesRequest(StreamedRequest):
     """A response to be made; the items of `input` are read one by one, whatever they hold."""
 
-    input: str | list[Any] | None = Field(
-        None, max_length=10_000, examples=["How do I bake bread?"]
-    )
+    input: str | list[Any] | None = Field(None, examples=["How do I bake bread?"])
     background: bool | None = None
     store: bool | None = None
     previous_response_id: Text | None = Field(None, max_length=200)
+
+    @field_validator("input")
+    @classmethod
+    def _has_few_items(cls, input: str | list[Any] | None) -> str | list[Any] | None:
+        # A megabyte of empty items would keep everybody waiting while they are walked through.
+        if isinstance(input, list) and len(input) > _MOST_ITEMS:
+            raise PydanticCustomError("too_long", f"A request holds at most {_MOST_ITEMS} items")
+        return input
 
     @field_validator("background")
     @classmethod
