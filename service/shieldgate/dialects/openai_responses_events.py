@@ -20,7 +20,7 @@ from shieldgate.dialects.openai_responses_text import (
     STATUS,
 )
 from shieldgate.dialects.openai_text import CONTENT, REASONING, REFUSAL, TOOLS
-from shieldgate.dialects.text import Field, Found, Json, Known, Object, Text, Unscreenable
+from shieldgate.dialects.text import Field, Found, Json, Known, Object, Passed, Text, Unscreenable
 
 LAST = ("response.completed", "response.incomplete", "response.failed")
 AROUND = ("response.created", "response.queued", "response.in_progress")
@@ -93,6 +93,8 @@ _EVENT = Object(
         "item_id": ID,
         "status": STATUS,
         "partial_image_b64": Unscreenable(),
+        # Written anew before it leaves.
+        "obfuscation": Passed(),
     }
 )
 
@@ -109,32 +111,27 @@ class Said:
 def read_event(kind: str, event: JsonObject, body: JsonObject) -> Said:
     """Read one event of an answer to `body`; what stands in no known field goes on."""
     goes_on, repeats = Found(), Found()
-    rest = {**event, "type": kind}
+    # Most of each event is numbers that say nothing.
+    rest = {k: v for k, v in event.items() if type(v) is not int or k not in _EVENT.fields}
     at = {name: value if type(value := event.get(name)) is int else 0 for name in _PLACES}
-    for table, found in ((_DELTAS, goes_on), (_WHOLES, repeats)):
-        if kind in table:
-            path, field, tree = table[kind]
-            if (value := rest.pop(field, None)) is not None:
-                tree.read(value, found, path.format_map(at))
-            if (tokens := rest.pop("logprobs", None)) is not None:
-                LOGPROBS.read(tokens, found, f"{_CONTENT}.logprobs".format_map(at))
-            if (name := rest.pop("name", None)) is not None:
-                Text(TOOLS).read(name, repeats, f"{_ITEM}.name".format_map(at))
-    strands = repeats.strands
-    refused = [*goes_on.unscreenable, *repeats.unscreenable]
-    if kind in LAST or kind in AROUND:
-        response = rest.pop("response")
-        whole = answered(response, body)
-        strands, refused = [*strands, *whole.strands], [*refused, *whole.unscreenable]
-    known = {key: value for key, value in rest.items() if key in _EVENT.fields}
-    around = Found()
-    _EVENT.read(known, around, "")
-    _EVENT.read({k: v for k, v in rest.items() if k not in known}, goes_on, f"event.{kind}")
-    return Said(
-        goes_on.strands,
-        [*strands, *around.strands],
-        bool(refused or around.unscreenable or goes_on.unscreenable),
-    )
+    if (said := _DELTAS.get(kind) or _WHOLES.get(kind)) is not None:
+        path, field, tree = said
+        found = goes_on if kind in _DELTAS else repeats
+        if (value := rest.pop(field, None)) is not None:
+            tree.read(value, found, path.format_map(at))
+        if tokens := rest.pop("logprobs", None):
+            LOGPROBS.read(tokens, found, f"{_CONTENT}.logprobs".format_map(at))
+        if (name := rest.pop("name", None)) is not None:
+            Text(TOOLS).read(name, repeats, f"{_ITEM}.name".format_map(at))
+    elif kind in LAST or kind in AROUND:
+        whole = answered(rest.pop("response"), body)
+        repeats.strands += whole.strands
+        repeats.unscreenable += whole.unscreenable
+    for name, value in rest.items():
+        known = name in _EVENT.fields
+        _EVENT.read({name: value}, repeats if known else goes_on, "" if known else f"event.{kind}")
+    refused = goes_on.unscreenable or repeats.unscreenable
+    return Said(goes_on.strands, repeats.strands, bool(refused))
 
 
 class Heard:

@@ -61,7 +61,7 @@ class ResponsesStream:
         response = data.get("response")
         if kind in (*LAST, *AROUND) and not isinstance(response, dict):
             raise UpstreamError("Upstream streamed no response.", code="upstream_invalid")
-        said = read_event(kind, {k: v for k, v in data.items() if k != "obfuscation"}, self.body)
+        said = read_event(kind, {**data, "type": kind}, self.body)
         texts = tuple(self._heard.new(said))
         if kind in LAST:
             # Written last, when the verdicts are known.
