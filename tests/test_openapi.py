@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import requests
+import responding
 import schemathesis
 from fakes import FakeScorer
 from hypothesis import HealthCheck, given, settings
@@ -24,6 +25,12 @@ class Willing(Script):
 
     def reply(self, request: dict[str, Any] | None) -> Any:
         asked = request or {}
+        path = self.requests[-1]["path"]
+        if path == "/v1/responses":
+            item = responding.message("a kind answer")
+            return (responding.streamed if asked.get("stream") else responding.response)(item)
+        if path.startswith("/v1/messages"):
+            return {"content": [{"type": "text", "text": "a kind answer"}], "input_tokens": 3}
         given = asked.get("prompt")
         texts = given if isinstance(given, list) else [""]
         answers = ["a kind answer"] * (asked.get("n") or 1) * max(len(texts), 1)
@@ -41,6 +48,7 @@ async def test_every_reply_is_declared_and_none_is_a_500(
         asked = await asyncio.to_thread(ask_anything, served.url, mode)
     assert asked == {
         *("/v1/chat/completions", "/v1/completions", "/v1/moderations", "/v1/screen"),
+        *("/v1/responses", "/v1/messages", "/v1/messages/count_tokens"),
         *("/v1/policies", "/v1/models", "/v1/models/{model}", "/healthz", "/readyz", "/metrics"),
     }
 

@@ -81,7 +81,10 @@ async def test_an_item_may_stand_for_one_that_was_answered(scorer: FakeScorer) -
             await front.answer([said("first"), reference, said("second")])
             assert Exchange("first", "a kind answer") in exchanges(scorer)
         unknown = await front.ask([{"type": "item_reference", "id": "msg_99"}])
-    assert (unknown.status_code, unknown.json()["error"]["param"]) == (400, "input[0]")
+        # In its place, what stands beside it would not be judged.
+        beside = await front.ask([{"type": "item_reference", "id": "msg_12", "content": "well"}])
+    for refused in (unknown, beside):
+        assert (refused.status_code, refused.json()["error"]["param"]) == (400, "input[0]")
 
 
 async def test_what_was_made_shorter_is_known_by_its_seal(scorer: FakeScorer) -> None:
@@ -166,7 +169,7 @@ async def test_each_key_has_a_history_of_its_own(scorer: FakeScorer, tmp_path: P
 
 
 def history(**how: Any) -> History:
-    bounds = {"secret": SECRET, "max_bytes": 700, "max_entry_bytes": 500, "keep_seconds": 60.0}
+    bounds = {"secret": SECRET, "max_bytes": 1300, "max_entry_bytes": 500, "keep_seconds": 60.0}
     return History(**{**bounds, **how})
 
 

@@ -10,6 +10,9 @@ import orjson
 
 Items = Sequence[Any]
 
+# What an entry takes beside its value, about.
+_ENTRY_BYTES = 256
+
 
 class SharedHistory(Protocol):
     """Keeps histories beyond this process. It may know nothing, and raises nothing."""
@@ -81,10 +84,10 @@ class History:
     def _remember(self, key: bytes, value: bytes) -> None:
         self._forget(key)
         self._entries[key] = monotonic() + self._keep_seconds, value
-        self._bytes += len(value)
+        self._bytes += _ENTRY_BYTES + len(value)
         while self._bytes > self._max_bytes:
             self._forget(next(iter(self._entries)))
 
     def _forget(self, key: bytes) -> None:
         if entry := self._entries.pop(key, None):
-            self._bytes -= len(entry[1])
+            self._bytes -= _ENTRY_BYTES + len(entry[1])

@@ -93,6 +93,8 @@ _AROUND = Object(
                 *("created_at", "completed_at", "background", "store", "parallel_tool_calls"),
                 *("temperature", "top_p", "top_logprobs", "max_output_tokens", "max_tool_calls"),
                 *("presence_penalty", "frequency_penalty"),
+                # vLLM's, which are mostly null.
+                *("input_messages", "output_messages", "kv_transfer_params", "metrics"),
             ),
             NUMBER,
         ),

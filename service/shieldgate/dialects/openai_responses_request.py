@@ -27,6 +27,7 @@ from shieldgate.policy import Profile
 
 _OF_TOOLS = ("type", "name", "description", "parameters", "format")
 _BEFORE, _SEAL = "previous_response_id", "encrypted_content"
+_REFERRING = frozenset(("type", "id", _SEAL))
 # Where items stand: those before the request's own, once they are known, and these.
 _INPUTS = (_BEFORE, "input")
 # What is read with the items, or refers to what stands elsewhere.
@@ -94,7 +95,7 @@ FIELDS: dict[str, Field] = {
 
 def plan_response(body: JsonObject, profile: Profile) -> Plan:
     """Say what is judged of a body that was read as a ResponsesRequest."""
-    messages = [*_instructions(body, profile), *_turns(body)]
+    messages = [*_instructions(body), *_turns(body)]
     tools = list(field_items(body, ("tools",)))
     names = [name for _, tool in tools if (name := _name(tool))]
     found = converse(messages, profile, names)
@@ -112,7 +113,7 @@ def plan_response(body: JsonObject, profile: Profile) -> Plan:
     )
 
 
-def _instructions(body: JsonObject, profile: Profile) -> Iterator[Message]:
+def _instructions(body: JsonObject) -> Iterator[Message]:
     given = body.get("instructions")
     if given is None:
         return
@@ -147,12 +148,10 @@ def _format(body: JsonObject) -> Iterator[Subject]:
 
 def _unseen(body: JsonObject) -> Iterator[str]:
     """Name what refers to texts that the model reads and that stand nowhere in the body."""
-    for field in ("conversation", "prompt"):
-        if body.get(field):
+    for field in ("conversation", "prompt", _BEFORE):
+        if body.get(field) and not isinstance(body[field], list):
             yield field
     for field in _INPUTS:
-        if isinstance(body.get(field), str) and field == _BEFORE:
-            yield field
         for place, item in enumerate(_items(body, field)):
             if _refers(item):
                 yield f"{field}[{place}]"
@@ -213,7 +212,8 @@ def _id(item: Any) -> str:
 def _meant(item: Any, known: Mapping[str, Sequence[Any]]) -> Any:
     """Give the item that one stands for; one that nobody knows stands for itself."""
     found = known.get(_id(item)) if _refers(item) else None
-    if not found:
+    # What stands beside a reference would not be judged in its place.
+    if not found or not _REFERRING.issuperset(item):
         return item
     if kind_of(item) == "item_reference":
         return found[0]

@@ -1,6 +1,6 @@
 """A streamed response: read event by event, numbered anew, and ended where it was stopped."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import orjson
@@ -36,7 +36,9 @@ _INDEX = {"content": "content_index", "summary": "summary_index"}
 class ResponsesStream:
     """A streamed response; all its items are one choice, because the last event repeats them."""
 
-    def __init__(self, body: JsonObject, told: Any) -> None:
+    def __init__(
+        self, body: JsonObject, told: Callable[[Verdicts | None], Mapping[str, Any]]
+    ) -> None:
         """Begin an answer to `body`; `told` writes what is told of verdicts."""
         self.body = body
         self._told = told
@@ -51,24 +53,26 @@ class ResponsesStream:
         if self._last is not None:
             return
         kind = data.get("type", name)
-        if kind == "error":
-            raise UpstreamError("Upstream streamed an error.", body=data)
         if not isinstance(kind, str):
             raise UpstreamError("Upstream streamed no event.", code="upstream_invalid")
+        if kind == "error":
+            raise UpstreamError(
+                "Upstream streamed an error.", body={"message": data.get("message")}
+            )
         if (padding := data.get("obfuscation")) is not None:
             # Only its length matters, and it could be somebody's words.
             data["obfuscation"] = "x" * len(padding) if isinstance(padding, str) else ""
         response = data.get("response")
-        if kind in (*LAST, *AROUND) and not isinstance(response, dict):
+        if (kind in LAST or kind in AROUND) and not isinstance(response, dict):
             raise UpstreamError("Upstream streamed no response.", code="upstream_invalid")
-        said = read_event(kind, {**data, "type": kind}, self.body)
-        texts = tuple(self._heard.new(said))
+        found = read_event(kind, {**data, "type": kind}, self.body)
+        texts = tuple(self._heard.new(found))
         if kind in LAST:
             # Written last, when the verdicts are known.
             self._last = {**data, "type": kind}
-            yield Piece(0, b"", texts, said.unscreenable, ends=True, reply=response)
+            yield Piece(0, b"", texts, found.unscreenable, ends=True, reply=response)
         else:
-            yield Piece(0, orjson.dumps({**data, "type": kind}), texts, said.unscreenable)
+            yield Piece(0, orjson.dumps({**data, "type": kind}), texts, found.unscreenable)
 
     def release(self, piece: Piece) -> bytes:
         """Write an event with its number, and remember that it has left."""
@@ -131,8 +135,8 @@ class _Left:
         self.around: _Event | None = None
         self._items: dict[int, _Event] = {}
         self._open: set[int] = set()
-        # The parts that are not done, and whether their text is.
-        self._parts: dict[tuple[int, str, int], bool] = {}
+        # Of each part that is not done, what was said of it, until its text is done.
+        self._parts: dict[tuple[int, str, int], list[str] | None] = {}
         self._next = 0
 
     def take(self, event: _Event) -> None:
@@ -156,6 +160,7 @@ class _Left:
             self._items[place] = item
             self._open.add(place)
             self._next = max(self._next, place + 1)
+            self._parts = {at: text for at, text in self._parts.items() if at[0] != place}
         if done:
             self._open.discard(place)
 
@@ -163,18 +168,22 @@ class _Left:
         if found := self._found(place, event, where):
             parts, index = found
             parts[index : index + 1] = [event.get("part")]
-            self._parts[place, where, index] = False
+            self._parts[place, where, index] = []
             if done:
                 del self._parts[place, where, index]
 
     def _take_text(self, place: int, event: _Event, where: str, field: str, *, done: bool) -> None:
         found = self._found(place, event, where)
         text = event.get(field if done else "delta")
-        if found and isinstance(text, str) and found[1] < len(found[0]):
-            part = found[0][found[1]]
-            part[field] = text if done else part.get(field, "") + text
-            if (place, where, found[1]) in self._parts:
-                self._parts[place, where, found[1]] = done
+        at = (place, where, found[1]) if found else None
+        if found is None or at not in self._parts or not isinstance(text, str):
+            return
+        if done:
+            parts, index = found
+            parts[index][field] = text
+            self._parts[at] = None
+        elif (said := self._parts[at]) is not None:
+            said.append(text)
 
     def _found(self, place: int, event: _Event, where: str) -> tuple[list[Any], int] | None:
         """Find the list of an item that a part belongs to, and its index there."""
@@ -218,9 +227,9 @@ class _Left:
         yield {"type": "response.output_item.done", "output_index": place, "item": item}
 
     def _parts_done(self, place: int, item: _Event) -> Iterator[_Event]:
-        for (where_at, where, index), text_done in self._parts.items():
-            if where_at == place:
-                yield from _part_done(place, item, where, index, text_done=text_done)
+        for (of, where, index), said in self._parts.items():
+            if of == place:
+                yield from _part_done(place, item, where, index, said)
 
     def _refused(self, place: int, item: _Event, refusal: Refusal) -> Iterator[_Event]:
         part = refused_part(refusal, begun=bool(item.get("content")))
@@ -229,18 +238,20 @@ class _Left:
         at = _at(place, item, where, len(parts))
         yield {"type": f"{_PART_EVENTS[where]}.added", **at, "part": {**part, field: ""}}
         yield {"type": f"{name}.delta", **at, "delta": part[field], **_logprobs(name)}
-        parts.append(part)
-        yield from _part_done(place, item, where, len(parts) - 1, text_done=False)
+        parts.append({**part, field: ""})
+        yield from _part_done(place, item, where, len(parts) - 1, [part[field]])
 
 
 def _part_done(
-    place: int, item: _Event, where: str, index: int, *, text_done: bool
+    place: int, item: _Event, where: str, index: int, said: list[str] | None
 ) -> Iterator[_Event]:
+    """Say that a part is done, and its text, unless that was said before."""
     part = item[where][index]
     at = _at(place, item, where, index)
-    if part.get("type") in _KINDS and not text_done:
+    if part.get("type") in _KINDS and said is not None:
         _, name, field = _KINDS[part["type"]]
-        yield {"type": f"{name}.done", **at, field: part.get(field, ""), **_logprobs(name)}
+        part[field] = "".join((part.get(field) or "", *said))
+        yield {"type": f"{name}.done", **at, field: part[field], **_logprobs(name)}
     yield {"type": f"{_PART_EVENTS[where]}.done", **at, "part": part}
 
 

@@ -38,7 +38,7 @@ class SendBuffer:
 
     def write(self, data: bytes) -> None:
         """Add to what waits, unless it is closed; `writable` tells when to go on."""
-        if self._closed:
+        if self._closed or not data:
             return
         self._waiting += data
         self._filled.set()
