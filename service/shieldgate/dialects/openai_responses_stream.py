@@ -36,9 +36,7 @@ _INDEX = {"content": "content_index", "summary": "summary_index"}
 class ResponsesStream:
     """A streamed response; all its items are one choice, because the last event repeats them."""
 
-    def __init__(
-        self, body: JsonObject, told: Callable[[Verdicts | None], Mapping[str, Any]]
-    ) -> None:
+    def __init__(self, body: JsonObject, told: Callable[[Verdicts | None], JsonObject]) -> None:
         """Begin an answer to `body`; `told` writes what is told of verdicts."""
         self.body = body
         self._told = told
