@@ -233,6 +233,13 @@ async def test_all_is_held_until_the_end_where_the_profile_says_so(scorer: FakeS
     assert left[-1]["response"]["usage"] == USAGE
 
 
+async def test_what_is_no_count_does_not_leave_with_a_block(scorer: FakeScorer) -> None:
+    events = streamed(message("so crude"), usage={"input_tokens": 3, "note": "so crude"})
+    async with responding(scorer, events) as front:
+        left = await front.stream()
+    assert "crude" not in str(left)
+
+
 async def test_monitoring_passes_all_and_tells(scorer: FakeScorer) -> None:
     reply = response(message("so crude"))
     async with responding(scorer, written(said(reply)), profile={"mode": "monitor"}) as front:

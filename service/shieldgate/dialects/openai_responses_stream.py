@@ -13,6 +13,7 @@ from shieldgate.dialects.openai_responses_reply import (
     refused_message,
     refused_part,
     refusing,
+    split,
 )
 from shieldgate.errors import UpstreamError
 from shieldgate.sse import json_event
@@ -113,7 +114,8 @@ class ResponsesStream:
         if not self._stopped:
             # Upstream said that it is over, and not why.
             response["incomplete_details"] = None
-        spent = last["response"].get("usage") if last else None
+        # Of a response that was stopped, only what is no text.
+        spent = split(last["response"], {})[0].get("usage") if last else None
         usage = {"usage": NOTHING_SPENT if unasked else spent}
         return self._written(
             {"type": "response.incomplete", "response": {**response, **usage, **told}}
