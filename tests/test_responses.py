@@ -20,6 +20,8 @@ from responding import (
     written,
 )
 
+from shieldgate.dialects.interface import Refusal
+from shieldgate.dialects.openai_responses import OpenAIResponses
 from shieldgate.errors import ScorerUnavailable
 from shieldgate.policy import Streaming
 from shieldgate.types import Exchange
@@ -213,6 +215,30 @@ def assert_well_formed(events: list[dict[str, Any]]) -> None:
     assert events[-1]["response"]["id"] == events[0]["response"]["id"]
 
 
+def test_a_call_that_is_blocked_while_it_is_written_is_not_done() -> None:
+    stream = OpenAIResponses().stream({}, 1)
+    events = said(response(message("kind"), call('{"q": "bread"}')), piece=4)
+    begun = next(i for i, e in enumerate(events) if "arguments.delta" in e["type"])
+    pieces = [piece for event in events[: begun + 2] for piece in stream.read("", event)]
+    sent = b"".join(map(stream.release, pieces))
+    sent += stream.ending(0, Refusal(REFUSAL)) + stream.closing(None)
+    left = read(sent)
+    assert_well_formed(left)
+    assert [e["delta"] for e in left if "arguments" in e["type"]] == ['{"q"', ': "b']
+    assert [e["item"]["type"] for e in left if e["type"] == "response.output_item.done"] == [
+        "message",
+        "message",
+    ]
+
+
+async def test_padding_leaves_in_its_length_alone(scorer: FakeScorer) -> None:
+    events = said(response(message("kind")))
+    events[4]["obfuscation"] = "so crude"
+    async with responding(scorer, written(events)) as front:
+        left = await front.stream()
+    assert left[4]["obfuscation"] == "x" * len("so crude")
+
+
 async def test_a_block_leaves_the_model(scorer: FakeScorer) -> None:
     never = asyncio.Event()
     events = streamed(message("so crude and on and on"), piece=8)
@@ -303,7 +329,7 @@ async def test_what_other_events_say_is_judged(scorer: FakeScorer, event: dict[s
 
 async def test_an_unknown_event_may_not_spell_what_is_not_judged(scorer: FakeScorer) -> None:
     events = said(response(message("a kind answer")))
-    events[6:6] = [{"type": "response.novel", "x": letter} for letter in "so crude"]
+    events[6:6] = [{"type": "response.novel", "x": piece} for piece in ("so cr", "ude")]
     async with responding(scorer, written(events), profile=CLOSELY) as front:
         left = await front.stream()
     assert left[-1]["response"]["incomplete_details"] == FILTERED
@@ -341,7 +367,8 @@ async def test_tokens_and_their_alternatives_are_judged(scorer: FakeScorer) -> N
     ]  # fmt: skip
     part = {"type": "output_text", "text": "kind", "annotations": [], "logprobs": tokens}
     reply = response(message("", content=[part]))
-    events = said(reply, piece=2)
+    # In a stream, only the deltas bring them.
+    events = said(response(message("kind")), piece=2)
     deltas = [e for e in events if e["type"] == "response.output_text.delta"]
     for event, token in zip(deltas, tokens, strict=True):
         event["logprobs"] = [token]
