@@ -137,6 +137,7 @@ async def test_a_refusal_may_be_the_content(scorer: FakeScorer) -> None:
         async with client.responses.stream(model="m", input="bread") as stream:
             async for last in stream:
                 if last.type == "response.output_text.delta":
+                    assert last.logprobs == []
                     begun.set()
     assert whole.output_text == REFUSAL
     assert last.type == "response.incomplete"
