@@ -7,6 +7,7 @@ import pytest
 import requests
 import responding
 import schemathesis
+import test_messages
 from fakes import FakeScorer
 from hypothesis import HealthCheck, given, settings
 from schemathesis import GenerationMode
@@ -29,8 +30,12 @@ class Willing(Script):
         if path == "/v1/responses":
             item = responding.message("a kind answer")
             return (responding.streamed if asked.get("stream") else responding.response)(item)
-        if path.startswith("/v1/messages"):
-            return {"content": [{"type": "text", "text": "a kind answer"}], "input_tokens": 3}
+        if path == "/v1/messages/count_tokens":
+            return {"input_tokens": 3}
+        if path == "/v1/messages":
+            events = test_messages.streamed(test_messages.text(0, "kind"))
+            block = {"type": "text", "text": "kind"}
+            return events if asked.get("stream") else test_messages.whole(block)
         given = asked.get("prompt")
         texts = given if isinstance(given, list) else [""]
         answers = ["a kind answer"] * (asked.get("n") or 1) * max(len(texts), 1)
