@@ -33,9 +33,9 @@ class Willing(Script):
         if path == "/v1/messages/count_tokens":
             return {"input_tokens": 3}
         if path == "/v1/messages":
-            events = test_messages.streamed(test_messages.text(0, "kind"))
-            block = {"type": "text", "text": "kind"}
-            return events if asked.get("stream") else test_messages.whole(block)
+            told = test_messages.text(0, "a kind answer")
+            streams = asked.get("stream")
+            return test_messages.streamed(told) if streams else test_messages.whole("kind")
         given = asked.get("prompt")
         texts = given if isinstance(given, list) else [""]
         answers = ["a kind answer"] * (asked.get("n") or 1) * max(len(texts), 1)
