@@ -216,6 +216,19 @@ def assert_well_formed(events: list[dict[str, Any]]) -> None:
     assert events[-1]["response"]["id"] == events[0]["response"]["id"]
 
 
+@pytest.mark.parametrize("content", ["kind", {"a": 1}, None, [None], [{"type": ["x"], "text": 1}]])
+def test_what_upstream_makes_of_a_message_does_not_keep_it_from_ending(content: Any) -> None:
+    stream = OpenAIResponses().stream({}, 1)
+    events = said(response(message("kind and more")), piece=4)
+    events[2]["item"]["content"] = content
+    events[3]["part"] |= {"type": ["x"], "text": None}
+    pieces = [piece for event in events[:6] for piece in stream.read("", event)]
+    sent = b"".join(map(stream.release, pieces))
+    left = read(sent + stream.ending(0, Refusal(REFUSAL)) + stream.closing(None))
+    assert left[-1]["type"] == "response.incomplete"
+    assert REFUSAL in str(left[-1]["response"]["output"])
+
+
 def test_a_call_that_is_blocked_while_it_is_written_is_not_done() -> None:
     stream = OpenAIResponses().stream({}, 1)
     events = said(response(message("kind"), call('{"q": "bread"}')), piece=4)
@@ -265,6 +278,25 @@ async def test_what_is_no_count_does_not_leave_with_a_block(scorer: FakeScorer) 
     async with responding(scorer, events) as front:
         left = await front.stream()
     assert "crude" not in str(left)
+
+
+async def test_what_has_left_before_its_check_is_ended_well(scorer: FakeScorer) -> None:
+    at_once = {"streaming": Streaming(mode="async", first=1, growth=1.0, most=1)}
+    events = streamed(message("kind, and then it gets crude, and on"), piece=3)
+    async with responding(scorer, events, profile=at_once) as front:
+        left = await front.stream()
+    assert_well_formed(left)
+    assert left[-1]["response"]["incomplete_details"] == FILTERED
+    assert left[-1]["response"]["moderation"]["input"]["flagged"] is False
+
+
+@pytest.mark.parametrize("field", ["tools", "metadata", "unknown"])
+async def test_a_reply_may_nest_as_deep_as_it_likes(scorer: FakeScorer, field: str) -> None:
+    deep: Any = "well"
+    for _ in range(900):
+        deep = [deep]
+    async with responding(scorer, response(message("kind"), **{field: deep})) as front:
+        assert (await front.answer())["status"] in ("completed", "incomplete")
 
 
 async def test_monitoring_passes_all_and_tells(scorer: FakeScorer) -> None:

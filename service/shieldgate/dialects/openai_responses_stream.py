@@ -190,7 +190,7 @@ class _Left:
         item, index = self._items.get(place), event.get(_INDEX[where])
         if item is None or type(index) is not int:
             return None
-        parts = item[where] = item.get(where) or []
+        parts = _listed(item, where)
         fits = 0 <= index <= len(parts) and all(isinstance(part, dict) for part in parts)
         return (parts, index) if fits else None
 
@@ -234,12 +234,20 @@ class _Left:
     def _refused(self, place: int, item: _Event, refusal: Refusal) -> Iterator[_Event]:
         part = refused_part(refusal, begun=bool(item.get("content")))
         where, name, field = _KINDS[part["type"]]
-        parts = item[where] = item.get(where) or []
+        parts = _listed(item, where)
         at = _at(place, item, where, len(parts))
         yield {"type": f"{_PART_EVENTS[where]}.added", **at, "part": {**part, field: ""}}
         yield {"type": f"{name}.delta", **at, "delta": part[field], **_logprobs(name)}
         parts.append({**part, field: ""})
         yield from _part_done(place, item, where, len(parts) - 1, [part[field]])
+
+
+def _listed(item: _Event, where: str) -> list[Any]:
+    """Give a list of parts of an item, which upstream may have left out or made something else."""
+    if not isinstance(item.get(where), list):
+        item[where] = []
+    parts: list[Any] = item[where]
+    return parts
 
 
 def _part_done(
@@ -248,9 +256,10 @@ def _part_done(
     """Say that a part is done, and its text, unless that was said before."""
     part = item[where][index]
     at = _at(place, item, where, index)
-    if part.get("type") in _KINDS and said is not None:
-        _, name, field = _KINDS[part["type"]]
-        part[field] = "".join((part.get(field) or "", *said))
+    known = _KINDS.get(str(part.get("type")))
+    if known and said is not None:
+        _, name, field = known
+        part[field] = "".join((str(part.get(field) or ""), *said))
         yield {"type": f"{name}.done", **at, field: part[field], **_logprobs(name)}
     yield {"type": f"{_PART_EVENTS[where]}.done", **at, "part": part}
 
