@@ -290,15 +290,6 @@ async def test_what_has_left_before_its_check_is_ended_well(scorer: FakeScorer) 
     assert left[-1]["response"]["moderation"]["input"]["flagged"] is False
 
 
-@pytest.mark.parametrize("field", ["tools", "metadata", "unknown"])
-async def test_a_reply_may_nest_as_deep_as_it_likes(scorer: FakeScorer, field: str) -> None:
-    deep: Any = "well"
-    for _ in range(900):
-        deep = [deep]
-    async with responding(scorer, response(message("kind"), **{field: deep})) as front:
-        assert (await front.answer())["status"] in ("completed", "incomplete")
-
-
 async def test_monitoring_passes_all_and_tells(scorer: FakeScorer) -> None:
     reply = response(message("so crude"))
     async with responding(scorer, written(said(reply)), profile={"mode": "monitor"}) as front:

@@ -133,7 +133,6 @@ def _echoes(value: Any, given: Any) -> bool:
 
 
 def _strings(value: Any) -> Iterator[str]:
-    # Without recursion, because an upstream may nest deeper than Python does.
     waiting = [value]
     while waiting:
         value = waiting.pop()
