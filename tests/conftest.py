@@ -22,6 +22,7 @@ settings.load_profile("unhurried")
 
 NO_SKIPS = os.environ.get("SHIELDGATE_NO_SKIPS")
 TRANSFORMERS_SERVE = os.environ.get("SHIELDGATE_TRANSFORMERS_SERVE")
+OPENAI_AGENTS = os.environ.get("SHIELDGATE_OPENAI_AGENTS")
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -30,8 +31,8 @@ def only_settings() -> None:
 
     No sooner, because the processes of pytest-xdist inherit what the first one has.
     """
-    for name in ("SHIELDGATE_NO_SKIPS", "SHIELDGATE_TRANSFORMERS_SERVE"):
-        os.environ.pop(name, None)
+    for name in ("NO_SKIPS", "TRANSFORMERS_SERVE", "OPENAI_AGENTS"):
+        os.environ.pop(f"SHIELDGATE_{name}", None)
 
 
 @pytest.hookimpl(wrapper=True)
@@ -60,6 +61,14 @@ def transformers_serve() -> str:
     if TRANSFORMERS_SERVE is None:
         pytest.skip("needs transformers' own server: SHIELDGATE_TRANSFORMERS_SERVE, see .ci/run")
     return TRANSFORMERS_SERVE
+
+
+@pytest.fixture(scope="session")
+def openai_agents() -> str:
+    """The Python that has openai-agents."""
+    if OPENAI_AGENTS is None:
+        pytest.skip("needs openai-agents: SHIELDGATE_OPENAI_AGENTS, see .ci/run")
+    return OPENAI_AGENTS
 
 
 @pytest.fixture

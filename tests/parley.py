@@ -100,7 +100,7 @@ class Parley:
         words = body["words"]
         return Plan(distinct([Subject("words", Exchange(words))]), (), contexts=(words,))
 
-    def answers(self, reply: JsonObject) -> list[Answer]:
+    def answers(self, reply: JsonObject, body: JsonObject) -> list[Answer]:
         lines = reply.get("lines")
         return [Answer(0, (("line", "\n".join(lines)),), unscreenable=False)] if lines else []
 

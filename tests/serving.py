@@ -19,6 +19,7 @@ from shieldgate.gateway.app import create_app
 from shieldgate.gateway.middleware.drain import Drain
 from shieldgate.gateway.screening import Screener
 from shieldgate.gateway.services import Policies, Services, Worker
+from shieldgate.history import History, SharedHistory
 from shieldgate.redis.client import RedisClient
 from shieldgate.scoring.loading import LoadingScorer
 from shieldgate.settings import ServeSettings
@@ -93,6 +94,7 @@ async def gateway(
     shared: RedisClient | None = None,
     dialects: Sequence[Dialect] = DIALECTS,
     drain: Drain | None = None,
+    shared_history: SharedHistory | None = None,
     **settings: object,
 ) -> AsyncIterator[Gateway]:
     """Serve the gateway around a scorer, with the small policy book.
@@ -121,6 +123,13 @@ async def gateway(
         limiter=RateLimiter(shared),
         shared=shared,
         drain=drain or Drain(),
+        history=History(
+            secret=AUDIT_SECRET,
+            max_bytes=given.history_bytes,
+            max_entry_bytes=given.max_body_bytes,
+            keep_seconds=given.history_seconds,
+            shared=shared_history,
+        ),
     )
     async with (
         running(create_app(services, dialects)) as url,

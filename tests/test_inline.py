@@ -64,6 +64,7 @@ def bases() -> list[Profile]:
             ("test/threat",),
             mode=mode,
             unscreenable=unscreenable,
+            references=("resolve", "refuse")[n % 5 == 1],
             prompt_check=check,
             on_failure=dict.fromkeys(DIRECTIONS, on_failure),
             history=("latest", "window", "all")[n % 3],
@@ -90,6 +91,7 @@ def test_blocking_takes_the_stricter_word_of_those_who_enforce() -> None:
             assert joined.mode == "enforce"
             for profile in [named] + [base] * (base.mode == "enforce"):
                 assert joined.unscreenable == "refuse" or profile.unscreenable == "pass"
+                assert joined.references == "refuse" or profile.references == "resolve"
                 assert joined.normalise or not profile.normalise
                 if cut := profile.passages:
                     assert joined.passages is not None

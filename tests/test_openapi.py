@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 import requests
+import responding
 import schemathesis
 import test_messages
 from fakes import FakeScorer
@@ -26,6 +27,9 @@ class Willing(Script):
     def reply(self, request: dict[str, Any] | None) -> Any:
         asked = request or {}
         path = self.requests[-1]["path"]
+        if path == "/v1/responses":
+            item = responding.message("a kind answer")
+            return (responding.streamed if asked.get("stream") else responding.response)(item)
         if path == "/v1/messages/count_tokens":
             return {"input_tokens": 3}
         if path == "/v1/messages":
@@ -49,7 +53,7 @@ async def test_every_reply_is_declared_and_none_is_a_500(
         asked = await asyncio.to_thread(ask_anything, served.url, mode)
     assert asked == {
         *("/v1/chat/completions", "/v1/completions", "/v1/moderations", "/v1/screen"),
-        *("/v1/messages", "/v1/messages/count_tokens"),
+        *("/v1/responses", "/v1/messages", "/v1/messages/count_tokens"),
         *("/v1/policies", "/v1/models", "/v1/models/{model}", "/healthz", "/readyz", "/metrics"),
     }
 

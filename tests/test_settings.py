@@ -59,6 +59,8 @@ VALUES = {
     "redis_url": "redis://localhost:6379/0",
     "redis_seconds": "0.2",
     "redis_keep_seconds": "60",
+    "history_bytes": "1000",
+    "history_seconds": "60",
     "drain_seconds": "3",
     "processes": "2",
     "log_level": "debug",

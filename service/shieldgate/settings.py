@@ -308,6 +308,22 @@ class CacheSettings(Settings):
     )
 
 
+class HistorySettings(Settings):
+    """What is remembered of conversations that the model's server keeps."""
+
+    panel = "Responses"
+
+    history_bytes: int = Field(
+        64 * 2**20,
+        ge=0,
+        description="Most memory for conversations that later requests may refer to by "
+        "previous_response_id, in bytes; 0 keeps none here. Redis keeps them too, encrypted.",
+    )
+    history_seconds: int = Field(
+        86_400, ge=1, description="How long a conversation is remembered, in seconds."
+    )
+
+
 class AuditSettings(Settings):
     """What becomes of the record of decisions."""
 
@@ -331,6 +347,7 @@ class AuditSettings(Settings):
 
 class ServeSettings(
     AuditSettings,
+    HistorySettings,
     CacheSettings,
     LimitSettings,
     AccessSettings,

@@ -218,7 +218,8 @@ class Upstream:
         body = _json_object(await self._read(response))
         if body is None:
             _refuse(response, "answered with something that is no JSON object")
-        if body.get("error"):
+        # A response that failed has the form of one that didn't.
+        if body.get("error") and body.get("object") != "response":
             raise _reported(body, response)
         return Reply(body, _request_id(response))
 

@@ -25,6 +25,7 @@ from shieldgate.gateway.app import create_app
 from shieldgate.gateway.middleware.drain import Drain
 from shieldgate.gateway.screening import Screener
 from shieldgate.gateway.services import Services
+from shieldgate.history import History, SharedHistory
 from shieldgate.policy import LiveBook, PolicyBook
 from shieldgate.prompt import find_template
 from shieldgate.scoring import Cached, Identity, Resilient, Scorer, UnixSocketScorer
@@ -117,6 +118,13 @@ def run(settings: ServeSettings, part: GatewayProcess | None = None) -> None:
                 keys=keys,
                 limiter=RateLimiter(shared),
                 shared=shared,
+                history=History(
+                    secret=secret,
+                    max_bytes=settings.history_bytes,
+                    max_entry_bytes=settings.max_body_bytes,
+                    keep_seconds=settings.history_seconds,
+                    shared=_shared_history(settings, secret, shared),
+                ),
             )
         )
 
@@ -247,6 +255,17 @@ def _sharing(
     )
     keep = settings.redis_keep_seconds
     return shared, RedisScoreCache(shared, secret=secret, keep_seconds=keep)
+
+
+def _shared_history(
+    settings: ServeSettings, secret: bytes, shared: "RedisClient | None"
+) -> SharedHistory | None:
+    """Prepare what replicas remember together, where there is a Redis."""
+    if shared is None:
+        return None
+    from shieldgate.redis.history import RedisHistory  # noqa: PLC0415
+
+    return RedisHistory(shared, secret=secret, keep_seconds=settings.history_seconds)
 
 
 def _audit_secret(settings: ServeSettings) -> bytes:

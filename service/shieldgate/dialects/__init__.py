@@ -4,7 +4,13 @@ from shieldgate.dialects.anthropic_messages import AnthropicMessages
 from shieldgate.dialects.interface import Dialect
 from shieldgate.dialects.openai_chat import OpenAIChat
 from shieldgate.dialects.openai_completions import OpenAICompletions
+from shieldgate.dialects.openai_responses import OpenAIResponses
 
 __all__ = ["DIALECTS", "Dialect"]
 
-DIALECTS: tuple[Dialect, ...] = (OpenAIChat(), OpenAICompletions(), AnthropicMessages())
+DIALECTS: tuple[Dialect, ...] = (
+    OpenAIChat(),
+    OpenAICompletions(),
+    OpenAIResponses(),
+    AnthropicMessages(),
+)

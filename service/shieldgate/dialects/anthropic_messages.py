@@ -176,7 +176,7 @@ class AnthropicMessages:
             prefill=found.prefill,
         )
 
-    def answers(self, reply: JsonObject) -> list[Answer]:
+    def answers(self, reply: JsonObject, body: JsonObject | None = None) -> list[Answer]:
         """Read a whole reply, which is one answer."""
         if not isinstance(reply.get("content"), list):
             return []

@@ -62,13 +62,32 @@ class Endpoint:
     request_id: str = "x-request-id"
 
 
+class Thread(Protocol):
+    """What a request may go on with: what upstream has kept of earlier ones, by id."""
+
+    ids: Sequence[str]
+    """What the request refers to."""
+
+    def read(self, known: Mapping[str, Sequence[Any]]) -> JsonObject:
+        """Write the body as the model reads it, with what is `known` in place of the ids."""
+        ...
+
+    def said(self, read: JsonObject, reply: JsonObject) -> Mapping[str, Sequence[Any]]:
+        """List what later requests may refer to; `read` is what the method of that name gave."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class CallerRequest:
-    """A caller's request as it was read: what goes upstream, and what is for us."""
+    """A caller's request as it was read: what goes upstream, and what is for us.
+
+    It has a `thread` where upstream keeps conversations.
+    """
 
     body: dict[str, Any]
     streamed: bool
     screening: AddedScreening | None = None
+    thread: Thread | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,6 +110,7 @@ class Piece:
     Each of `texts` comes with the name of the strand that it continues. What stands in no text
     passes unjudged: so give all that an event of an unknown kind says, and of one that repeats
     text whatever it doesn't repeat. `ends` says that no more text of this choice is expected.
+    `reply` is the whole reply, where a piece repeats it.
     """
 
     choice: int | None
@@ -98,6 +118,7 @@ class Piece:
     texts: tuple[tuple[str, str], ...] = ()
     unscreenable: bool = False
     ends: bool = False
+    reply: JsonObject | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -205,8 +226,8 @@ class Dialect(Protocol):
         """Say what is judged of a body that `read` gave."""
         ...
 
-    def answers(self, reply: JsonObject) -> list[Answer]:
-        """Read the choices of a whole reply; none where it makes no sense."""
+    def answers(self, reply: JsonObject, body: JsonObject) -> list[Answer]:
+        """Read the choices of a whole reply to `body`; none where it makes no sense."""
         ...
 
     def screened(

@@ -26,8 +26,8 @@ from shieldgate.dialects.text import machine_made, many_words
 from shieldgate.errors import UpstreamError
 from shieldgate.openai.chat import (
     DONE,
-    AnyCompletionRequest,
     InlineModeration,
+    ScreenedRequest,
     Screening,
     ScreeningPolicy,
 )
@@ -59,25 +59,14 @@ _BLOCKED = {"type": "object", "required": ["error", "moderation"]}
 _OF_UPSTREAM = {"model": ErrorEnvelope, "description": "Upstream's own status and error."}
 
 
-class OpenAI(ABC):
-    """One of OpenAI's completions."""
-
-    name: str
-    description: str
-    route: str
-    request_model: type[BaseModel]
-    endpoint: Endpoint
-    prompt_param: str
-    error_model: type[BaseModel] = ErrorEnvelope
-    credentials: tuple[Credential, ...] = CREDENTIALS
-    choices_param: str | None = "n"
-    on_block: Literal["error", "refusal"] = "error"
-    responses: Mapping[int | str, dict[str, Any]] = {
+def answering(schema: Mapping[str, Any]) -> dict[int | str, dict[str, Any]]:
+    """Declare what comes back, for OpenAPI; a whole reply has this schema."""
+    return {
         200: {
             "description": "The answer, in the form and with the fields that upstream gave it; "
-            "`moderation` beside the choices where that was asked for or something happened.",
+            "`moderation` beside them where that was asked for or something happened.",
             "content": {
-                "application/json": {"schema": _COMPLETIONS},
+                "application/json": {"schema": schema},
                 "text/event-stream": {"itemSchema": _EVENT},
             },
         },
@@ -90,51 +79,38 @@ class OpenAI(ABC):
         "5XX": _OF_UPSTREAM,
     }
 
-    _id: ClassVar[str]
-    _objects: ClassVar[tuple[str, str]]
-    """The kind of a whole reply, and of a chunk."""
+
+class OpenAIRoute(ABC):
+    """What OpenAI's APIs have in common: keys, errors, and how verdicts are asked for and told."""
+
+    name: str
+    description: str
+    route: str
+    request_model: type[BaseModel]
+    endpoint: Endpoint
+    prompt_param: str
+    error_model: type[BaseModel] = ErrorEnvelope
+    credentials: tuple[Credential, ...] = CREDENTIALS
+    choices_param: str | None = "n"
+    on_block: Literal["error", "refusal"] = "error"
+    responses: Mapping[int | str, dict[str, Any]] = answering(_COMPLETIONS)
 
     @abstractmethod
     def plan(self, body: JsonObject, profile: Profile) -> Plan:
         """Say what is judged of a body."""
 
-    @abstractmethod
-    def stopped_choice(self, index: int, refusal: Refusal) -> dict[str, Any]:
-        """Write a choice of a whole reply that was stopped."""
-
-    @abstractmethod
-    def last_choices(self, index: int, refusal: Refusal, *, begun: bool) -> list[dict[str, Any]]:
-        """Write a stopped choice of the last chunks; `begun` says that some of it has left."""
-
-    def read(self, request: AnyCompletionRequest) -> CallerRequest:
+    def read(self, request: ScreenedRequest) -> CallerRequest:
         """Read a request; a field `moderation` without a policy asks for scores both ways."""
         body = request.for_upstream()
         return CallerRequest(body, bool(body.get("stream")), added_screening(request.moderation))
 
-    def answers(self, reply: JsonObject) -> list[Answer]:
-        """Read the choices of a whole reply."""
-        choices = reply.get("choices")
-        if not isinstance(choices, list) or any(type(choice) is not dict for choice in choices):
-            return []
-        beside = split(reply)[1]
-        found = [(_index(choice), answer(choice, beside)) for choice in choices]
-        return [Answer(index, said.strands, bool(said.unscreenable)) for index, said in found]
+    def moderation(self, verdicts: Verdicts) -> dict[str, Any]:
+        """Write the field `moderation` of a reply."""
+        return moderation(verdicts)
 
-    def screened(
-        self,
-        reply: JsonObject,
-        stopped: Sequence[bool],
-        refusal: Refusal,
-        verdicts: Verdicts | None,
-    ) -> dict[str, Any]:
-        """Write a reply without the choices that are stopped."""
-        choices = [
-            self.stopped_choice(_index(choice), refusal) if stops else choice
-            for choice, stops in zip(reply["choices"], stopped, strict=True)
-        ]
-        # What was judged with the choices leaves with all of them.
-        around = split(reply)[0] if any(stopped) else reply
-        return {**around, "choices": choices, **_moderation_field(verdicts)}
+    def told(self, verdicts: Verdicts | None) -> dict[str, Any]:
+        """Write what a reply tells of its verdicts, if anything."""
+        return {"moderation": self.moderation(verdicts)} if verdicts else {}
 
     def blocked(self, verdicts: Verdicts) -> dict[str, Any]:
         """Write the body of the 400 that says that a prompt was blocked."""
@@ -151,25 +127,8 @@ class OpenAI(ABC):
                     "content_filter_result": filter_results(blocking),
                 },
             },
-            "moderation": moderation(verdicts),
+            **self.told(verdicts),
         }
-
-    def refused(
-        self, body: JsonObject, choices: int, refusal: Refusal, verdicts: Verdicts, *, unasked: bool
-    ) -> dict[str, Any]:
-        """Write a reply of refusals; what a model that was asked has spent, nobody knows."""
-        return {
-            **self.envelope(body, streamed=False),
-            "choices": [self.stopped_choice(index, refusal) for index in range(choices)],
-            **({"usage": _NOTHING_SPENT} if unasked else {}),
-            **_moderation_field(verdicts),
-        }
-
-    def stream(
-        self, body: JsonObject, choices: int, *, enforces: bool = True, counts_usage: bool = False
-    ) -> "OpenAIStream":
-        """Begin a streamed reply."""
-        return OpenAIStream(self, body, choices, enforces=enforces, counts_usage=counts_usage)
 
     def is_end(self, event: Event) -> bool:
         """Recognise `[DONE]`, which not every server sends."""
@@ -192,6 +151,64 @@ class OpenAI(ABC):
     def error_event(self, problem: Problem) -> bytes:
         """Write an error as an event."""
         return json_event(self.error(problem))
+
+
+class OpenAI(OpenAIRoute):
+    """One of OpenAI's completions."""
+
+    _id: ClassVar[str]
+    _objects: ClassVar[tuple[str, str]]
+    """The kind of a whole reply, and of a chunk."""
+
+    @abstractmethod
+    def stopped_choice(self, index: int, refusal: Refusal) -> dict[str, Any]:
+        """Write a choice of a whole reply that was stopped."""
+
+    @abstractmethod
+    def last_choices(self, index: int, refusal: Refusal, *, begun: bool) -> list[dict[str, Any]]:
+        """Write a stopped choice of the last chunks; `begun` says that some of it has left."""
+
+    def answers(self, reply: JsonObject, body: JsonObject | None = None) -> list[Answer]:
+        """Read the choices of a whole reply."""
+        choices = reply.get("choices")
+        if not isinstance(choices, list) or any(type(choice) is not dict for choice in choices):
+            return []
+        beside = split(reply)[1]
+        found = [(_index(choice), answer(choice, beside)) for choice in choices]
+        return [Answer(index, said.strands, bool(said.unscreenable)) for index, said in found]
+
+    def screened(
+        self,
+        reply: JsonObject,
+        stopped: Sequence[bool],
+        refusal: Refusal,
+        verdicts: Verdicts | None,
+    ) -> dict[str, Any]:
+        """Write a reply without the choices that are stopped."""
+        choices = [
+            self.stopped_choice(_index(choice), refusal) if stops else choice
+            for choice, stops in zip(reply["choices"], stopped, strict=True)
+        ]
+        # What was judged with the choices leaves with all of them.
+        around = split(reply)[0] if any(stopped) else reply
+        return {**around, "choices": choices, **self.told(verdicts)}
+
+    def refused(
+        self, body: JsonObject, choices: int, refusal: Refusal, verdicts: Verdicts, *, unasked: bool
+    ) -> dict[str, Any]:
+        """Write a reply of refusals; what a model that was asked has spent, nobody knows."""
+        return {
+            **self.envelope(body, streamed=False),
+            "choices": [self.stopped_choice(index, refusal) for index in range(choices)],
+            **({"usage": _NOTHING_SPENT} if unasked else {}),
+            **self.told(verdicts),
+        }
+
+    def stream(
+        self, body: JsonObject, choices: int, *, enforces: bool = True, counts_usage: bool = False
+    ) -> "OpenAIStream":
+        """Begin a streamed reply."""
+        return OpenAIStream(self, body, choices, enforces=enforces, counts_usage=counts_usage)
 
     def envelope(self, body: JsonObject, *, streamed: bool) -> dict[str, Any]:
         """Write what stands around the choices of a reply that no model has given."""
@@ -346,7 +363,7 @@ class OpenAIStream:
         self, verdicts: Verdicts | None, held: Sequence[Piece] = (), *, unasked: bool = False
     ) -> bytes:
         """Write verdicts, what was held, the usage where nothing told it yet, and `[DONE]`."""
-        last = [self._chunk([], **_moderation_field(verdicts))] if verdicts else []
+        last = [self._chunk([], **self._dialect.told(verdicts))] if verdicts else []
         last += [piece.data for piece in held]
         usage = _NOTHING_SPENT if unasked else self._usage
         if usage and self._tells_usage and not self._usage_told:
@@ -370,10 +387,6 @@ def added_screening(asked: InlineModeration | None) -> AddedScreening | None:
             "response": policy.output.mode if policy.output else None,
         },
     )
-
-
-def _moderation_field(verdicts: Verdicts | None) -> dict[str, Any]:
-    return {"moderation": moderation(verdicts)} if verdicts else {}
 
 
 def _index(choice: Mapping[str, Any]) -> int:

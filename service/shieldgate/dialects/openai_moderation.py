@@ -1,7 +1,7 @@
 """The shapes in which OpenAI's completions tell verdicts: OpenAI's own, and Azure's.
 
-OpenAI's are those of the field `moderation` of its chat completions. Azure's are its content
-filter's: https://learn.microsoft.com/azure/ai-foundry/openai/concepts/content-filter-streaming.
+OpenAI's are those of the field `moderation` of its chat completions and responses. Azure's are its
+content filter's: https://learn.microsoft.com/azure/ai-foundry/openai/concepts/content-filter-streaming.
 """
 
 from collections.abc import Sequence
@@ -15,6 +15,12 @@ def moderation(verdicts: Verdicts) -> dict[str, Any]:
     """Write the object `moderation`; a direction in which nothing was judged has no results."""
     scorer = verdicts.scorer
     return {"input": _side(verdicts.inputs, scorer), "output": _side(verdicts.outputs, scorer)}
+
+
+def response_moderation(verdicts: Verdicts) -> dict[str, Any]:
+    """Write the object `moderation` of a response: of each direction, one result."""
+    scorer = verdicts.scorer
+    return {"input": _worst(verdicts.inputs, scorer), "output": _worst(verdicts.outputs, scorer)}
 
 
 def filter_results(verdict: Verdict) -> dict[str, Any]:
@@ -41,6 +47,21 @@ def _side(judged: Sequence[Judged], scorer: str) -> dict[str, Any]:
         return {"type": "error", "code": failure.code, "message": str(failure)}
     results = [_result(j.verdict, scorer) for j in judged]
     return {"type": "moderation_results", "model": scorer, "results": results}
+
+
+def _worst(judged: Sequence[Judged], scorer: str) -> dict[str, Any]:
+    """Make one result of all verdicts: of each policy, the highest score."""
+    side = _side(judged, scorer)
+    if side["type"] == "error":
+        return side
+    worst = _result(Verdict("prompt", Action.ALLOWED, ()), scorer)
+    for found in side["results"]:
+        worst["flagged"] |= found["flagged"]
+        worst["category_applied_input_types"] |= found["category_applied_input_types"]
+        for field in ("categories", "category_scores"):
+            for policy, value in found[field].items():
+                worst[field][policy] = max(worst[field].get(policy, 0), value)
+    return worst
 
 
 def _result(verdict: Verdict, scorer: str) -> dict[str, Any]:

@@ -184,12 +184,12 @@ _CHOICE = Object(
 )
 # What usage counts, as words of the names of its numbers.
 COUNTED = """
-accepted audio byok cache cached completion cost count creation details draft ephemeral generated
-hit image inference input is ms n num output per predicted prediction price prompt queries queue
-read reasoning rejected requests search second server text time token tokens tool total upstream
-usage use video web write
+accepted audio byok cache cached completion cost count creation details draft ephemeral gen
+generated hit image inference input is ms n num output per predicted prediction price prompt
+queries queue read reasoning rejected requests search second server text time token tokens tool
+total ttl upstream usage use video web write 12h 30m
 """
-_MEASURES = Measures(
+MEASURES = Measures(
     words=frozenset(COUNTED.split()),
     values=frozenset(("low", "medium", "high", "default", "standard")),
 )
@@ -204,11 +204,11 @@ _REPLY = Object(
         "service_tier": Known(
             frozenset(("auto", "default", "flex", "scale", "priority", "standard", "on_demand"))
         ),
-        **dict.fromkeys(("usage", "timings", "time_info"), _MEASURES),
+        **dict.fromkeys(("usage", "timings", "time_info"), MEASURES),
         "prompt_filter_results": Object(
             {"prompt_index": _NUMBER, "content_filter_results": _FILTERS}
         ),
-        "x_groq": Object({"id": _ID, "usage": _MEASURES}),
+        "x_groq": Object({"id": _ID, "usage": MEASURES}),
         "prompt_logprobs": Tokens("prompt_logprobs", _TOKEN_FIELDS, _TOKEN_NUMBERS),
         # Those of a stream that differ from its first, and names of fields in many chunks.
         **dict.fromkeys(("ids", "models", "fields"), Known(frozenset())),

@@ -26,7 +26,8 @@ class Plan:
     """What is judged of one request before its answers leave, and beside them.
 
     `prompts` are all judged, and one violation blocks the request; no two are the same.
-    `unscreenable` lists the fields that hold what no scorer here can read. `contexts` has the
+    `unscreenable` lists the fields that hold what no scorer here can read, and `unseen` those that
+    refer to what the model will read and nobody here has. `contexts` has the
     prompts that the choices answer, `choices_each` choices to each of them. `prefill` is the
     beginning of an answer that the model may be asked to go on with: judged with what it adds.
     """
@@ -36,6 +37,7 @@ class Plan:
     contexts: tuple[str, ...]
     choices_each: int = 1
     prefill: str = ""
+    unseen: tuple[str, ...] = ()
 
     @property
     def choices(self) -> int:

@@ -7,6 +7,7 @@ sound, a file or tokens.
 """
 
 import re
+from base64 import urlsafe_b64decode
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Protocol
@@ -222,11 +223,13 @@ class Sealed:
     voice: str
 
     def read(self, value: Any, found: Found, at: str) -> None:
-        """Pass what is base64 and no words."""
+        """Pass what is base64, nowhere words, and no base64 of a text."""
         if not isinstance(value, str):
             anything(value, found, at)
-        elif not _SEALED.fullmatch(value) or _wordy(value):
+        elif not _SEALED.fullmatch(value) or _wordy_anywhere(value):
             found.text(self.voice, at, value)
+        elif plain := _decoded(value):
+            found.text(self.voice, at, plain)
 
 
 @dataclass(frozen=True, slots=True)
@@ -498,6 +501,19 @@ def _wordy(name: str) -> bool:
     """Tell whether half of it looks like words."""
     words = sum(len(run) for run in _RUN.findall(name) if _like_a_word(run.lower()))
     return words * 2 >= len(name)
+
+
+def _wordy_anywhere(value: str) -> bool:
+    return any(_wordy(value[start : start + 64]) for start in range(0, len(value), 64))
+
+
+def _decoded(value: str) -> str:
+    """Read the text that base64 holds, if it is one."""
+    plain = value.rstrip("=").replace("+", "-").replace("/", "_")
+    try:
+        return urlsafe_b64decode(plain + "=" * (-len(plain) % 4)).decode()
+    except ValueError:
+        return ""
 
 
 def _like_a_word(run: str) -> bool:

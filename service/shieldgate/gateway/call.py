@@ -11,7 +11,13 @@ from fastapi import Request
 from fastapi.responses import JSONResponse, Response
 
 from shieldgate.dialects import Dialect
-from shieldgate.dialects.interface import CallerRequest, Refusal, StreamReader, Verdicts
+from shieldgate.dialects.interface import (
+    CallerRequest,
+    JsonObject,
+    Refusal,
+    StreamReader,
+    Verdicts,
+)
 from shieldgate.dialects.plan import Plan
 from shieldgate.errors import (
     Overloaded,
@@ -38,19 +44,20 @@ _MOST_CHOICES = 128
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """A request on its way: what goes upstream, and what is judged by which rules."""
+    """A request on its way: what goes upstream, what the model reads, and what judges it."""
 
     services: Services
     upstream: Upstream
     dialect: Dialect
     request: CallerRequest
+    body: JsonObject
     headers: Mapping[str, str]
     state: RequestState
     plan: Plan
     rules: Mapping[Direction, Rules]
 
     @classmethod
-    def of(cls, request: Request, asked: Any, dialect: Dialect, services: Services) -> "Call":
+    async def of(cls, request: Request, asked: Any, dialect: Dialect, services: Services) -> "Call":
         """Read a request; raise UpstreamError where nothing could answer it, and RequestError."""
         upstream = services.model
         state = state_of(request.scope)
@@ -59,18 +66,30 @@ class Call:
         read = dialect.read(asked)
         found = screening_rules(base, read.screening, book, services.screener.name)
         state.profile = found.name
+        body = await _as_read(read, state, found.plans, services)
         call = cls(
             services=services,
             upstream=upstream,
             dialect=dialect,
             request=read,
+            body=body,
             headers={**request.headers, **services.telemetry.traces.headers()},
             state=state,
-            plan=reduce(Plan.joined, (dialect.plan(read.body, profile) for profile in found.plans)),
+            plan=reduce(Plan.joined, (dialect.plan(body, profile) for profile in found.plans)),
             rules=found.rules,
         )
         call._check_size()
-        if call.plan.unscreenable and _refuses_unscreenable(call.prompt_profile):
+        if not _refuses_unscreenable(call.prompt_profile):
+            return call
+        if call.plan.unseen:
+            field = call.plan.unseen[0]
+            raise RequestError(
+                f"{field} refers to what did not pass here, or was blocked, or is forgotten by "
+                "now, so that it can't be screened. Send the whole conversation, or ask the "
+                "operator for a profile with `unscreenable: pass`.",
+                field,
+            )
+        if call.plan.unscreenable:
             field = call.plan.unscreenable[0]
             raise RequestError(
                 f"{field} can't be screened, only text can be. Leave out images, audio, files and "
@@ -182,6 +201,12 @@ class Call:
         events.append(stream.closing(verdicts, unasked=unasked))
         return Response(b"".join(events), media_type="text/event-stream")
 
+    async def remember(self, reply: JsonObject) -> None:
+        """Keep what a reply that leaves whole adds to its conversation, where later ones ask."""
+        thread, history = self.request.thread, self.services.history
+        if thread and history and _resolves(self.rules["prompt"].profile):
+            await history.keep(_owner(self.state), thread.said(self.body, reply))
+
     def verdicts(self, inputs: Sequence[Judged], outputs: Sequence[Judged]) -> Verdicts | None:
         """Give what a reply tells of its verdicts, where the caller asked or something happened."""
         happened = any(j.failure or j.verdict.action.stops for j in (*inputs, *outputs))
@@ -192,8 +217,26 @@ class Call:
     def reply_headers(self, request_id: str | None) -> dict[str, str]:
         """Write the headers that tell what upstream's id is, and what was passed unscreened."""
         from_upstream = {UPSTREAM_ID: request_id} if request_id else {}
-        passed = len(self.plan.unscreenable)
+        passed = len(self.plan.unscreenable) + len(self.plan.unseen)
         return from_upstream | ({"x-shieldgate-unscreened": str(passed)} if passed else {})
+
+
+async def _as_read(
+    request: CallerRequest, state: RequestState, profiles: Sequence[Profile], services: Services
+) -> JsonObject:
+    """Give the body as the model reads it, as far as it is known what it refers to."""
+    thread, history = request.thread, services.history
+    if thread is None or history is None or not thread.ids or not all(map(_resolves, profiles)):
+        return request.body
+    return thread.read(await history.find(_owner(state), thread.ids))
+
+
+def _resolves(profile: Profile) -> bool:
+    return profile.references == "resolve"
+
+
+def _owner(state: RequestState) -> str:
+    return state.key.name if state.key else ""
 
 
 def _refuses_unscreenable(profile: Profile) -> bool:

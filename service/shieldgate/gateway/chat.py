@@ -41,7 +41,7 @@ def routes(dialects: Iterable[Dialect], statuses: Sequence[int]) -> APIRouter:
 
 def _handler(dialect: Dialect) -> Any:
     async def handle(body: Any, request: Request, services: ServicesDep) -> Response:
-        call = Call.of(request, body, dialect, services)
+        call = await Call.of(request, body, dialect, services)
         exchanges = [subject.exchange for subject in call.plan.prompts]
         await services.accept(call.state.key, exchanges, dialect.prompt_param)
         if call.request.streamed:
@@ -83,7 +83,7 @@ async def _ask(call: Call) -> Reply | UpstreamError:
 
 
 async def _screened(call: Call, inputs: Sequence[Judged], reply: Reply) -> Response:
-    answers = call.dialect.answers(reply.body)
+    answers = call.dialect.answers(reply.body, call.request.body)
     if not answers:
         raise UpstreamError(
             "Upstream answered without choices.",
@@ -95,6 +95,8 @@ async def _screened(call: Call, inputs: Sequence[Judged], reply: Reply) -> Respo
             tasks = [group.create_task(_judge(call, answer)) for answer in answers]
     outputs = [task.result() for task in tasks]
     call.name_outcome(outputs)
+    if not any(judged.verdict.action.stops for judged in outputs):
+        await call.remember(reply.body)
     body = call.dialect.screened(
         reply.body,
         [judged.verdict.action.stops for judged in outputs],

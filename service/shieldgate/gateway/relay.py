@@ -8,7 +8,7 @@ from typing import Any
 
 import structlog
 
-from shieldgate.dialects.interface import Piece, Refusal, StreamReader
+from shieldgate.dialects.interface import JsonObject, Piece, Refusal, StreamReader
 from shieldgate.errors import ScoringError, ShieldgateError, Unscreenable, UpstreamError
 from shieldgate.gateway.call import Call
 from shieldgate.gateway.concurrency import together
@@ -38,7 +38,7 @@ class SendBuffer:
 
     def write(self, data: bytes) -> None:
         """Add to what waits, unless it is closed; `writable` tells when to go on."""
-        if self._closed:
+        if self._closed or not data:
             return
         self._waiting += data
         self._filled.set()
@@ -83,6 +83,8 @@ class Relay:
         self._beside: list[Piece] = []
         self._beside_left = 0
         self.request_id: str | None = None
+        self.reply: JsonObject | None = None
+        """The whole reply, where the stream has repeated it, and all of it leaves."""
 
     async def run(self) -> None:
         """Relay until the end, or until no choice is left that may go on; close the buffer."""
@@ -169,6 +171,7 @@ class Relay:
         """Send a piece of a choice, after what came before it and belongs to none."""
         for piece in (*self._beside[self._beside_left : queued.after], queued.piece):
             self._buffer.write(self._stream.release(piece))
+            self.reply = piece.reply or self.reply
         self._beside_left = max(self._beside_left, queued.after)
 
     def _choice_stopped(self) -> None:

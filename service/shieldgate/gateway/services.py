@@ -13,6 +13,7 @@ from shieldgate.errors import UpstreamError
 from shieldgate.gateway.errors import RETRY_SECONDS, RequestError
 from shieldgate.gateway.middleware.drain import Drain
 from shieldgate.gateway.screening import Screener
+from shieldgate.history import History
 from shieldgate.policy import PolicyBook, Profile, join_profiles
 from shieldgate.settings import ServeSettings, flag
 from shieldgate.telemetry import Telemetry
@@ -52,7 +53,8 @@ class Services:
 
     `stop` ends the server; it is told what made that necessary. `upstream` answers chats, where
     there is a model to answer them. Without `keys` whoever reaches the server may use it.
-    `shared` is opened and closed with the server.
+    `shared` is opened and closed with the server. Without a `history`, what requests refer to is
+    not known.
     """
 
     settings: ServeSettings
@@ -66,6 +68,7 @@ class Services:
     keys: LiveKeys | None = None
     limiter: RateLimiter = field(default_factory=RateLimiter)
     shared: AbstractAsyncContextManager[object] | None = None
+    history: History | None = None
 
     @property
     def model(self) -> Upstream:

@@ -75,6 +75,8 @@ class StreamedAnswer(Response):
             failure = await self._call.screen_error(failure)
         if failure is None:
             self._call.name_outcome(relay.outputs)
+            if relay.reply is not None:
+                await self._call.remember(relay.reply)
             last = first + relay.closing(inputs)
         elif self._sent:
             failed_guard = isinstance(failure, ScoringError)

@@ -77,10 +77,9 @@ class ScreenedRequest(BaseModel):
         return {name: value for name, value in self if name in given}
 
 
-class AnyCompletionRequest(ScreenedRequest):
-    """What both routes of completions share."""
+class StreamedRequest(ScreenedRequest):
+    """What those share whose answers may be streamed as OpenAI's are."""
 
-    n: int | None = Field(None, ge=1, le=128)
     stream: bool | None = None
     stream_options: StreamOptions | None = None
 
@@ -90,6 +89,12 @@ class AnyCompletionRequest(ScreenedRequest):
         if self.stream_options is not None:
             body["stream_options"] = self.stream_options.model_dump(exclude_unset=True)
         return body
+
+
+class AnyCompletionRequest(StreamedRequest):
+    """What both routes of completions share."""
+
+    n: int | None = Field(None, ge=1, le=128)
 
 
 # A megabyte of empty messages would keep everybody waiting while they are walked through.

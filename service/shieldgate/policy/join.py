@@ -2,8 +2,8 @@
 
 To be shown scores under other policies changes nothing else. To be blocked by another profile is
 to get, in that direction, the stricter of the two in everything that stops text: policies,
-thresholds, `on_failure`, `unscreenable`, `prompt_check`, what of the history is judged, and how a
-stream is held. How a block looks stays the operator's word.
+thresholds, `on_failure`, `unscreenable`, `references`, `prompt_check`, what of the history is
+judged, and how a stream is held. How a block looks stays the operator's word.
 """
 
 from collections.abc import Mapping, Sequence
@@ -109,6 +109,7 @@ def _stricter(joined: Profile, enforcing: Sequence[Profile], direction: Directio
         joined,
         on_failure={**joined.on_failure, direction: "closed" if closed else "open"},
         unscreenable="refuse" if any(p.unscreenable == "refuse" for p in enforcing) else "pass",
+        references="refuse" if any(p.references == "refuse" for p in enforcing) else "resolve",
         prompt_check="before" if any(p.prompt_check == "before" for p in enforcing) else "parallel",
         streaming=Streaming(
             max((p.streaming.mode for p in enforcing), key=_HELD.index),

@@ -23,6 +23,7 @@ PromptCheck = Literal["before", "parallel"]
 History = Literal["latest", "window", "all"]
 Instructions = Literal["judge", "trust"]
 Unscreenable = Literal["refuse", "pass"]
+References = Literal["resolve", "refuse"]
 StreamMode = Literal["hold", "full", "async"]
 
 
@@ -129,6 +130,8 @@ class Profile:
       into one prompt, or all turns.
     - `instructions`: whether system turns and the definitions of tools are judged too.
     - `unscreenable`: images, audio and files are refused, or passed without being judged.
+    - `references`: what went through here is remembered, so that requests may refer to it, or
+      each such reference can't be screened.
 
     With `normalise`, text that is written to be missed is judged in each way in which it may be
     read, five at most, and the worst score counts. What is passed on is what came. With `passages`,
@@ -151,6 +154,7 @@ class Profile:
     window: int = 3
     instructions: Instructions = "judge"
     unscreenable: Unscreenable = "refuse"
+    references: References = "resolve"
     streaming: Streaming = Streaming()
     normalise: bool = True
     passages: Passages | None = Passages()

@@ -27,6 +27,7 @@ from shieldgate.policy.model import (
     Passages,
     Profile,
     PromptCheck,
+    References,
     RefusalField,
     Streaming,
     StreamMode,
@@ -216,6 +217,9 @@ class ProfileEntry(_Entry):
     ] = Profile.instructions
     unscreenable: Annotated[Unscreenable, _one_of(get_args(Unscreenable), "way out")] = (
         Profile.unscreenable
+    )
+    references: Annotated[References, _one_of(get_args(References), "way to take references")] = (
+        Profile.references
     )
     streaming: StreamingEntry = StreamingEntry()
     normalise: Annotated[bool, _or_say("must be true or false, without quotes")] = Profile.normalise
