@@ -15,7 +15,7 @@ from shieldgate.policy import load_book
 from shieldgate.prompt import TEMPLATES
 from shieldgate.scoring.local import Checkpoint, PackedEngine
 from shieldgate.scoring.local.attention import PACKED
-from shieldgate.scoring.local.feedforward import use_blocks
+from shieldgate.scoring.local.row_blocks import use_blocks
 
 TEMPLATE = TEMPLATES["chat"]
 UNKNOWN = "<unk>"

@@ -40,7 +40,7 @@ from shieldgate.scoring.local.contents import (
     check_tensors,
 )
 from shieldgate.scoring.local.families import ModelFamily, find_family
-from shieldgate.scoring.local.feedforward import use_blocks
+from shieldgate.scoring.local.row_blocks import use_blocks
 
 _WANTED = ("*.json", "*.safetensors", "*.jinja")
 

@@ -18,6 +18,7 @@ from shieldgate.scoring.local import decoder
 from shieldgate.scoring.local.attention import PACKED
 from shieldgate.scoring.local.checkpoint import Checkpoint
 from shieldgate.scoring.local.flex import BLOCK, Shape
+from shieldgate.scoring.local.linear import multiplies_as
 from shieldgate.scoring.local.packing import Layout, Packed
 from shieldgate.scoring.local.prefix_cache import PrefixCache, PrefixKV, Trunk
 from shieldgate.scoring.local.runner import TILES, ModelRunner
@@ -65,7 +66,7 @@ class PackedEngine:
         self.identity = Identity(
             name=checkpoint.name + _suffix(self.template),
             weights=checkpoint.weights,
-            dtype=str(checkpoint.model.dtype).removeprefix("torch."),
+            dtype=multiplies_as(checkpoint.model),
             template=self.template.digest,
             windows=str(self._prompts.windows),
         )
@@ -159,9 +160,8 @@ class PackedEngine:
 
     def margins(self, layout: Packed) -> Tensor:
         """Compute the margins of all branches of a layout, fp32 [branches]; differentiable."""
-        states = decoder.hidden_states(self.model, layout)
-        read = states[layout.reads.to(states.device)]
-        return decoder.margins(self.model, read, self._answers)
+        states = decoder.read_states(self.model, layout)
+        return decoder.margins(self.model, states, self._answers)
 
     def check(self) -> None:
         """Score a canary packed and by the plain model; raise ModelError if they differ.
@@ -183,7 +183,7 @@ class PackedEngine:
             ) from broken
         plain = [self._plain(ids) for ids in prompts]
         # bf16 keeps 8 bits of a logit; a margin near 8 is then right within about 0.1.
-        tolerance = 1e-3 if self.model.dtype == torch.float32 else 0.5
+        tolerance = 1e-3 if self.identity.dtype == "float32" else 0.5
         worst = max(abs(a - b) for a, b in zip(packed, plain, strict=True))
         if not worst <= tolerance:
             raise ModelError(
