@@ -57,7 +57,9 @@ class ComputeSettings(Settings):
         "auto", description="Where the model computes."
     )
     dtype: Literal["auto", "float32", "bfloat16"] = Field(
-        "auto", description="How it computes; auto takes bfloat16 where the hardware has it."
+        "auto",
+        description="How it computes; auto takes bfloat16 where the hardware multiplies in it (a "
+        "GPU, AMX, AVX512-BF16, Arm BF16), and float32 elsewhere and for small models on CPUs.",
     )
 
 
@@ -116,6 +118,11 @@ class ScoringSettings(ComputeSettings):
     )
     revision: str | None = Field(
         None, description="Branch, tag or commit of a scorer from the Hugging Face Hub."
+    )
+    quantize: Literal["int8"] | None = Field(
+        None,
+        description="Round the weights when they are loaded: int8, for processors with "
+        "AVX512-VNNI. Nearly twice as fast, a little less exact; calibrate anew.",
     )
     template: str = Field(
         "chat",

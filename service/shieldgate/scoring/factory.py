@@ -106,6 +106,7 @@ def open_engine(settings: ScoringSettings, prefix_bytes: int = 0) -> "PackedEngi
         revision=settings.revision,
         device=settings.device,
         dtype=settings.dtype,
+        quantize=settings.quantize,
         template=settings.template,
         prefix_bytes=prefix_bytes,
     )

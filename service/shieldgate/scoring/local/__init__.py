@@ -47,4 +47,11 @@ def load_prompts(model: str, *, revision: str | None = None, template: str) -> P
     return PromptBuilder(words, prompt_encoder(tokenizer, words.control_tokens), context)
 
 
-__all__ = ["Checkpoint", "PackedEngine", "load_checkpoint", "load_engine", "load_prompts", "use_for_scoring"]
+__all__ = [
+    "Checkpoint",
+    "PackedEngine",
+    "load_checkpoint",
+    "load_engine",
+    "load_prompts",
+    "use_for_scoring",
+]

@@ -39,6 +39,7 @@ from shieldgate.scoring.local.contents import (
     check_numbers,
     check_tensors,
 )
+from shieldgate.scoring.local.dtype import choose_dtype
 from shieldgate.scoring.local.families import ModelFamily, find_family
 from shieldgate.scoring.local.row_blocks import use_blocks
 
@@ -79,7 +80,7 @@ def load_checkpoint(
     weights = commit or _digest(folder)
     family, config = _config(folder, model, find)
     place = _device(device)
-    kind = _dtype(dtype, place)
+    kind, why = choose_dtype(dtype, place, config)
     if not sys.stderr.isatty():
         disable_progress_bar()  # it would stand between the lines of a log
     if family.tensors:  # it lists each tensor of the parts that are left out
@@ -118,7 +119,13 @@ def load_checkpoint(
     loaded.eval().requires_grad_(False)
     use_blocks(loaded)
     name = f"{_short(model)}@{weights[:12]}"
-    log.info("model loaded", scorer=name, dtype=str(kind).removeprefix("torch."), device=str(place))
+    log.info(
+        "model loaded",
+        scorer=name,
+        dtype=str(kind).removeprefix("torch."),
+        because=why,
+        device=str(place),
+    )
     return Checkpoint(name, weights, loaded, tokenizer)
 
 
@@ -252,14 +259,6 @@ def _device(wanted: str) -> torch.device:
             f"The device {wanted} is not available to this build of PyTorch. Use --device auto."
         )
     return torch.device("cuda", 0) if wanted == "cuda" else torch.device(wanted)
-
-
-def _dtype(wanted: str, device: torch.device) -> torch.dtype:
-    """Choose bfloat16 where the hardware has it, else float32; float16 overflows in Gemma."""
-    if wanted == "auto":
-        native = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-        return torch.bfloat16 if native else torch.float32
-    return {"float32": torch.float32, "bfloat16": torch.bfloat16}[wanted]
 
 
 def _short(model: str) -> str:

@@ -90,7 +90,7 @@ class Layout:
         packs: Sequence[Pack],
         window: int | None,
         device: torch.device,
-        memory: Memory | None = None,
+        memory: PrefixKV | None = None,
     ) -> "Layout":
         """Lay packs out one behind the other; `window` is the model's, in tokens, if it has one."""
         known = memory.lengths if memory else [0] * len(packs)
