@@ -17,10 +17,14 @@ import httpx
 import openai
 import pytest
 from redis_server import redis_server
+from structlog.testing import capture_logs
 from typer.testing import CliRunner
 
 from shieldgate.cli import app
-from shieldgate.policy import policy_files, shipped_policies
+from shieldgate.cli.serve import _log_scorer
+from shieldgate.policy import Calibration, load_book, policy_files, shipped_policies
+from shieldgate.scoring import Identity
+from shieldgate.settings import ServeSettings
 
 PROGRAM = str(Path(sys.executable).with_name("shieldgate"))
 CANARY = "canary-8d41"

@@ -40,7 +40,7 @@ class Calibration:
 
     @property
     def dtype(self) -> str | None:
-        """Say what the scorer computed in whose margins were fitted; None where that isn't known."""
+        """Say what the scorer computed in that was fitted; None where that isn't known."""
         # The key of an Identity, as calibrate writes it.
         identity = str(self.provenance.get("identity", "")).split("|")
         return identity[1] if len(identity) == 4 else None

@@ -31,7 +31,7 @@ def choose_dtype(wanted: str, device: torch.device, config: Any) -> tuple[torch.
 
 def _cpu_unit() -> str | None:
     """Name what the processor multiplies bf16 with, where PyTorch uses it; None if it converts."""
-    if not torch.backends.mkldnn.is_available():
+    if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return None
     if platform.machine() in ("aarch64", "arm64"):
         return "Arm BF16" if torch.ops.mkldnn._is_mkldnn_bf16_supported() else None

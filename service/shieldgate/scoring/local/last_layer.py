@@ -63,7 +63,7 @@ class LastLayer(nn.Module):
         if hasattr(attention, "k_norm"):
             keys = attention.k_norm(keys)
         # Each family has its own of that name, beside its attention.
-        rotate: Any = sys.modules[type(attention).__module__].apply_rotary_pos_emb  # type: ignore[attr-defined]
+        rotate: Any = sys.modules[type(attention).__module__].apply_rotary_pos_emb
         return rotate(keys, keys, cos, sin)[1][0], values[0]
 
 

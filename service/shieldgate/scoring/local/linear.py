@@ -80,6 +80,12 @@ def gated(gate: nn.Module, up: nn.Module, act: nn.Module, x: Tensor) -> Tensor:
     return found
 
 
+def _packable(dtype: torch.dtype) -> bool:
+    if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
+        return False
+    return dtype == torch.float32 or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
+
+
 def pack_linears(model: PreTrainedModel, quantize: str | None = None) -> None:
     """Lay the linear layers of a decoder on the CPU out for scoring; what trains needs them plain.
 
@@ -91,10 +97,7 @@ def pack_linears(model: PreTrainedModel, quantize: str | None = None) -> None:
             "--quantize int8 is for processors with AVX512-VNNI. Leave it away here; for a GPU "
             "take a checkpoint that is quantised."
         )
-    packable = torch.backends.mkldnn.is_available() and (
-        model.dtype == torch.float32 or torch.ops.mkldnn._is_mkldnn_bf16_supported()
-    )
-    if model.device.type != "cpu" or not packable:
+    if model.device.type != "cpu" or not _packable(model.dtype):
         return
     decoder: Any = model.base_model
     for layer in decoder.layers:

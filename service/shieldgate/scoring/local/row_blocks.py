@@ -51,7 +51,7 @@ class BlockNorm(nn.Module):
             stock: Tensor = super().forward(x)
             return stock
         out = torch.empty_like(x)
-        for block, found in zip(x.split(size, dim=1), out.split(size, dim=1), strict=True):
+        for block, found in zip(torch.split(x, size, 1), torch.split(out, size, 1), strict=True):
             found.copy_(super().forward(block))
         return out
 
