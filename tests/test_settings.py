@@ -20,6 +20,7 @@ VALUES = {
     "revision": "main",
     "device": "cpu",
     "dtype": "bfloat16",
+    "quantize": "int8",
     "template": "paper",
     "policies": "some/policies",
     "profile": "strict",
