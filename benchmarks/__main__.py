@@ -10,7 +10,7 @@ import torch
 import transformers
 from rich.console import Console
 
-from benchmarks import memory, streaming
+from benchmarks import dtypes, memory, streaming
 from benchmarks.contestants import decision_pipeline, packed, snippet
 from benchmarks.counting import Counter
 from benchmarks.report import MATMUL, OURS, PIPELINE, SNIPPET, Cost, Race, Report
@@ -46,6 +46,8 @@ def run(plan: Plan) -> Report:
     for text in plan.texts:
         _say(f"a text of {text} tokens")
         report.races.append(_race(subject, plan, text))
+    _say("the dtypes")
+    report.dtypes += dtypes.measure(subject, plan)
     _say("more policies")
     report.costs += _costs(subject, plan)
     _say(f"an answer of {plan.answer} tokens that grows")

@@ -7,6 +7,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from benchmarks.dtypes import BESIDE, BF16, INT8, VLLM, DtypeRace
+from benchmarks.dtypes import MATMUL as MATMUL_BF16
 from benchmarks.memory import LongText
 from benchmarks.streaming import PACE, POLICIES, Stream
 from benchmarks.subject import QUICK, Plan
@@ -21,6 +23,8 @@ OF_PREDICTED = 0.90
 OF_MATMUL = 0.80
 OF_TOKENS = 1.15
 OF_STREAM = 1.10
+OF_BF16 = 1.4
+OF_VLLM = 1.4
 
 
 @dataclass(frozen=True)
@@ -75,6 +79,7 @@ class Report:
     setting: str
     plan: Plan
     races: list[Race] = field(default_factory=list)
+    dtypes: list[DtypeRace] = field(default_factory=list)
     costs: list[Cost] = field(default_factory=list)
     streams: list[Stream] = field(default_factory=list)
     memory: LongText | None = None
@@ -85,6 +90,7 @@ class Report:
         for rival, name in RIVALS.items():
             self._print_speed(console, rival, name)
         self._print_rates(console)
+        self._print_dtypes(console)
         self._print_policies(console)
         self._print_streams(console)
         worst = max(r.difference for r in self.races)
@@ -126,6 +132,24 @@ class Report:
             rates = (f"{race.rate(n) / 1e9:.0f}" for n in (OURS, *RIVALS, MATMUL))
             table.add_row(str(race.text), *rates, f"{race.of_matmul:.0%}")
         console.print(table)
+
+    def _print_dtypes(self, console: Console) -> None:
+        console.print(
+            "Milliseconds from text to scores in each dtype, and as many operations as bf16 matmuls"
+            " on a packed weight:"
+        )
+        names = list(dict.fromkeys(name for race in self.dtypes for name in race.seconds))
+        table = _table(console, "text", *names, *(["vLLM / ours"] if VLLM in names else []))
+        for race in self.dtypes:
+            row = [f"{race.seconds[name] * 1e3:.0f}" for name in names]
+            if VLLM in names:
+                row.append(f"{race.seconds[VLLM] / race.seconds[BESIDE]:.2f}")
+            table.add_row(str(race.text), *row)
+        console.print(table)
+        if VLLM in names:
+            console.print(
+                f"P(Yes) of vLLM and ours: {max(r.apart for r in self.dtypes):.1e} apart."
+            )
 
     def _print_policies(self, console: Console) -> None:
         console.print(f"More policies on a text of {self.plan.policies_text} tokens, against one:")
@@ -183,6 +207,7 @@ class Report:
                 min(long) >= OF_MATMUL,
                 f"{min(long):.0%}",
             )
+        yield from self._dtype_targets()
         growth = max(seconds / tokens for _, tokens, seconds in self._growths())
         yield _target(
             f"more policies cost at most {OF_TOKENS:.2f} times their tokens",
@@ -195,6 +220,25 @@ class Report:
             cost <= OF_STREAM,
             f"{cost:.2f}",
         )
+
+    def _dtype_targets(self) -> Iterator[str]:
+        long = [r for r in self.dtypes if r.text >= 300 and MATMUL_BF16 in r.seconds]
+        if long:
+            worst = min(r.seconds[MATMUL_BF16] / r.seconds[BF16] for r in long)
+            yield _target(
+                f"at least {OF_MATMUL:.0%} of the bf16 matmul's rate from 300 tokens on",
+                worst >= OF_MATMUL,
+                f"{worst:.0%}",
+            )
+        for slow, fast, wanted in ((BF16, INT8, OF_BF16), (VLLM, BESIDE, OF_VLLM)):
+            raced = [r.seconds for r in self.dtypes if {slow, fast} <= r.seconds.keys()]
+            if raced:
+                worst = min(seconds[slow] / seconds[fast] for seconds in raced)
+                yield _target(
+                    f"{fast} at least {wanted:.1f} times as fast as {slow}",
+                    worst >= wanted,
+                    f"{worst:.2f}",
+                )
 
 
 def _table(console: Console, *titles: str) -> Table:

@@ -13,9 +13,9 @@ from transformers import Gemma2Config, Gemma2ForCausalLM, TokenizersBackend
 
 from shieldgate.policy import load_book
 from shieldgate.prompt import TEMPLATES
-from shieldgate.scoring.local import Checkpoint, PackedEngine
+from shieldgate.scoring.local import Checkpoint, PackedEngine, use_for_scoring
 from shieldgate.scoring.local.attention import PACKED
-from shieldgate.scoring.local.feedforward import use_blocks
+from shieldgate.scoring.local.row_blocks import use_blocks
 
 TEMPLATE = TEMPLATES["chat"]
 UNKNOWN = "<unk>"
@@ -102,9 +102,23 @@ class Subject:
     def scorer(self) -> PackedEngine:
         """Our engine on the same weights."""
         ours = copy.deepcopy(self.plain, {id(p): p for p in self.plain.parameters()})
-        ours.set_attn_implementation(PACKED)
-        use_blocks(ours)
-        return PackedEngine(Checkpoint("bench", "random", ours, self.tokenizer), TEMPLATE)
+        return self._engine(ours)
+
+    @cached_property
+    def bf16(self) -> Gemma2ForCausalLM:
+        """The model as transformers has it, rounded to bf16."""
+        return copy.deepcopy(self.plain).bfloat16()
+
+    def in_bf16(self, quantize: str | None = None) -> PackedEngine:
+        """Make an engine on the rounded weights, or on those in int8; raise ModelError."""
+        ours = copy.deepcopy(self.bf16, {id(p): p for p in self.bf16.parameters()})
+        return self._engine(ours, quantize)
+
+    def _engine(self, model: Gemma2ForCausalLM, quantize: str | None = None) -> PackedEngine:
+        model.set_attn_implementation(PACKED)
+        use_blocks(model)
+        use_for_scoring(model, quantize)
+        return PackedEngine(Checkpoint("bench", "random", model, self.tokenizer), TEMPLATE)
 
     def text(self, tokens: int) -> str:
         """Write a text of that many tokens."""

@@ -17,10 +17,14 @@ import httpx
 import openai
 import pytest
 from redis_server import redis_server
+from structlog.testing import capture_logs
 from typer.testing import CliRunner
 
 from shieldgate.cli import app
-from shieldgate.policy import policy_files, shipped_policies
+from shieldgate.cli.serve import _log_scorer
+from shieldgate.policy import Calibration, load_book, policy_files, shipped_policies
+from shieldgate.scoring import Identity
+from shieldgate.settings import ServeSettings
 
 PROGRAM = str(Path(sys.executable).with_name("shieldgate"))
 CANARY = "canary-8d41"
@@ -368,3 +372,23 @@ def test_keys_that_name_no_profile_stop_the_start(tmp_path: Path) -> None:
     result = subprocess.run(command, check=False, capture_output=True, text=True)
     assert result.returncode == 2
     assert "did you mean 'strict'?" in result.stderr
+
+
+@pytest.mark.parametrize(("dtype", "told"), [("float32", False), ("bfloat16", True)])
+def test_a_scorer_is_told_when_its_thresholds_were_calibrated_in_another_dtype(
+    dtype: str, told: bool
+) -> None:
+    book = load_book()
+    names = {name for p in book.policies.values() for name, _ in p.calibrations}
+    (name,) = [name for name in names if name.startswith("starter@")]
+    with capture_logs() as logs:
+        _log_scorer(Identity(name, "w", dtype, "t", "2048/256/v1"), book, ServeSettings())
+    warned = [e for e in logs if e["event"].startswith("calibrated in another dtype")]
+    assert [(e["dtype"], e["calibrated"]) for e in warned] == [("bfloat16", "float32")] * told
+
+
+def test_calibrations_of_files_that_say_no_dtype_are_taken_as_they_are() -> None:
+    known = {"identity": "f86b|float32|072f|2048/256/v1"}
+    assert Calibration(0.5, provenance=known).dtype == "float32"
+    assert Calibration(0.5).dtype is None
+    assert Calibration(0.5, provenance={"identity": "by hand"}).dtype is None

@@ -8,7 +8,7 @@ from checkpoints import SHAPES, make_model
 from torch import nn
 
 from shieldgate.scoring.local import load_checkpoint
-from shieldgate.scoring.local.feedforward import BLOCK_ROWS, BlockFeedForward, use_blocks
+from shieldgate.scoring.local.row_blocks import BLOCK_ROWS, BlockFeedForward, use_blocks
 
 
 @pytest.fixture(scope="module", params=sorted(SHAPES.keys() - {"gemma3"}))

@@ -13,8 +13,8 @@ from transformers import AutoModelForCausalLM, AutoTokenizer, PreTrainedModel
 
 from shieldgate.errors import ConfigurationError, ModelError
 from shieldgate.policy import Policy
-from shieldgate.prompt import TEMPLATES, render
-from shieldgate.scoring.local import PackedEngine, load_engine
+from shieldgate.prompt import TEMPLATES, find_template, render
+from shieldgate.scoring.local import PackedEngine, load_checkpoint, load_engine
 from shieldgate.scoring.local.packing import Layout
 from shieldgate.scoring.pack import Pack, pack
 from shieldgate.types import Exchange
@@ -224,7 +224,7 @@ def test_bf16_probabilities_stay_within_two_percent(tmp_path: Path) -> None:
 
 def test_gradients_flow_through_the_packed_forward(hot_checkpoint: Path) -> None:
     """Training sees the same numbers as scoring, so a tuned model is the model that was trained."""
-    engine = load_engine(str(hot_checkpoint), device="cpu")
+    engine = PackedEngine(load_checkpoint(str(hot_checkpoint), device="cpu"), find_template("chat"))
     work = [engine.prepare(e, POLICIES[:3]).work[0] for e in EXCHANGES[:2]]
     scored = [m for margins in engine.forward(work) for m in margins]
     weight = engine.model.model.layers[0].self_attn.q_proj.weight.requires_grad_(True)

@@ -66,6 +66,7 @@ def open_scorer(
     revision: str | None = None,
     device: str | None = None,
     dtype: str | None = None,
+    quantize: str | None = None,
     max_batch_tokens: int = 16_384,
 ) -> "ScorerHandle":
     """Name a scorer and the policies it is asked about; it is loaded when it is first needed.
@@ -81,7 +82,7 @@ def open_scorer(
     log_as_library()
     name = None if name is None else os.fspath(name)
     if name is not None and name.startswith(("http://", "https://")):
-        if policies is not None or template or revision or device or dtype:
+        if policies is not None or template or revision or device or dtype or quantize:
             raise ConfigurationError(
                 f"{name} is a gateway, which has a model and policies of its own; give no others."
             )
@@ -98,6 +99,7 @@ def open_scorer(
         "revision": revision,
         "device": device,
         "dtype": dtype,
+        "quantize": quantize,
     }
     settings = load(ScoringSettings, {k: v for k, v in given.items() if v is not None})
     book = book or load_book(settings.policies)

@@ -155,9 +155,13 @@ def _policy_table(book: PolicyBook) -> Table:
 
 def _calibration_tables(book: PolicyBook) -> Iterator[Table]:
     """Show each scorer's fitted thresholds, which hold in place of the policies' own."""
-    scorers = [scorer for p in book.policies.values() for scorer, _ in p.calibrations]
-    for scorer in dict.fromkeys(scorers):
-        table = _table(f"Thresholds calibrated for {scorer}")
+    dtypes: dict[str, set[str]] = {}
+    for policy in book.policies.values():
+        for (scorer, _), made in policy.calibrations.items():
+            dtypes.setdefault(scorer, set()).update([made.dtype] if made.dtype else [])
+    for scorer, known in dtypes.items():
+        computed = f" in {', '.join(sorted(known))}" if known else ""
+        table = _table(f"Thresholds calibrated for {scorer}{computed}")
         table.add_column("policy", no_wrap=True)
         for direction in DIRECTIONS:
             table.add_column(direction)

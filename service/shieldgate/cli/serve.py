@@ -28,7 +28,14 @@ from shieldgate.gateway.services import Services
 from shieldgate.history import History, SharedHistory
 from shieldgate.policy import LiveBook, PolicyBook
 from shieldgate.prompt import find_template
-from shieldgate.scoring import Cached, Identity, Resilient, Scorer, UnixSocketScorer
+from shieldgate.scoring import (
+    Cached,
+    Identity,
+    Resilient,
+    Scorer,
+    UnixSocketScorer,
+    calibrated_elsewhere,
+)
 from shieldgate.scoring.factory import open_served
 from shieldgate.scoring.loading import LoadingScorer
 from shieldgate.settings import ServeSettings, flag, variable
@@ -334,9 +341,17 @@ def _log_listening(listener: socket.socket, live: LiveBook, settings: ServeSetti
 def _log_scorer(scorer: Identity, book: PolicyBook, settings: ServeSettings) -> None:
     """Say what the scorer is, and where nothing was calibrated for it."""
     log.info("ready", scorer=scorer.name, dtype=scorer.dtype, windows=scorer.windows)
+    policies = book.select(chosen_profile(book, settings))
+    others = calibrated_elsewhere(policies, scorer)
+    if others:
+        log.warning(
+            "calibrated in another dtype: scores near a threshold may fall to the other side",
+            dtype=scorer.dtype,
+            calibrated=", ".join(others),
+        )
     bare = [
         policy.id
-        for policy in book.select(chosen_profile(book, settings))
+        for policy in policies
         if any(policy.calibration(scorer.name, direction) is None for direction in DIRECTIONS)
     ]
     if bare:

@@ -40,6 +40,13 @@ class Calibration:
     bias: float = 0.0
     provenance: Mapping[str, object] = field(default_factory=dict)
 
+    @property
+    def dtype(self) -> str | None:
+        """Say what the scorer computed in that was fitted; None where that isn't known."""
+        # The key of an Identity, as calibrate writes it.
+        identity = str(self.provenance.get("identity", "")).split("|")
+        return identity[1] if len(identity) == 4 else None
+
     def probability(self, margin: float) -> float:
         """Turn a margin in logits into a probability in 0..1."""
         logit = margin / self.temperature + self.bias

@@ -2,7 +2,14 @@
 
 from shieldgate.scoring.batched import Batched, BatchObserver
 from shieldgate.scoring.cached import Cached, CacheObserver, SecondLevel
-from shieldgate.scoring.interfaces import Engine, Identity, OpenScorer, Prepared, Scorer
+from shieldgate.scoring.interfaces import (
+    Engine,
+    Identity,
+    OpenScorer,
+    Prepared,
+    Scorer,
+    calibrated_elsewhere,
+)
 from shieldgate.scoring.resilient import ResilienceObserver, Resilient
 from shieldgate.scoring.unix_socket import UnixSocketScorer
 
@@ -20,4 +27,5 @@ __all__ = [
     "Scorer",
     "SecondLevel",
     "UnixSocketScorer",
+    "calibrated_elsewhere",
 ]

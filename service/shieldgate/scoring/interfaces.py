@@ -6,7 +6,7 @@ from typing import Protocol
 
 from shieldgate.policy import Policy
 from shieldgate.scoring.pack import Pack
-from shieldgate.types import Exchange, Score
+from shieldgate.types import DIRECTIONS, Exchange, Score
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,6 +29,13 @@ class Identity:
     def key(self) -> str:
         """Write the identity as one unambiguous string, for cache keys and headers of files."""
         return "|".join((self.weights, self.dtype, self.template, self.windows))
+
+
+def calibrated_elsewhere(policies: Iterable[Policy], scorer: Identity) -> list[str]:
+    """List the dtypes in which this scorer's calibrations were made, but for its own."""
+    found = (p.calibration(scorer.name, direction) for p in policies for direction in DIRECTIONS)
+    dtypes = {c.dtype for c in found if c is not None and c.dtype is not None}
+    return sorted(dtypes - {scorer.dtype})
 
 
 class Scorer(Protocol):

@@ -1,8 +1,12 @@
 """A guard model in this process; importing this room imports torch."""
 
+from transformers import PreTrainedModel
+
 from shieldgate.prompt import find_template
 from shieldgate.scoring.local.checkpoint import Checkpoint, load_checkpoint, load_tokenizer
 from shieldgate.scoring.local.engine import PackedEngine
+from shieldgate.scoring.local.last_layer import use_last_layer
+from shieldgate.scoring.local.linear import pack_linears
 from shieldgate.scoring.local.tokenizer import adopted, prompt_encoder
 from shieldgate.scoring.prompts import PromptBuilder
 
@@ -17,11 +21,26 @@ def load_engine(
     template: str = "chat",
     prefix_bytes: int = 2**30,
 ) -> PackedEngine:
-    """Load a checkpoint and make it an engine; raise ModelError in one clear sentence."""
+    """Load a checkpoint and make it an engine that scores; raise ModelError in one clear sentence.
+
+    On a CPU the engine's model can't be trained: its weights are laid out for multiplying.
+    """
     checkpoint = load_checkpoint(
         model, revision=revision, device=device, dtype=dtype, quantize=quantize
     )
+    if checkpoint.quantization is None:
+        use_for_scoring(checkpoint.model, "int8" if quantize == "int8" else None)
     return PackedEngine(checkpoint, find_template(template), prefix_bytes=prefix_bytes)
+
+
+def use_for_scoring(model: PreTrainedModel, quantize: str | None = None) -> None:
+    """Make a model on a CPU compute only what scoring reads, as the processor multiplies fastest.
+
+    `quantize` is int8 or None. Raises ModelError where this machine can't.
+    """
+    if model.device.type == "cpu":
+        use_last_layer(model)
+    pack_linears(model, quantize)
 
 
 def load_prompts(model: str, *, revision: str | None = None, template: str) -> PromptBuilder:
@@ -31,4 +50,11 @@ def load_prompts(model: str, *, revision: str | None = None, template: str) -> P
     return PromptBuilder(words, prompt_encoder(tokenizer, words.control_tokens), context)
 
 
-__all__ = ["Checkpoint", "PackedEngine", "load_checkpoint", "load_engine", "load_prompts"]
+__all__ = [
+    "Checkpoint",
+    "PackedEngine",
+    "load_checkpoint",
+    "load_engine",
+    "load_prompts",
+    "use_for_scoring",
+]

@@ -40,10 +40,11 @@ from shieldgate.scoring.local.contents import (
     check_tensors,
     stored_tensors,
 )
+from shieldgate.scoring.local.dtype import choose_dtype
 from shieldgate.scoring.local.families import ModelFamily, find_family
-from shieldgate.scoring.local.feedforward import use_blocks
 from shieldgate.scoring.local.gguf import alone, read_gguf
 from shieldgate.scoring.local.quantization import Quantization, linear_layers
+from shieldgate.scoring.local.row_blocks import use_blocks
 
 _WANTED = ("*.json", "*.safetensors", "*.jinja")
 
@@ -94,7 +95,7 @@ def load_checkpoint(
     weights = commit or _digest(source)
     family, config, stored = _config(source, model, find)
     place = _device(device)
-    kind = _dtype(dtype, place)
+    kind, why = choose_dtype(dtype, place, config)
     quantization = _quantization(model, source, stored, quantize)
     how: dict[str, Any] = {}
     layers = set()
@@ -153,6 +154,7 @@ def load_checkpoint(
         "model loaded",
         scorer=name,
         dtype=str(kind).removeprefix("torch."),
+        because=why,
         device=str(place),
         **({"quantization": quantized} if quantized else {}),
     )
@@ -168,7 +170,7 @@ def _quantization(
             f"{model} is quantised ({stored.name}), and only a scorer takes such weights. Use the "
             "checkpoint that it was made from."
         )
-    if stored or wanted in (None, "none"):
+    if stored or wanted in (None, "none", "int8"):
         if stored and wanted not in ("none", stored.name):
             raise ModelError(
                 f"{model} is quantised already ({stored.name}). Leave --quantize out, or use the "
@@ -329,14 +331,6 @@ def _device(wanted: str) -> torch.device:
             f"The device {wanted} is not available to this build of PyTorch. Use --device auto."
         )
     return torch.device("cuda", 0) if wanted == "cuda" else torch.device(wanted)
-
-
-def _dtype(wanted: str, device: torch.device) -> torch.dtype:
-    """Choose bfloat16 where the hardware has it, else float32; float16 overflows in Gemma."""
-    if wanted == "auto":
-        native = device.type == "cuda" and torch.cuda.is_bf16_supported(including_emulation=False)
-        return torch.bfloat16 if native else torch.float32
-    return {"float32": torch.float32, "bfloat16": torch.bfloat16}[wanted]
 
 
 def _short(model: str) -> str:

@@ -28,6 +28,14 @@ def hidden_states(model: PreTrainedModel, layout: Packed) -> Tensor:
     return states
 
 
+def read_states(model: PreTrainedModel, layout: Packed) -> Tensor:
+    """Compute the last hidden states of a layout's `reads`, [branches, hidden]; differentiable."""
+    states = hidden_states(model, layout)
+    # A LastLayer gives these alone; else where all rows are read, they are read in order.
+    alone = len(states) == len(layout.reads)
+    return states if alone else states[layout.reads.to(states.device)]
+
+
 def margins(model: PreTrainedModel, states: Tensor, answers: Tensor | Sequence[int]) -> Tensor:
     """Compute z_yes - z_no from last hidden states [branches, hidden]; fp32 [branches].
 

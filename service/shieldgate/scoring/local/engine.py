@@ -18,6 +18,7 @@ from shieldgate.scoring.local import decoder
 from shieldgate.scoring.local.attention import PACKED
 from shieldgate.scoring.local.checkpoint import Checkpoint
 from shieldgate.scoring.local.flex import BLOCK, Shape
+from shieldgate.scoring.local.linear import multiplies_as
 from shieldgate.scoring.local.packing import Layout, Packed
 from shieldgate.scoring.local.prefix_cache import PrefixCache, PrefixKV, Trunk
 from shieldgate.scoring.local.runner import TILES, ModelRunner
@@ -65,7 +66,9 @@ class PackedEngine:
         self.identity = Identity(
             name=checkpoint.name + _suffix(self.template),
             weights=checkpoint.weights,
-            dtype=checkpoint.precision,
+            dtype=checkpoint.precision
+            if checkpoint.quantization
+            else multiplies_as(checkpoint.model),
             template=self.template.digest,
             windows=str(self._prompts.windows),
         )
@@ -163,9 +166,8 @@ class PackedEngine:
 
     def margins(self, layout: Packed) -> Tensor:
         """Compute the margins of all branches of a layout, fp32 [branches]; differentiable."""
-        states = decoder.hidden_states(self.model, layout)
-        read = states[layout.reads.to(states.device)]
-        return decoder.margins(self.model, read, self._answers)
+        states = decoder.read_states(self.model, layout)
+        return decoder.margins(self.model, states, self._answers)
 
     def check(self) -> None:
         """Score a canary packed and by the plain model; raise ModelError if they differ.

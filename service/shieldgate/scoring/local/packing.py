@@ -38,6 +38,16 @@ class Block:
     hidden: tuple[tuple[slice, Tensor], ...]
 
 
+class Memory(Protocol):
+    """Says for each layer which keys and values the rows of a layout see."""
+
+    def extend(
+        self, layer: int, keys: Tensor, values: Tensor, trunks: Sequence[tuple[slice, ...]]
+    ) -> tuple[Tensor, Tensor]:
+        """Take the rows' own and give all, [groups, keys, dim]."""
+        ...
+
+
 class Packed(Protocol):
     """What the model itself needs of a packed sequence; the rest is for its attention.
 
@@ -59,7 +69,8 @@ class Layout:
 
     `ids` and `positions` are long tensors [tokens]; `reads` holds the row of each branch's last
     token, in order. The blocks cover all rows, in order: `full` for layers that see everything
-    before them, `sliding` for those with a window. `trunks` are the keys of each pack's trunk.
+    before them, `sliding` for those with a window; `read_full` and `read_sliding` cover only the
+    rows read, one block each. `trunks` are the keys of each pack's trunk.
     `memory` holds what is remembered of trunks, and takes what shall be.
     """
 
@@ -68,8 +79,10 @@ class Layout:
     reads: Tensor
     full: tuple[Block, ...]
     sliding: tuple[Block, ...]
+    read_full: tuple[Block, ...]
+    read_sliding: tuple[Block, ...]
     trunks: tuple[tuple[slice, ...], ...]
-    memory: PrefixKV | None = None
+    memory: Memory | None = None
 
     @classmethod
     def of(
@@ -88,6 +101,8 @@ class Layout:
         reads: list[int] = []
         full: list[Block] = []
         sliding: list[Block] = []
+        read_full: list[Block] = []
+        read_sliding: list[Block] = []
         trunks: list[tuple[slice, ...]] = []
 
         def add(tokens: Sequence[int], context: tuple[slice, ...]) -> slice:
@@ -106,7 +121,10 @@ class Layout:
             trunk = remembered, add(item.trunk[length:], (remembered,))
             trunks.append(trunk)
             for branch in item.branches:
-                add(branch, trunk)
+                keys = *trunk, add(branch, trunk)
+                row = slice(len(reads), len(reads) + 1)
+                read_full.append(_last(row, keys, None))
+                read_sliding.append(_last(row, keys, window))
                 reads.append(len(ids) - 1)
 
         def long(values: list[int]) -> Tensor:
@@ -118,6 +136,8 @@ class Layout:
             long(reads),
             tuple(full),
             tuple(sliding),
+            tuple(read_full),
+            tuple(read_sliding),
             tuple(trunks),
             memory,
         )
@@ -139,6 +159,13 @@ def _blocks(
             tuple(_part(keys, left, context + stop)),
             tuple(hidden),
         )
+
+
+def _last(row: slice, keys: tuple[slice, ...], window: int | None) -> Block:
+    """Make the block of a single row that stands at the end of its keys."""
+    size = sum(k.stop - k.start for k in keys)
+    left = 0 if window is None else max(0, size - window)
+    return Block(row, tuple(_part(keys, left, size)), ())
 
 
 def _part(keys: tuple[slice, ...], start: int, stop: int) -> Iterator[slice]:
