@@ -1,10 +1,8 @@
 """A guard model in this process; importing this room imports torch."""
 
 from shieldgate.prompt import find_template
-from shieldgate.scoring.local.checkpoint import Checkpoint, load_checkpoint, load_tokenizer
+from shieldgate.scoring.local.checkpoint import Checkpoint, load_checkpoint
 from shieldgate.scoring.local.engine import PackedEngine
-from shieldgate.scoring.local.tokenizer import adopted, prompt_encoder
-from shieldgate.scoring.prompts import PromptBuilder
 
 
 def load_engine(
@@ -21,11 +19,4 @@ def load_engine(
     return PackedEngine(checkpoint, find_template(template), prefix_bytes=prefix_bytes)
 
 
-def load_prompts(model: str, *, revision: str | None = None, template: str) -> PromptBuilder:
-    """Load what builds a checkpoint's prompts, without its weights; raise ConfigurationError."""
-    tokenizer, context = load_tokenizer(model, revision=revision)
-    words = adopted(find_template(template), tokenizer, model)
-    return PromptBuilder(words, prompt_encoder(tokenizer, words.control_tokens), context)
-
-
-__all__ = ["Checkpoint", "PackedEngine", "load_checkpoint", "load_engine", "load_prompts"]
+__all__ = ["Checkpoint", "PackedEngine", "load_checkpoint", "load_engine"]
