@@ -149,8 +149,8 @@ class RemoteSettings(Settings):
         description="Longest wait for one reply of the server, in seconds; less than the time in "
         "which a text is to be judged.",
     )
-    model_requests: int = Field(
-        32, ge=1, description="Most requests at a time to each server; others wait."
+    model_texts: int = Field(
+        32, ge=1, description="Most texts at a time at each server; others wait."
     )
 
 

@@ -34,7 +34,7 @@ class RemoteObserver(Protocol):
         """Take how long a text was in a phase that has just ended; called by its caller's task."""
 
     def queued(self, pieces: int) -> None:
-        """Take the number of requests that wait for their turn."""
+        """Take the number of texts, or windows of them, that wait for their turn."""
 
     def trace_headers(self) -> Mapping[str, str]:
         """Give the headers by which a server continues the span that is open."""
@@ -67,17 +67,22 @@ class Connection:
         session: aiohttp.ClientSession,
         *,
         seconds: float,
-        requests: int,
+        texts: int,
         observer: RemoteObserver | None = None,
     ) -> None:
-        """Take a URL with or without its /v1; `requests` is how many are under way at most."""
+        """Take a URL with or without its /v1; `texts` is how many are there at most."""
         self.root = url.rstrip("/").removesuffix("/v1")
         self.name = urlsplit(url).netloc
         self.engine = "unknown"
-        self.turn = asyncio.Semaphore(requests)
+        self.turn = asyncio.Semaphore(texts)
+        self._texts = texts
         self._session = session
         self._seconds = seconds
         self._observer = observer
+
+    def limit(self, slots: int) -> None:
+        """Let no more texts in than the server has places for."""
+        self.turn = asyncio.Semaphore(min(self._texts, slots))
 
     async def get(self, path: str) -> Any:
         """Read what is at a path; raise as `post` does."""

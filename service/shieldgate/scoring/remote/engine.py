@@ -119,10 +119,12 @@ def _more(counted: object, sent: int) -> bool:
     return isinstance(counted, int) and counted > sent
 
 
-def first_alone(
-    prompts: Sequence[Prompt], trunk: int, pays_from: int
-) -> Sequence[Sequence[Prompt]]:
+# From so many common tokens on, computing them once is worth a request more.
+_PAYS_FROM = 128
+
+
+def first_alone(prompts: Sequence[Prompt], trunk: int) -> Sequence[Sequence[Prompt]]:
     """Let the first prompt compute a long trunk alone, so that the others follow on it."""
-    if len(prompts) < 2 or trunk < pays_from:
+    if len(prompts) < 2 or trunk < _PAYS_FROM:
         return [prompts]
     return [prompts[:1], prompts[1:]]

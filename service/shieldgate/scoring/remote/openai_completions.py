@@ -27,10 +27,6 @@ _NEUTRAL_VLLM = {
     "frequency_penalty": 0,
 }
 
-# From how many common tokens on the first prompt goes alone, see docs/engines.md. vLLM keeps
-# whole blocks of 16 tokens, 128 on a CPU.
-_PAYS_FROM = 128
-
 
 class Vllm:
     """Asks for `logprob_token_ids`: log-probabilities over the whole vocabulary, by token id."""
@@ -43,8 +39,8 @@ class Vllm:
         self._ids = [f"token_id:{i}" for i in labels.ids]
 
     def turns(self, prompts: Sequence[Prompt], trunk: int) -> Sequence[Sequence[Prompt]]:
-        """Let the first compute a long trunk, and send all others in one request."""
-        return first_alone(prompts, trunk, _PAYS_FROM)
+        """Send all in one request: vLLM computes what they share once, in one step as in two."""
+        return [prompts]
 
     async def read(self, connection: Connection, prompts: Sequence[Prompt]) -> list[Reading]:
         """Ask for several prompts in one request."""
@@ -100,7 +96,7 @@ class OpenAICompletions:
 
     def turns(self, prompts: Sequence[Prompt], trunk: int) -> Sequence[Sequence[Prompt]]:
         """Let the first compute a long trunk, and send all others in one request."""
-        return first_alone(prompts, trunk, _PAYS_FROM)
+        return first_alone(prompts, trunk)
 
     async def read(self, connection: Connection, prompts: Sequence[Prompt]) -> list[Reading]:
         """Ask for several prompts in one request."""
@@ -108,9 +104,9 @@ class OpenAICompletions:
         return [reading(connection.name, top, self._labels.words, whole=False) for top in found]
 
     async def words(self, connection: Connection, prompt: Prompt) -> tuple[str, ...]:
-        """List the words that came; both labels' must be among them."""
-        (top,) = await self._top(connection, [prompt])
-        return tuple(top)
+        """Find both labels among the words that come, or raise WrongReply."""
+        await self.read(connection, [prompt])
+        return self._labels.words
 
     async def again(self, connection: Connection, prompt: Prompt) -> float | None:
         """There is no second way."""

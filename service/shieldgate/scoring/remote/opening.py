@@ -50,7 +50,7 @@ async def open_remote(
                 url,
                 session,
                 seconds=settings.model_seconds,
-                requests=settings.model_requests,
+                texts=settings.model_texts,
                 observer=observer,
             )
             for url in settings.servers
@@ -69,7 +69,6 @@ async def open_remote(
                 first.identity,
                 first.prompts,
                 replicas,
-                first.api,
                 max_waiting=max_waiting,
                 observer=observer,
             )

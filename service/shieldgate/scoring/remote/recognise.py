@@ -108,6 +108,7 @@ async def _llama_cpp(connection: Connection, entry: Mapping[str, Any]) -> Served
     meta = entry.get("meta")
     facts = _facts(meta if isinstance(meta, dict) else {}, "n_params", "n_vocab", "n_embd", "size")
     facts |= _facts(properties, "model_path")
+    connection.limit(_count(properties, "total_slots") or 1)
     defaults = properties.get("default_generation_settings")
     return Served(
         "llama.cpp",

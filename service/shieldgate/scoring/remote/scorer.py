@@ -1,8 +1,9 @@
 """A scorer whose model an engine elsewhere runs: prompts are made here, margins are read there."""
 
 import asyncio
-from collections.abc import Iterable, Sequence
+from collections.abc import AsyncIterator, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from time import perf_counter
 
 from tenacity import (
@@ -19,7 +20,7 @@ from shieldgate.scoring.interfaces import Identity
 from shieldgate.scoring.pack import Pack
 from shieldgate.scoring.prompts import PromptBuilder
 from shieldgate.scoring.remote.connection import Busy, Connection, NothingSpent, RemoteObserver
-from shieldgate.scoring.remote.engine import EngineApi, Prompt
+from shieldgate.scoring.remote.engine import Prompt
 from shieldgate.scoring.remote.replicas import Replicas
 from shieldgate.types import Exchange, Score
 
@@ -43,16 +44,13 @@ class RemoteScorer:
         identity: Identity,
         prompts: PromptBuilder,
         replicas: Replicas,
-        plan: EngineApi,
         *,
         max_waiting: int,
         observer: RemoteObserver | None = None,
     ) -> None:
-        """Take opened `replicas`; `plan` says in which turns they are asked."""
         self.identity = identity
         self._prompts = prompts
         self._replicas = replicas
-        self._plan = plan
         self._max_waiting = max_waiting
         self._observer = observer
         self._calls = 0
@@ -103,44 +101,49 @@ class RemoteScorer:
         """Ask about a window under all its policies."""
         prompts = [[*work.trunk, *branch] for branch in work.branches]
         margins: list[float] = []
-        for turn in self._plan.turns(prompts, len(work.trunk)):
-            # One for each request: tenacity keeps the state of an attempt in the object.
-            retrying = AsyncRetrying(
-                stop=stop_after_attempt(ATTEMPTS),
-                wait=_pause,
-                retry=retry_if_exception_type(NothingSpent),
-                reraise=True,
-            )
-            try:
-                margins += await retrying(self._ask, turn, key)
-            except Busy as last:
-                raise Overloaded(last.retry_after or 1.0) from None
+        replica, api = self._replicas.choose(key)
+        # All of its requests together, or others would take the place of what they share.
+        async with self._turn_at(replica.connection):
+            for turn in api.turns(prompts, len(work.trunk)):
+                # One for each request: tenacity keeps the state of an attempt in the object.
+                retrying = AsyncRetrying(
+                    stop=stop_after_attempt(ATTEMPTS),
+                    wait=_pause,
+                    retry=retry_if_exception_type(NothingSpent),
+                    reraise=True,
+                )
+                try:
+                    margins += await retrying(self._ask, turn, key)
+                except Busy as last:
+                    raise Overloaded(last.retry_after or 1.0) from None
         return margins
 
     async def _ask(self, prompts: Sequence[Prompt], key: bytes) -> list[float]:
-        """Send one request, when it is its turn, to the server that is for it."""
+        """Send one request to the server that is for it."""
         replica, api = self._replicas.choose(key)
-        connection = replica.connection
-        await self._wait_for_turn(connection)
         try:
-            readings = await api.read(connection, prompts)
+            readings = await api.read(replica.connection, prompts)
         except Busy:
             raise
         except ScorerUnavailable as failure:
             gone = isinstance(failure, NothingSpent)
             self._replicas.failed(replica, failure, gone=gone)
             raise
-        finally:
-            connection.turn.release()
         self._replicas.answered(replica)
         return [one.margin for one in readings]
 
-    async def _wait_for_turn(self, connection: Connection) -> None:
+    @asynccontextmanager
+    async def _turn_at(self, connection: Connection) -> AsyncIterator[None]:
+        turn = connection.turn
         self._count_waiting(1)
         try:
-            await connection.turn.acquire()
+            await turn.acquire()
         finally:
             self._count_waiting(-1)
+        try:
+            yield
+        finally:
+            turn.release()
 
     def _count_waiting(self, more: int) -> None:
         self._waiting += more

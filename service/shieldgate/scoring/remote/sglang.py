@@ -14,9 +14,6 @@ from shieldgate.scoring.remote.engine import (
     shaped,
 )
 
-# Its cache shares single tokens, so a trunk pays as soon as it costs more than a request.
-_PAYS_FROM = 128
-
 
 class Sglang:
     """Asks for `token_ids_logprob`: log-probabilities over the whole vocabulary, by token id."""
@@ -29,7 +26,7 @@ class Sglang:
 
     def turns(self, prompts: Sequence[Prompt], trunk: int) -> Sequence[Sequence[Prompt]]:
         """Let the first compute a long trunk, and send all others in one request."""
-        return first_alone(prompts, trunk, _PAYS_FROM)
+        return first_alone(prompts, trunk)
 
     async def read(self, connection: Connection, prompts: Sequence[Prompt]) -> list[Reading]:
         """Ask for several prompts in one request."""
