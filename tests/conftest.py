@@ -22,6 +22,8 @@ settings.load_profile("unhurried")
 
 NO_SKIPS = os.environ.get("SHIELDGATE_NO_SKIPS")
 TRANSFORMERS_SERVE = os.environ.get("SHIELDGATE_TRANSFORMERS_SERVE")
+VLLM = os.environ.get("SHIELDGATE_VLLM")
+LLAMA_SERVER = os.environ.get("SHIELDGATE_LLAMA_SERVER")
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -30,8 +32,8 @@ def only_settings() -> None:
 
     No sooner, because the processes of pytest-xdist inherit what the first one has.
     """
-    for name in ("SHIELDGATE_NO_SKIPS", "SHIELDGATE_TRANSFORMERS_SERVE"):
-        os.environ.pop(name, None)
+    for name in ("NO_SKIPS", "TRANSFORMERS_SERVE", "VLLM", "LLAMA_SERVER"):
+        os.environ.pop(f"SHIELDGATE_{name}", None)
 
 
 @pytest.hookimpl(wrapper=True)
@@ -60,6 +62,22 @@ def transformers_serve() -> str:
     if TRANSFORMERS_SERVE is None:
         pytest.skip("needs transformers' own server: SHIELDGATE_TRANSFORMERS_SERVE, see .ci/run")
     return TRANSFORMERS_SERVE
+
+
+@pytest.fixture(scope="session")
+def vllm_python() -> str:
+    """The Python of an environment that has vLLM."""
+    if VLLM is None:
+        pytest.skip("needs a Python that has vLLM: SHIELDGATE_VLLM, see .ci/run")
+    return VLLM
+
+
+@pytest.fixture(scope="session")
+def llama_program() -> str:
+    """llama.cpp's server."""
+    if LLAMA_SERVER is None:
+        pytest.skip("needs llama.cpp's llama-server: SHIELDGATE_LLAMA_SERVER, see .ci/run")
+    return LLAMA_SERVER
 
 
 @pytest.fixture

@@ -342,15 +342,15 @@ async def test_metrics_go_by_engine_and_traces_go_on(double: Double, tokenizer: 
         await margins(scorer, EXCHANGES[0])
         assert [headers["traceparent"] for _, headers in double.requests] == ["00-1-2-01"]
         before = registry.get_sample_value(
-            "shieldgate_remote_requests_total", {"engine": "vllm", "outcome": "answered"}
+            "shieldgate_remote_requests_total", {"engine": "vllm", "reply": "answered"}
         )
         assert before
         double.status = 500
         with pytest.raises(ScorerUnavailable):
             await margins(scorer, EXCHANGES[0])
         for name, labels, value in (
-            ("requests_total", {"engine": "vllm", "outcome": "failed"}, 1),
-            ("requests_total", {"engine": "vllm", "outcome": "answered"}, before),
+            ("requests_total", {"engine": "vllm", "reply": "failed"}, 1),
+            ("requests_total", {"engine": "vllm", "reply": "answered"}, before),
             ("up", {"server": url.split("/")[2]}, 1),
         ):
             assert registry.get_sample_value(f"shieldgate_remote_{name}", labels) == value

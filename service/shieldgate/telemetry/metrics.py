@@ -33,7 +33,7 @@ Outcome = Literal[
     "left",
     "failed",
 ]
-RemoteOutcome = Literal["answered", "unreachable", "busy", "refused", "failed", "timeout"]
+RemoteReply = Literal["answered", "unreachable", "busy", "refused", "failed", "timeout"]
 CacheLevel = Literal["memory", "redis", "miss"]
 BreakerName = Literal["scorer", "redis_read", "redis_write"]
 GuardFailure = Literal["timeout", "failure", "overloaded", "breaker"]
@@ -109,7 +109,7 @@ class Telemetry:
         self._remote_requests = counter(
             "shieldgate_remote_requests",
             "Requests to engines elsewhere that score.",
-            ["engine", "outcome"],
+            ["engine", "reply"],
         )
         self._remote_seconds = seconds(
             "shieldgate_remote_seconds",
@@ -234,9 +234,9 @@ class Telemetry:
         self._forward_tokens.observe(tokens)
         self._forward_pieces.observe(pieces)
 
-    def remote_request(self, engine: str, outcome: RemoteOutcome, seconds: float) -> None:
+    def remote_request(self, engine: str, reply: RemoteReply, seconds: float) -> None:
         """Take how a request to an engine elsewhere ended, and how long it took."""
-        self._remote_requests.labels(engine, outcome).inc()
+        self._remote_requests.labels(engine, reply).inc()
         self._remote_seconds.labels(engine).observe(seconds)
 
     def replica(self, replica: str, up: bool) -> None:

@@ -15,13 +15,13 @@ from shieldgate.version import __version__
 CONNECT_SECONDS = 5.0
 _MAX_REPLY_BYTES = 16 * 2**20
 
-RemoteOutcome = Literal["answered", "unreachable", "busy", "refused", "failed", "timeout"]
+RemoteReply = Literal["answered", "unreachable", "busy", "refused", "failed", "timeout"]
 
 
 class RemoteObserver(Protocol):
     """Sees how a scorer elsewhere fares, and knows how a trace goes on there."""
 
-    def remote_request(self, engine: str, outcome: RemoteOutcome, seconds: float) -> None:
+    def remote_request(self, engine: str, reply: RemoteReply, seconds: float) -> None:
         """Take how a request ended, and how long it took."""
 
     def replica(self, replica: str, up: bool) -> None:
@@ -97,7 +97,7 @@ class Connection:
 
     async def _ask(self, method: str, path: str, content: bytes | None) -> Any:
         began = perf_counter()
-        outcome: RemoteOutcome | None = None
+        outcome: RemoteReply | None = None
         try:
             status, retry_after, reply = await self._exchange(method, path, content)
             found = _parsed(reply)
@@ -184,7 +184,7 @@ def open_session(key: str | None) -> aiohttp.ClientSession:
     )
 
 
-def _outcome(status: int) -> RemoteOutcome:
+def _outcome(status: int) -> RemoteReply:
     if status in (429, 503):
         return "busy"
     if 200 <= status <= 299:
