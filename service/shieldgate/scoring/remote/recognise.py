@@ -5,7 +5,7 @@ from contextlib import suppress
 from typing import Any
 
 from shieldgate.errors import ConfigurationError, ScorerUnavailable
-from shieldgate.scoring.remote.connection import Connection, RequestRefused
+from shieldgate.scoring.remote.connection import Connection, NothingSpent, RequestRefused
 from shieldgate.scoring.remote.engine import EngineApi, Labels, Served
 from shieldgate.scoring.remote.llama_cpp import LlamaCpp
 from shieldgate.scoring.remote.openai_completions import OpenAICompletions, Vllm
@@ -18,12 +18,7 @@ _OWNERS = {"vllm": "vllm", "sglang": "sglang", "llamacpp": "llama.cpp"}
 
 async def recognise(connection: Connection, settings: ScoringSettings, labels: Labels) -> EngineApi:
     """Ask a server what it is; raise ConfigurationError, or ScorerUnavailable for now."""
-    try:
-        listed = await connection.get("/v1/models")
-    except RequestRefused as refused:
-        raise _refusal(connection, refused) from None
-    entries = _entries(listed)
-    entry = _chosen(entries, settings, connection.name)
+    entry = await _entry(connection, settings)
     owner = str(entry.get("owned_by", ""))
     if owner == "shieldgate":
         raise ConfigurationError(
@@ -44,6 +39,21 @@ async def recognise(connection: Connection, settings: ScoringSettings, labels: L
     api = OpenAICompletions(served, labels)
     api.warning = api.warning.replace("openai", name, 1)
     return api
+
+
+async def _entry(connection: Connection, settings: ScoringSettings) -> Mapping[str, Any]:
+    """Read what the server says of the model to ask."""
+    try:
+        listed = await connection.get("/v1/models")
+    except NothingSpent:
+        raise
+    except ScorerUnavailable as failure:
+        if settings.engine != "auto" and settings.served_model:
+            return {"id": settings.served_model}  # all that there is to know, then
+        if isinstance(failure, RequestRefused):
+            raise _refusal(connection, failure) from None
+        raise
+    return _chosen(_entries(listed), settings, connection.name)
 
 
 def _entries(listed: Any) -> list[Mapping[str, Any]]:
