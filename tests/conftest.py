@@ -69,6 +69,8 @@ def vllm_python() -> str:
     """The Python of an environment that has vLLM."""
     if VLLM is None:
         pytest.skip("needs a Python that has vLLM: SHIELDGATE_VLLM, see .ci/run")
+    if VLLM == "absent":
+        pytest.skip("vLLM can't be had on this machine")
     return VLLM
 
 
@@ -77,6 +79,8 @@ def llama_program() -> str:
     """llama.cpp's server."""
     if LLAMA_SERVER is None:
         pytest.skip("needs llama.cpp's llama-server: SHIELDGATE_LLAMA_SERVER, see .ci/run")
+    if LLAMA_SERVER == "absent":
+        pytest.skip("llama.cpp can't be built on this machine")
     return LLAMA_SERVER
 
 

@@ -8,6 +8,7 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from pathlib import Path
+from tempfile import TemporaryFile
 
 import httpx
 from aiohttp import web
@@ -50,34 +51,37 @@ def llama_server(program: str, gguf: Path, *arguments: str) -> Iterator[str]:
 @contextmanager
 def _serving(command: list[str], environment: dict[str, str]) -> Iterator[str]:
     port = free_port()
-    with subprocess.Popen(
-        [*command, "--host", "127.0.0.1", "--port", str(port)],
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        env={**os.environ, **environment},
-        text=True,
-    ) as process:
-        log = []
-        os.set_blocking(process.stdout.fileno(), False)
+    url = f"http://127.0.0.1:{port}"
+    with (
+        TemporaryFile("w+") as log,
+        subprocess.Popen(
+            [*command, "--host", "127.0.0.1", "--port", str(port)],
+            stdout=log,
+            stderr=log,
+            env={**os.environ, **environment},
+        ) as process,
+    ):
         try:
             deadline = time.monotonic() + 280
-            while True:
-                log.append(process.stdout.read() or "")
+            while not _healthy(url):
                 if process.poll() is not None or time.monotonic() > deadline:
-                    raise AssertionError(f"{command[0]} did not start:\n{''.join(log)[-4000:]}")
-                try:
-                    if httpx.get(f"http://127.0.0.1:{port}/health", timeout=5).status_code == 200:
-                        break
-                except httpx.HTTPError:
-                    pass
+                    log.seek(0)
+                    raise AssertionError(f"{command[0]} did not start:\n{log.read()[-4000:]}")
                 time.sleep(0.3)
-            yield f"http://127.0.0.1:{port}"
+            yield url
         finally:
             process.terminate()
             try:
                 process.wait(20)
             except subprocess.TimeoutExpired:
                 process.kill()
+
+
+def _healthy(url: str) -> bool:
+    try:
+        return httpx.get(f"{url}/health", timeout=5).status_code == 200
+    except httpx.HTTPError:
+        return False
 
 
 def margin_of(prompt: list[int]) -> float:

@@ -17,6 +17,7 @@ from prometheus_client import CollectorRegistry
 from structlog.testing import capture_logs
 from test_packed_engine import POLICIES, words
 
+import shieldgate
 from shieldgate.errors import ConfigurationError, ModelError, Overloaded, ScorerUnavailable
 from shieldgate.prompt import TEMPLATES
 from shieldgate.scoring import OpenScorer, Resilient
@@ -461,3 +462,16 @@ def test_a_command_in_a_report_holds_no_key(monkeypatch: pytest.MonkeyPatch):
         assert command.startswith("SHIELDGATE_TOKENIZER=acme/guard shieldgate evaluate 'a b' ")
         assert command.endswith(" --limit 3")
     assert json.dumps(command)
+
+
+async def test_the_library_asks_an_engine(double: Double, tokenizer: Path):
+    double.margin = lambda prompt: 4.0
+    double.key = "sk-hidden"
+    async with (
+        answering(double) as url,
+        shieldgate.open_scorer(url, tokenizer=tokenizer, key="sk-hidden") as scorer,
+    ):
+        verdict = await scorer.judge_async("a text")
+    assert verdict.violated
+    with pytest.raises(ConfigurationError, match="for a gateway or an engine"):
+        shieldgate.open_scorer("starter", key="sk-hidden")
