@@ -464,6 +464,18 @@ def test_a_command_in_a_report_holds_no_key(monkeypatch: pytest.MonkeyPatch):
     assert json.dumps(command)
 
 
+@pytest.mark.parametrize("double", KINDS, indirect=True)
+@pytest.mark.parametrize("reply", [[], {}, None, 7, "no", {"choices": [7], "usage": 3}, [{}]])
+async def test_a_reply_of_another_shape_is_no_score_and_no_defect(
+    double: Double, tokenizer: Path, reply: Any
+):
+    async with answering(double) as url, asking(url, tokenizer) as scorer:
+        for speaking in ("_completions", "_sglang", "_llama_cpp"):
+            setattr(double, speaking, lambda body: reply)
+        with pytest.raises(ScorerUnavailable):
+            await margins(scorer, EXCHANGES[0])
+
+
 async def test_the_library_asks_an_engine(double: Double, tokenizer: Path):
     double.margin = lambda prompt: 4.0
     double.key = "sk-hidden"

@@ -10,6 +10,7 @@ import aiohttp
 import orjson
 
 from shieldgate.errors import ConfigurationError, ScorerUnavailable
+from shieldgate.settings import flag
 from shieldgate.version import __version__
 
 CONNECT_SECONDS = 5.0
@@ -112,7 +113,8 @@ class Connection:
         except TimeoutError:
             outcome = "timeout"
             raise ScorerUnavailable(
-                f"{self.name} did not answer within {self._seconds:g} seconds."
+                f"{self.name} did not answer within {self._seconds:g} seconds "
+                f"({flag('model_seconds')})."
             ) from None
         except (aiohttp.ClientError, _TooLong) as failure:
             outcome = "failed"

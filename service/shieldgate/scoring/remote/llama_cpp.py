@@ -38,7 +38,8 @@ class LlamaCpp:
     async def read(self, connection: Connection, prompts: Sequence[Prompt]) -> list[Reading]:
         """Ask for one prompt after the other."""
         found = [await self._top(connection, prompt) for prompt in prompts]
-        by_id = [{one["id"]: math.log(one["prob"]) for one in top} for top in found]
+        with shaped(connection.name):
+            by_id = [{one["id"]: math.log(one["prob"]) for one in top} for top in found]
         return [reading(connection.name, one, self._labels.ids, whole=False) for one in by_id]
 
     async def words(self, connection: Connection, prompt: Prompt) -> tuple[str, ...]:

@@ -3,18 +3,23 @@
 import asyncio
 import hashlib
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 import structlog
 
-from shieldgate.errors import ConfigurationError, ModelError
+from shieldgate.errors import ConfigurationError, ModelError, ScorerUnavailable
 from shieldgate.prompt import Template, find_template, name_suffix
 from shieldgate.scoring.interfaces import Identity
 from shieldgate.scoring.prompts import PromptBuilder
 from shieldgate.scoring.remote.canary import agree, try_canary
-from shieldgate.scoring.remote.connection import Connection, RemoteObserver, open_session
+from shieldgate.scoring.remote.connection import (
+    Connection,
+    NothingSpent,
+    RemoteObserver,
+    open_session,
+)
 from shieldgate.scoring.remote.engine import EngineApi, Labels, Served
 from shieldgate.scoring.remote.recognise import recognise
 from shieldgate.scoring.remote.replicas import Replicas
@@ -42,7 +47,6 @@ async def open_remote(
             f"the model it serves as {flag('tokenizer')}, a hub id such as google/shieldgemma-2b "
             "or a folder that has its tokenizer.json, tokenizer_config.json and config.json."
         )
-    files = await asyncio.to_thread(load_tokenizer, settings.tokenizer, revision=settings.revision)
     key = settings.model_key.get_secret_value() if settings.model_key else None
     async with open_session(key) as session:
         connections = [
@@ -55,6 +59,10 @@ async def open_remote(
             )
             for url in settings.servers
         ]
+        await _find_one(connections)
+        files = await asyncio.to_thread(
+            load_tokenizer, settings.tokenizer, revision=settings.revision
+        )
         template = find_template(settings.template)
         examiner = await asyncio.to_thread(_Examiner, settings, files, template)
         replicas = Replicas(connections, examiner.examine, observer)
@@ -78,6 +86,20 @@ async def open_remote(
                 scorer.close()
         finally:
             await replicas.close()
+
+
+async def _find_one(connections: Sequence[Connection]) -> None:
+    """Raise NothingSpent where no server is there: cheaply, as it is often asked meanwhile."""
+    failures = []
+    for connection in connections:
+        try:
+            await connection.get("/v1/models")
+        except NothingSpent as failure:
+            failures.append(failure)
+        except ScorerUnavailable:
+            pass  # somebody is there, who will be examined
+    if len(failures) == len(connections):
+        raise failures[0]
 
 
 @dataclass(frozen=True, slots=True)
