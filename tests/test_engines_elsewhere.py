@@ -100,8 +100,13 @@ async def test_each_kind_is_recognised_and_asked_in_its_own_way(
 async def test_a_label_that_is_missing_is_an_error(double: Double, tokenizer: Path):
     async with answering(double) as url, asking(url, tokenizer) as scorer:
         double.forgets = True
-        with pytest.raises(ScorerUnavailable, match="without the log-probability of"):
+        with (
+            capture_logs() as logs,
+            pytest.raises(ScorerUnavailable, match="without the log-probability of") as raised,
+        ):
             await margins(scorer, EXCHANGES[0])
+        assert raised.type is ScorerUnavailable, "the name that stands in records"
+        assert "without the log-probability of" in logs[0]["why"], "what records don't tell"
         double.forgets = False
         double.margin = lambda prompt: float("nan")
         with pytest.raises(ScorerUnavailable):

@@ -52,11 +52,12 @@ class Replicas:
                 replica.api = await self._examine(replica.connection)
                 self._tell(replica)
             except ScorerUnavailable as failure:
-                failures.append((replica, failure))
+                failures.append(failure)
         if len(failures) == len(self._replicas):
-            raise failures[0][1]
-        for replica, why in failures:
-            self._leave_out(replica, why)
+            raise failures[0]
+        for replica in self._replicas:
+            if replica.api is None:
+                self._leave_out(replica)
 
     async def close(self) -> None:
         """Stop looking at servers that are left out."""
@@ -82,12 +83,13 @@ class Replicas:
 
     def failed(self, replica: Replica, failure: ScorerUnavailable, *, gone: bool) -> None:
         """Count a failure; a server that is `gone` is left out at once."""
+        log.warning("server failed", server=replica.connection.name, why=str(failure))
         replica.failures += 1
         if replica.api and (gone or replica.failures >= _FAILURES):
-            self._leave_out(replica, failure)
+            self._leave_out(replica)
 
-    def _leave_out(self, replica: Replica, failure: ScorerUnavailable) -> None:
-        log.warning("server left out", server=replica.connection.name, why=str(failure))
+    def _leave_out(self, replica: Replica) -> None:
+        log.warning("server left out", server=replica.connection.name)
         replica.api = None
         self._tell(replica)
         replica.looking = asyncio.create_task(self._until_back(replica), name="left out")

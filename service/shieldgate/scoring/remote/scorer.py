@@ -81,9 +81,11 @@ class RemoteScorer:
             return prepared.scores([task.result() for task in tasks])
         except ExceptionGroup as failures:
             first = failures.exceptions[0]
-            if not isinstance(first, ShieldgateError):
-                raise
-            raise first from None
+            if isinstance(first, ScorerUnavailable):  # by the name that records know
+                raise ScorerUnavailable(str(first), retry_after=first.retry_after) from None
+            if isinstance(first, ShieldgateError):
+                raise first from None
+            raise
         finally:
             self._calls -= 1
 
