@@ -5,6 +5,7 @@ The real ones are in test_real_engines.py.
 
 import asyncio
 import json
+import shutil
 from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -16,9 +17,12 @@ from engines_elsewhere import Double, answering, free_port, margin_of
 from prometheus_client import CollectorRegistry
 from structlog.testing import capture_logs
 from test_packed_engine import POLICIES, words
+from typer.testing import CliRunner
 
 import shieldgate
+from shieldgate.cli import app
 from shieldgate.errors import ConfigurationError, ModelError, Overloaded, ScorerUnavailable
+from shieldgate.policy import shipped_policies
 from shieldgate.prompt import TEMPLATES
 from shieldgate.scoring import OpenScorer, Resilient
 from shieldgate.scoring.factory import open_prompts, open_scorer
@@ -492,3 +496,37 @@ async def test_the_library_asks_an_engine(double: Double, tokenizer: Path):
     assert verdict.violated
     with pytest.raises(ConfigurationError, match="for a gateway or an engine"):
         shieldgate.open_scorer("starter", key="sk-hidden")
+
+
+@pytest.mark.usefixtures("restored_logging")
+async def test_what_evaluate_scored_there_calibrate_writes_for_it(
+    double: Double, tokenizer: Path, prompts: PromptBuilder, tmp_path: Path
+):
+    marked = prompts.encode(Exchange("seven wizards"), ["x"])[0]
+    harmless = prompts.encode(Exchange("bread"), ["x"])[0]
+    marks = set(marked) - set(harmless)
+    double.margin = lambda prompt: 3.0 if marks & set(prompt[:60]) else -3.0
+    rows = [
+        {"prompt": f"{'seven wizards' if n % 2 else 'bread'} {n}", "labels": {"harassment": n % 2}}
+        for n in range(60)
+    ]
+    data = tmp_path / "rows.jsonl"
+    data.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    mine = shutil.copytree(shipped_policies(), tmp_path / "mine")
+    run = tmp_path / "run"
+
+    def use() -> None:
+        given = ["--model", url, "--tokenizer", str(tokenizer), "--scorer-name", "guard-may"]
+        policy = "shieldgemma/harassment"
+        command = ["evaluate", str(data), *given, "--policy", policy, "--out", str(run)]
+        assert CliRunner().invoke(app, command).exit_code == 0
+        report = json.loads((run / "report.json").read_text())
+        assert report["header"]["scorer"] == "guard-may"
+        command = ["calibrate", str(run / "scores.jsonl"), "--target", "optimal-f1"]
+        written = mine / "shieldgemma.yaml"
+        result = CliRunner().invoke(app, [*command, "--policy", policy, "--write", str(written)])
+        assert "for the scorer guard-may" in result.output
+        assert "guard-may" in written.read_text()
+
+    async with answering(double) as url:
+        await asyncio.to_thread(use)
