@@ -63,7 +63,7 @@ def _serving(command: list[str], environment: dict[str, str]) -> Iterator[str]:
     ):
         try:
             deadline = time.monotonic() + 280
-            while not _healthy(url):
+            while not healthy(url):
                 if process.poll() is not None or time.monotonic() > deadline:
                     log.seek(0)
                     raise AssertionError(f"{command[0]} did not start:\n{log.read()[-4000:]}")
@@ -77,7 +77,7 @@ def _serving(command: list[str], environment: dict[str, str]) -> Iterator[str]:
                 process.kill()
 
 
-def _healthy(url: str) -> bool:
+def healthy(url: str) -> bool:
     try:
         return httpx.get(f"{url}/health", timeout=5).status_code == 200
     except httpx.HTTPError:

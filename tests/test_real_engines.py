@@ -1,10 +1,11 @@
 """Scores by engines that we didn't write are those of the plain model, as near as each can come."""
 
+import asyncio
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import pytest
-from engines_elsewhere import llama_server, vllm
+from engines_elsewhere import healthy, llama_server, vllm
 from test_engines_elsewhere import asking
 from test_packed_engine import EXCHANGES, POLICIES, Plain, plain_scorer, probability, words
 from test_serve_chat import transformers_serving
@@ -118,9 +119,9 @@ async def test_llama_cpp_comes_near_the_plain_model_and_a_wrong_one_would_show(
 async def test_a_server_without_log_probabilities_of_token_ids_is_refused(
     transformers_serve: str, hot_checkpoint: Path
 ):
-    with (
-        transformers_serving(transformers_serve, hot_checkpoint) as url,
-        pytest.raises(ModelError, match="It must take token ids as prompts"),
-    ):
-        async with asking(url, hot_checkpoint, engine="openai", served_model=str(hot_checkpoint)):
-            pass
+    with transformers_serving(transformers_serve, hot_checkpoint) as url:
+        while not healthy(url.removesuffix("/v1")):  # it says that it has started before it has
+            await asyncio.sleep(0.1)
+        with pytest.raises(ModelError, match="It must take token ids as prompts"):
+            async with asking(url, hot_checkpoint, engine="openai", served_model="hot"):
+                pass

@@ -159,6 +159,8 @@ class Connection:
                 body += piece
                 if len(body) > _MAX_REPLY_BYTES:
                     raise _TooLong
+            if reply.status >= 400:
+                reply.close()  # as some servers do by themselves, while the next request comes
             after = reply.headers.get("retry-after", "")
             return reply.status, float(after) if after.isdecimal() else None, bytes(body)
 
