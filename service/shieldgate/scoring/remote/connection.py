@@ -148,6 +148,9 @@ class Connection:
     ) -> tuple[int, float | None, bytes]:
         headers = dict(self._observer.trace_headers()) if self._observer else {}
         headers["content-type"] = "application/json"
+        if content is None:
+            # Rare, and some servers close after an error, while the next request is on its way.
+            headers["connection"] = "close"
         async with (
             asyncio.timeout(self._seconds),
             self._session.request(
@@ -159,8 +162,6 @@ class Connection:
                 body += piece
                 if len(body) > _MAX_REPLY_BYTES:
                     raise _TooLong
-            if reply.status >= 400:
-                reply.close()  # as some servers do by themselves, while the next request comes
             after = reply.headers.get("retry-after", "")
             return reply.status, float(after) if after.isdecimal() else None, bytes(body)
 
