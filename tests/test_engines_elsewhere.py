@@ -15,6 +15,7 @@ from typing import Any
 import pytest
 from engines_elsewhere import Double, answering, free_port, margin_of
 from prometheus_client import CollectorRegistry
+from serving import Gateway
 from structlog.testing import capture_logs
 from test_packed_engine import POLICIES, words
 from typer.testing import CliRunner
@@ -243,7 +244,6 @@ async def test_a_key_is_sent_and_never_logged_and_a_wrong_one_is_said(
     [
         ({}, {"tokenizer": None}, "give the tokenizer of the model it serves as --tokenizer"),
         ({}, {"served_model": "other"}, "serves guard: say which one with --served-model"),
-        ({"kind": "shieldgate"}, {}, "is a shieldgate itself"),
         ({"status": 400}, {}, "It says: as told. It must take token ids"),
         ({"kind": "ollama"}, {"engine": "sglang"}, "no such path"),
     ],
@@ -257,6 +257,12 @@ async def test_what_cannot_be_asked_is_refused_in_one_sentence(
         with pytest.raises(ConfigurationError, match=why):
             async with asking(url, **{"tokenizer": tokenizer, **flags}):
                 pass
+
+
+async def test_a_gateway_is_no_engine(served: Gateway, tokenizer: Path):
+    with pytest.raises(ConfigurationError, match="is a shieldgate itself"):
+        async with asking(served.url, tokenizer):
+            pass
 
 
 @pytest.mark.parametrize(

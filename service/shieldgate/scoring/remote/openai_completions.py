@@ -85,11 +85,12 @@ class Vllm:
 class OpenAICompletions:
     """Asks for the few likeliest tokens, both labels made likely, and finds them by their words."""
 
-    def __init__(self, served: Served, labels: Labels) -> None:
+    def __init__(self, served: Served, labels: Labels, name: str) -> None:
+        """Take what people call the engine as its `name`."""
         self.served = served
         self._labels = labels
         self.warning = (
-            f"{served.engine} names tokens by their words and tells of the likeliest few only: a "
+            f"{name} names tokens by their words and tells of the likeliest few only: a "
             "text of whose answers one is not among them gets no score, and two tokens that are "
             "written alike can't be told apart"
         )

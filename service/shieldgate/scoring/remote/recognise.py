@@ -20,11 +20,6 @@ async def recognise(connection: Connection, settings: ScoringSettings, labels: L
     """Ask a server what it is; raise ConfigurationError, or ScorerUnavailable for now."""
     entry = await _entry(connection, settings)
     owner = str(entry.get("owned_by", ""))
-    if owner == "shieldgate":
-        raise ConfigurationError(
-            f"{connection.name} is a shieldgate itself, not an engine. To evaluate it, give its "
-            "address as --url."
-        )
     kind = _OWNERS.get(owner, "openai") if settings.engine == "auto" else settings.engine
     connection.engine = kind
     match kind:
@@ -36,9 +31,7 @@ async def recognise(connection: Connection, settings: ScoringSettings, labels: L
             return LlamaCpp(await _llama_cpp(connection, entry), labels)
     name = {"tensorrt_llm": "TensorRT-LLM"}.get(owner, owner or "the server")
     served = Served("openai", "", str(entry["id"]), _facts(entry, "root"), _count(entry))
-    api = OpenAICompletions(served, labels)
-    api.warning = api.warning.replace("openai", name, 1)
-    return api
+    return OpenAICompletions(served, labels, name)
 
 
 async def _entry(connection: Connection, settings: ScoringSettings) -> Mapping[str, Any]:
@@ -53,7 +46,13 @@ async def _entry(connection: Connection, settings: ScoringSettings) -> Mapping[s
         if isinstance(failure, RequestRefused):
             raise _refusal(connection, failure) from None
         raise
-    return _chosen(_entries(listed), settings, connection.name)
+    entries = _entries(listed)
+    if any(entry.get("owned_by") == "shieldgate" for entry in entries):
+        raise ConfigurationError(
+            f"{connection.name} is a shieldgate itself, not an engine. To evaluate it, give its "
+            "address as --url."
+        )
+    return _chosen(entries, settings, connection.name)
 
 
 def _entries(listed: Any) -> list[Mapping[str, Any]]:
