@@ -6,13 +6,13 @@ gives the same token ids; tests hold that.
 
 import hashlib
 import json
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import structlog
-from tokenizers import Tokenizer
+from tokenizers import AddedToken, Tokenizer
 
 from shieldgate.errors import ModelError
 from shieldgate.prompt import Template, adopt
@@ -49,8 +49,7 @@ class TokenizerFiles:
         Raises ModelError where the tokenizer can't encode them exactly.
         """
         words = prefer_own(template, self.chat_template, self._rendered, self.model)
-        special = list(self.special_tokens.values())
-        return words, PromptEncoder(self.tokenizer, words.control_tokens, special)
+        return words, PromptEncoder(self.tokenizer, words.control_tokens)
 
     def _rendered(self, messages: Messages, guideline: str) -> str:
         """Render the chat template as transformers does."""
@@ -84,6 +83,8 @@ def load_tokenizer(model: str, *, revision: str | None = None) -> TokenizerFiles
         raise ModelError(
             f"{model}: {file} can't be read as a tokenizer: {_first_line(broken)}. Fetch it again."
         ) from None
+    special = _special_tokens(settings)
+    _mark_special(tokenizer, special.values())
     context = (config.get("text_config") or config).get("max_position_embeddings")
     jinja = folder / "chat_template.jinja"
     source = jinja.read_text("utf-8") if jinja.is_file() else settings.get("chat_template")
@@ -92,7 +93,7 @@ def load_tokenizer(model: str, *, revision: str | None = None) -> TokenizerFiles
         digest=hashlib.sha256(content).hexdigest()[:12],
         context=context if isinstance(context, int) else None,
         tokenizer=tokenizer,
-        special_tokens=_special_tokens(settings),
+        special_tokens=special,
         chat_template=source if isinstance(source, str) else None,
     )
 
@@ -126,6 +127,19 @@ def prefer_own(
     if difference:
         log.warning("chat template differs", scorer=scorer, detail=difference)
     return chosen
+
+
+def _mark_special(tokenizer: Tokenizer, names: Iterable[str]) -> None:
+    """Make special what only the configuration calls so, as transformers does."""
+    added = tokenizer.get_added_tokens_decoder()
+    ordinary = [
+        name
+        for name in names
+        if (i := tokenizer.token_to_id(name)) is not None and not (i in added and added[i].special)
+    ]
+    tokenizer.add_special_tokens(
+        [AddedToken(name, normalized=False, special=True) for name in ordinary]
+    )
 
 
 def _special_tokens(settings: Mapping[str, Any]) -> dict[str, str]:
