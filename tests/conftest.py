@@ -23,6 +23,8 @@ settings.load_profile("unhurried")
 NO_SKIPS = os.environ.get("SHIELDGATE_NO_SKIPS")
 TRANSFORMERS_SERVE = os.environ.get("SHIELDGATE_TRANSFORMERS_SERVE")
 OPENAI_AGENTS = os.environ.get("SHIELDGATE_OPENAI_AGENTS")
+VLLM = os.environ.get("SHIELDGATE_VLLM")
+LLAMA_SERVER = os.environ.get("SHIELDGATE_LLAMA_SERVER")
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -31,7 +33,7 @@ def only_settings() -> None:
 
     No sooner, because the processes of pytest-xdist inherit what the first one has.
     """
-    for name in ("NO_SKIPS", "TRANSFORMERS_SERVE", "OPENAI_AGENTS"):
+    for name in ("NO_SKIPS", "TRANSFORMERS_SERVE", "OPENAI_AGENTS", "VLLM", "LLAMA_SERVER"):
         os.environ.pop(f"SHIELDGATE_{name}", None)
 
 
@@ -69,6 +71,26 @@ def openai_agents() -> str:
     if OPENAI_AGENTS is None:
         pytest.skip("needs openai-agents: SHIELDGATE_OPENAI_AGENTS, see .ci/run")
     return OPENAI_AGENTS
+
+
+@pytest.fixture(scope="session")
+def vllm_python() -> str:
+    """The Python of an environment that has vLLM."""
+    if VLLM is None:
+        pytest.skip("needs a Python that has vLLM: SHIELDGATE_VLLM, see .ci/run")
+    if VLLM == "absent":
+        pytest.skip("vLLM can't be had on this machine")
+    return VLLM
+
+
+@pytest.fixture(scope="session")
+def llama_program() -> str:
+    """llama.cpp's server."""
+    if LLAMA_SERVER is None:
+        pytest.skip("needs llama.cpp's llama-server: SHIELDGATE_LLAMA_SERVER, see .ci/run")
+    if LLAMA_SERVER == "absent":
+        pytest.skip("llama.cpp can't be built on this machine")
+    return LLAMA_SERVER
 
 
 @pytest.fixture

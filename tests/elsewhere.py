@@ -8,6 +8,7 @@ from aiohttp import web
 
 from shieldgate.errors import ScorerUnavailable
 from shieldgate.policy import Policy
+from shieldgate.scoring.factory import ScorerObserver
 from shieldgate.scoring.interfaces import Identity
 from shieldgate.settings import ScoringSettings
 from shieldgate.types import Exchange, Score
@@ -34,7 +35,9 @@ class ElsewhereScorer:
 
 
 @asynccontextmanager
-async def open_elsewhere(settings: ScoringSettings) -> AsyncIterator[ElsewhereScorer]:
+async def open_elsewhere(
+    settings: ScoringSettings, *, max_waiting: int, observer: ScorerObserver | None = None
+) -> AsyncIterator[ElsewhereScorer]:
     url = settings.model.removeprefix("elsewhere+")
     async with aiohttp.ClientSession(url, raise_for_status=True) as session:
         yield ElsewhereScorer(session)

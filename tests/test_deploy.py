@@ -192,10 +192,11 @@ def test_the_pod_is_probed_where_something_answers_and_may_do_little() -> None:
 
 def test_the_image_runs_as_nobody_in_particular_and_watches_its_health() -> None:
     text = (ROOT / "Dockerfile").read_text(encoding="utf-8")
-    final = text[text.rindex("\nFROM ") :]
-    assert re.search(r"^USER \d+$", final, re.M)
-    assert "HEALTHCHECK" in final
-    assert 'ENTRYPOINT ["shieldgate"]' in final
+    base = text[text.index(" AS base\n") :]
+    assert re.search(r"^USER \d+$", base, re.M)
+    assert "HEALTHCHECK" in base
+    assert 'ENTRYPOINT ["shieldgate"]' in base
+    assert re.findall(r"^FROM (.+)$", base, re.M) == ["base AS gateway", "base"]
     allowed = {
         line[1:]
         for line in (ROOT / ".dockerignore").read_text(encoding="utf-8").splitlines()

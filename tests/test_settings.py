@@ -17,6 +17,13 @@ from shieldgate.settings import (
 # For each setting a value that is not its default, as a flag or a variable spells it.
 VALUES = {
     "model": "some/where",
+    "tokenizer": "google/shieldgemma-2b",
+    "engine": "vllm",
+    "served_model": "guard",
+    "scorer_name": "shieldgemma-2b-may",
+    "model_key": "sk-engine",
+    "model_seconds": "2.5",
+    "model_texts": "8",
     "revision": "main",
     "device": "cpu",
     "dtype": "bfloat16",

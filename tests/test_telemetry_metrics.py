@@ -13,6 +13,7 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.metrics import MetricWrapperBase
 
 from shieldgate.telemetry import BreakerName, CacheLevel, GuardFailure, Outcome, Phase, Telemetry
+from shieldgate.telemetry.metrics import RemoteReply
 from shieldgate.types import Action, Direction, Judgement, Score, Verdict
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "metrics.md"
@@ -101,6 +102,7 @@ def test_the_document_lists_every_word_of_the_labels_and_no_other() -> None:
     assert listed == {
         "outcome": list(get_args(Outcome)),
         "phase": list(get_args(Phase)),
+        "reply": list(get_args(RemoteReply)),
         "level": list(get_args(CacheLevel)),
         "result": list(Action),
         "direction": list(get_args(Direction)),

@@ -61,6 +61,7 @@ def open_scorer(
     name: str | Path | None = None,
     *,
     key: str | None = None,
+    tokenizer: str | Path | None = None,
     policies: str | Path | PolicyBook | None = None,
     template: str | None = None,
     revision: str | None = None,
@@ -71,8 +72,9 @@ def open_scorer(
 ) -> "ScorerHandle":
     """Name a scorer and the policies it is asked about; it is loaded when it is first needed.
 
-    `name` is 'starter', a model of the hub, the path of a checkpoint, or the URL of a running
-    gateway, which brings its own policies and may want an API `key`. `policies` are a file or
+    `name` is 'starter', a model of the hub, the path of a checkpoint, or a URL: of a running
+    gateway, which brings its own policies, or, with a `tokenizer` or an ending /v1, of an engine
+    that serves a model. Either may want an API `key`. `policies` are a file or
     directory of them, or a book; without any, the shipped ones. What is not given is what the
     environment variables of the settings say, as for the commands. `max_batch_tokens` bounds a
     forward pass.
@@ -81,19 +83,22 @@ def open_scorer(
     """
     log_as_library()
     name = None if name is None else os.fspath(name)
-    if name is not None and name.startswith(("http://", "https://")):
+    is_url = name is not None and name.startswith(("http://", "https://"))
+    if name and is_url and not (tokenizer or name.rstrip("/").endswith("/v1")):
         if policies is not None or template or revision or device or dtype or quantize:
             raise ConfigurationError(
                 f"{name} is a gateway, which has a model and policies of its own; give no others."
             )
         return ScorerHandle(partial(_gateway, open_gateway(name, key)))
-    if key is not None:
+    if key is not None and not is_url:
         raise ConfigurationError(
-            "A key is for a gateway: give its URL, such as http://localhost:8000."
+            "A key is for a gateway or an engine: give its URL, such as http://localhost:8000."
         )
     book = policies if isinstance(policies, PolicyBook) else None
     given = {
         "model": name,
+        "model_key": key,
+        "tokenizer": None if tokenizer is None else os.fspath(tokenizer),
         "policies": None if book else policies,
         "template": template,
         "revision": revision,

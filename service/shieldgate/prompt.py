@@ -422,3 +422,10 @@ _NAMES = {template.digest: name for name, template in TEMPLATES.items()}
 def template_name(digest: str) -> str:
     """Name the published format with this digest; another is called by its digest."""
     return _NAMES.get(digest, digest)
+
+
+def name_suffix(template: Template) -> str:
+    """Tell scorers that ask in other words apart: what was calibrated for one misleads another."""
+    if template.digest == TEMPLATES["chat"].digest:
+        return ""
+    return f"+{template_name(template.digest)}"

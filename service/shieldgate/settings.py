@@ -12,8 +12,16 @@ import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any, ClassVar, Literal, TypeVar
+from urllib.parse import urlsplit
 
-from pydantic import Field, HttpUrl, PrivateAttr, SecretStr, ValidationError
+from pydantic import (
+    Field,
+    HttpUrl,
+    PrivateAttr,
+    SecretStr,
+    ValidationError,
+    field_validator,
+)
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 from shieldgate.errors import ConfigurationError
@@ -110,7 +118,50 @@ class ListenSettings(Settings):
     )
 
 
-class ScoringSettings(ComputeSettings):
+class RemoteSettings(Settings):
+    """What it takes to have an engine elsewhere score."""
+
+    panel = "Scorer elsewhere"
+
+    tokenizer: str | None = Field(
+        None,
+        min_length=1,
+        description="With a server's URL as the model: the tokenizer of what it serves, a hub id "
+        "or a folder, because prompts are made here.",
+    )
+    engine: Literal["auto", "vllm", "sglang", "llama.cpp", "openai"] = Field(
+        "auto",
+        description="How the server is asked; auto goes by what it says it is.",
+    )
+    served_model: str | None = Field(
+        None,
+        min_length=1,
+        description="Which of the server's models to ask. Default: its only one.",
+    )
+    scorer_name: str | None = Field(
+        None,
+        pattern=r"^[^\s|]+$",
+        description="What to call the scorer. Calibrations and cached scores belong to this name, "
+        "so change it with the weights. Default: the served model's name, and a digest of what the "
+        "server tells of it.",
+    )
+    model_key: Annotated[SecretStr, Field(min_length=1)] | None = Field(
+        None,
+        description="The API key for the server. Flags show in process lists: prefer the variable.",
+    )
+    model_seconds: float = Field(
+        20,
+        gt=0,
+        allow_inf_nan=False,
+        description="Longest wait for one reply of the server, in seconds; less than the time in "
+        "which a text is to be judged.",
+    )
+    model_texts: int = Field(
+        32, ge=1, description="Most texts at a time at each server; others wait."
+    )
+
+
+class ScoringSettings(RemoteSettings, ComputeSettings):
     """What it takes to score a text."""
 
     panel = "Scorer and policies"
@@ -119,7 +170,8 @@ class ScoringSettings(ComputeSettings):
         "starter",
         min_length=1,
         description="The scorer: 'starter' (small, shipped, for development and light use), "
-        "google/shieldgemma-2b, -9b or -27b, or the path of a checkpoint.",
+        "google/shieldgemma-2b, -9b or -27b, the path of a checkpoint, or the URL of an engine "
+        "that serves one, such as http://vllm:8000/v1; several alike are parted by commas.",
     )
     revision: str | None = Field(
         None, description="Branch, tag or commit of a scorer from the Hugging Face Hub."
@@ -142,6 +194,21 @@ class ScoringSettings(ComputeSettings):
     profile: str = Field(
         "default", min_length=1, description="The profile for callers who name none."
     )
+
+    @property
+    def servers(self) -> tuple[str, ...]:
+        """List the servers that the model names, by their URLs; none where it is a checkpoint."""
+        if not self.model.startswith(("http://", "https://")):
+            return ()
+        return tuple(re.split(r"\s*,\s*", self.model))
+
+    @field_validator("model")
+    @classmethod
+    def _check_urls(cls, model: str) -> str:
+        if model.startswith(("http://", "https://")):
+            for url in re.split(r"\s*,\s*", model):
+                _check_url(url)
+        return model
 
 
 class GatewaySettings(Settings):
@@ -403,6 +470,21 @@ class WorkerSettings(GeneratorSettings, ListenSettings, ComputeSettings):
     )
 
 
+def _check_url(url: str) -> None:
+    """Raise ValueError for what is no plain http or https URL."""
+    try:
+        parsed = urlsplit(url)
+        host = parsed.hostname if parsed.port != 0 else None
+    except ValueError:
+        raise ValueError("A URL in it can't be read") from None
+    if parsed.scheme not in ("http", "https") or not host:
+        raise ValueError("Each URL in it is to begin with http:// or https:// and a host")
+    if "@" in parsed.netloc or parsed.query or parsed.fragment:
+        raise ValueError(
+            "A URL in it holds a password, a query or a fragment; a key is given as the model's key"
+        )
+
+
 def variable(field: str) -> str:
     """Name the environment variable of a setting."""
     return PREFIX + field.upper()
@@ -461,7 +543,7 @@ def _explain(field: str, reason: str, model: type[Settings], flags: Mapping[str,
     given = str(flags[field]) if field in flags else _environment().get(variable(field), "")
     kind = str(model.model_fields[field].annotation)
     is_url = "HttpUrl" in kind
-    secret = "SecretStr" in kind or (is_url and "@" in given)
+    secret = "SecretStr" in kind or ((is_url or "://" in given) and "@" in given)
     value = "" if secret else f" {given!r}"
     # But not "uRL".
     reason = reason if reason[1:2].isupper() else f"{reason[0].lower()}{reason[1:]}"

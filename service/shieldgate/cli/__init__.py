@@ -90,6 +90,8 @@ def serve(
 
     - `shieldgate serve --model google/shieldgemma-2b --port 9000`
 
+    - `shieldgate serve --model http://vllm:8000/v1 --tokenizer google/shieldgemma-2b`
+
     - `shieldgate serve --upstream http://localhost:11434/v1`
 
     - `shieldgate serve --generator google/gemma-2-2b-it`

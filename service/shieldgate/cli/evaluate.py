@@ -3,6 +3,7 @@
 import os
 import shlex
 import sys
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated
 
@@ -10,7 +11,7 @@ import typer
 
 from shieldgate.cli.options import DATA, AdapterFlag, LabelFlag, MapFlag, with_settings
 from shieldgate.errors import needed
-from shieldgate.settings import ScoringSettings, variable
+from shieldgate.settings import ScoringSettings, flag, variable
 
 _RUN = "Run"
 
@@ -89,14 +90,18 @@ def evaluate(
     ] = None,
     concurrency: Annotated[
         int,
-        typer.Option(min=1, help="Requests at a time, with --url.", rich_help_panel=_RUN),
+        typer.Option(
+            min=1,
+            help="Rows at a time, with --url or an engine's URL as --model.",
+            rich_help_panel=_RUN,
+        ),
     ] = 8,
     compare: Annotated[
         tuple[str, str] | None,
         typer.Option(
             metavar="A B",
-            help="Evaluate two, on the same rows, and compare them in pairs: models, gateways' "
-            "URLs, or policy files with two wordings.",
+            help="Evaluate two, on the same rows, and compare them in pairs: models, URLs (an "
+            "engine's ends with /v1, others are gateways'), or policy files with two wordings.",
             rich_help_panel=_RUN,
         ),
     ] = None,
@@ -176,10 +181,15 @@ def evaluate(
 
 
 def _command() -> str:
-    """Write the command line that was given, with the variables that are settings."""
+    """Write the command line that was given, with the variables that are settings, but no key."""
     given = [
         f"{name}={shlex.quote(os.environ[name])}"
-        for name in map(variable, ScoringSettings.model_fields)
-        if name in os.environ
+        for field in ScoringSettings.model_fields
+        if (name := variable(field)) in os.environ and field != "model_key"
     ]
-    return " ".join([*given, "shieldgate", shlex.join(sys.argv[1:])])
+    key = flag("model_key")
+    words = [
+        f"{key}=…" if word.startswith(f"{key}=") else "…" if before == key else word
+        for before, word in pairwise(sys.argv)
+    ]
+    return " ".join([*given, "shieldgate", shlex.join(words)])

@@ -154,10 +154,11 @@ class EvaluateCommand:
 
     def _side(self, given: str) -> "EvaluateCommand":
         """Tell what one side of a comparison is: a gateway, policy files, or a model."""
-        if given.startswith(("http://", "https://")):
+        is_url = given.startswith(("http://", "https://"))
+        if is_url and not given.rstrip("/").endswith("/v1"):
             return replace(self, url=given)
         path = Path(given).expanduser()
-        is_model = not path.exists() or (path / "config.json").is_file()
+        is_model = is_url or not path.exists() or (path / "config.json").is_file()
         field, value = ("model", given) if is_model else ("policies", path)
         return replace(self, settings=self.settings.model_copy(update={field: value}))
 

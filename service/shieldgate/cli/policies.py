@@ -1,5 +1,6 @@
 """`shieldgate policies`: check, list, and start one's own."""
 
+import asyncio
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, NoReturn
@@ -9,10 +10,11 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from shieldgate.errors import ConfigurationError, PolicyError
+from shieldgate.errors import ConfigurationError, PolicyError, ScoringError
 from shieldgate.policy import PolicyBook, load_book, policy_files, shipped_policies
 from shieldgate.schemas import PoliciesReply
-from shieldgate.scoring.factory import open_prompts
+from shieldgate.scoring.factory import open_prompts, open_scorer
+from shieldgate.settings import ScoringSettings, load
 from shieldgate.types import DIRECTIONS, Direction
 
 app = typer.Typer(
@@ -35,8 +37,13 @@ def check(
         str | None,
         typer.Option(
             help="Check, too, that each guideline leaves room for texts in this scorer: 'starter', "
-            "a hub id or the path of a checkpoint. Only its tokenizer is loaded."
+            "a hub id or the path of a checkpoint, of which only the tokenizer is loaded; or an "
+            "engine's URL, with the settings of 'serve' as variables."
         ),
+    ] = None,
+    tokenizer: Annotated[
+        str | None,
+        typer.Option(help="With an engine's URL: the tokenizer of what it serves."),
     ] = None,
     revision: Annotated[
         str | None, typer.Option(help="Branch, tag or commit of a model from the hub.")
@@ -54,17 +61,38 @@ def check(
     """
     book = _load(path)
     if model is not None:
-        prompts = open_prompts(model, revision=revision, template=template)
+        given = {"model": model, "tokenizer": tokenizer, "revision": revision, "template": template}
+        settings = load(ScoringSettings, {k: v for k, v in given.items() if v is not None})
         try:
-            prompts.check(book.policies.values())
-        except ConfigurationError as refused:
-            _refuse(str(refused))
+            refused = asyncio.run(_no_room(settings, book))
+        except ScoringError as failure:
+            _refuse(f"Error: {failure}")
+        if refused:
+            _refuse(refused)
     for line in _lax(book):
         typer.echo(f"Warning: {line}", err=True)
     typer.echo(
         f"{path or 'The shipped policies'}: {len(book.policies)} policies, "
         f"{len(book.profiles)} profiles, version {book.version}"
     )
+
+
+async def _no_room(settings: ScoringSettings, book: PolicyBook) -> str:
+    """Say which guidelines leave no room for texts; raise ConfigurationError, ScoringError."""
+    policies = book.policies.values()
+    if settings.servers:
+        async with open_scorer(settings, max_batch_tokens=1, max_waiting=1) as scorer:
+            try:
+                await scorer.check(policies)
+            except ConfigurationError as refused:
+                return str(refused)
+        return ""
+    prompts = open_prompts(settings.model, revision=settings.revision, template=settings.template)
+    try:
+        prompts.check(policies)
+    except ConfigurationError as refused:
+        return str(refused)
+    return ""
 
 
 @app.command("list")

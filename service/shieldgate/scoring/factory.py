@@ -2,29 +2,60 @@
 
 import asyncio
 import math
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import structlog
 
-from shieldgate.errors import needed
+from shieldgate.errors import ModelError, needed
+from shieldgate.prompt import find_template
 from shieldgate.scoring.batched import Batched, BatchObserver
 from shieldgate.scoring.interfaces import OpenScorer
+from shieldgate.scoring.remote.connection import RemoteObserver
 from shieldgate.settings import ScoringSettings, ServeSettings
 
 if TYPE_CHECKING:
     from shieldgate.scoring.local import PackedEngine
     from shieldgate.scoring.prompts import PromptBuilder
 
-# Scorers elsewhere, by how the setting `model` begins; any other name is a model in this process.
-REMOTE: dict[str, Callable[[ScoringSettings], AbstractAsyncContextManager[OpenScorer]]] = {}
-
 # A forward pass takes in no more than this, so that who comes meanwhile need not wait long. On a
 # CPU it costs nothing, and on a GPU the limit of tokens comes first.
 _PASS_SECONDS = 0.25
 
 log = structlog.get_logger(__name__)
+
+
+class ScorerObserver(BatchObserver, RemoteObserver, Protocol):
+    """Sees how a scorer fares, here or elsewhere."""
+
+
+class OpenRemote(Protocol):
+    """Opens a scorer elsewhere, in which `max_waiting` calls are at most at once."""
+
+    def __call__(
+        self,
+        settings: ScoringSettings,
+        *,
+        max_waiting: int,
+        observer: ScorerObserver | None = None,
+    ) -> AbstractAsyncContextManager[OpenScorer]:
+        """Open it; raise ConfigurationError, or ScorerUnavailable for now."""
+        ...
+
+
+def open_remote(
+    settings: ScoringSettings, *, max_waiting: int, observer: ScorerObserver | None = None
+) -> AbstractAsyncContextManager[OpenScorer]:
+    """Open the model that the server at a URL serves, or several servers alike."""
+    # Here, because it loads the library of tokenizers, and other commands do without.
+    from shieldgate.scoring.remote import opening  # noqa: PLC0415
+
+    return opening.open_remote(settings, max_waiting=max_waiting, observer=observer)
+
+
+# Scorers elsewhere, by how the setting `model` begins; any other name is a model in this process.
+REMOTE: dict[str, OpenRemote] = {"http://": open_remote, "https://": open_remote}
 
 
 @asynccontextmanager
@@ -37,17 +68,20 @@ async def open_scorer(
     max_pass_seconds: float = math.inf,
     prefix_bytes: int = 0,
     warm: bool = False,
-    observer: BatchObserver | None = None,
+    observer: ScorerObserver | None = None,
 ) -> AsyncIterator[OpenScorer]:
     """Open a scorer of `REMOTE`, or load and check one off the event loop; close it at the end.
 
-    What is given beside the settings is for one in this process. `warm` is for many texts: where
-    a GPU computes, it takes a minute and pays then. Raises ConfigurationError.
+    Of what is given beside the settings, `max_waiting` and `observer` are for both. `warm` is for
+    many texts: where a GPU computes, it takes a minute and pays then. Raises ConfigurationError,
+    and ScorerUnavailable where a scorer elsewhere isn't there.
     """
-    for beginning, open_remote in REMOTE.items():
+    for beginning, open_elsewhere in REMOTE.items():
         if settings.model.startswith(beginning):
-            async with open_remote(settings) as remote:
-                yield remote
+            async with open_elsewhere(
+                settings, max_waiting=max_waiting, observer=observer
+            ) as elsewhere:
+                yield elsewhere
             return
     engine = await asyncio.to_thread(open_engine, settings, prefix_bytes)
     if warm:
@@ -65,7 +99,7 @@ async def open_scorer(
 
 
 def open_served(
-    settings: ServeSettings, observer: BatchObserver
+    settings: ServeSettings, observer: ScorerObserver
 ) -> AbstractAsyncContextManager[OpenScorer]:
     """Open a scorer with the limits of a server."""
     return open_scorer(
@@ -91,13 +125,23 @@ def compile_for_gpu(engine: "PackedEngine", max_batch_tokens: int) -> None:
             return
 
 
-def open_prompts(
-    model: str, *, revision: str | None = None, template: str = "chat"
-) -> "PromptBuilder":
+def open_prompts(model: str, *, revision: str | None = None, template: str) -> "PromptBuilder":
     """Load what builds the prompts of a model, but not the model; raise ConfigurationError."""
-    with needed("Checking for a model", "local"):
+    if model.endswith(".gguf"):
         from shieldgate.scoring.local import load_prompts  # noqa: PLC0415
-    return load_prompts(model, revision=revision, template=template)
+
+        return load_prompts(model, template=template)
+    from shieldgate.scoring.prompts import PromptBuilder  # noqa: PLC0415
+    from shieldgate.scoring.tokenizer_files import load_tokenizer  # noqa: PLC0415
+
+    files = load_tokenizer(model, revision=revision)
+    words, encoder = files.encoder(find_template(template))
+    if files.context is None:
+        raise ModelError(
+            f"{model}: its config.json has no max_position_embeddings, so that the room for texts "
+            "is unknown."
+        )
+    return PromptBuilder(words, encoder, files.context)
 
 
 def open_engine(settings: ScoringSettings, prefix_bytes: int = 0) -> "PackedEngine":

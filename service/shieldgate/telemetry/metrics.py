@@ -33,6 +33,7 @@ Outcome = Literal[
     "left",
     "failed",
 ]
+RemoteReply = Literal["answered", "unreachable", "busy", "refused", "failed", "timeout"]
 CacheLevel = Literal["memory", "redis", "miss"]
 BreakerName = Literal["scorer", "redis_read", "redis_write"]
 GuardFailure = Literal["timeout", "failure", "overloaded", "breaker"]
@@ -104,6 +105,22 @@ class Telemetry:
             "shieldgate_queued_pieces",
             "Pieces of text that wait for a forward pass.",
             multiprocess_mode="livesum",
+        )
+        self._remote_requests = counter(
+            "shieldgate_remote_requests",
+            "Requests to engines elsewhere that score.",
+            ["engine", "reply"],
+        )
+        self._remote_seconds = seconds(
+            "shieldgate_remote_seconds",
+            "Time from a request to an engine elsewhere to the end of its reply.",
+            ["engine"],
+        )
+        self._replicas = gauge(
+            "shieldgate_remote_up",
+            "1 while texts go to this server, 0 while it is left out.",
+            ["server"],
+            multiprocess_mode="livemin",
         )
         self._lookups = counter(
             "shieldgate_cache_lookups", "Scores looked up, by where they were found.", ["level"]
@@ -216,6 +233,19 @@ class Telemetry:
         self._forward_seconds.observe(seconds)
         self._forward_tokens.observe(tokens)
         self._forward_pieces.observe(pieces)
+
+    def remote_request(self, engine: str, reply: RemoteReply, seconds: float) -> None:
+        """Take how a request to an engine elsewhere ended, and how long it took."""
+        self._remote_requests.labels(engine, reply).inc()
+        self._remote_seconds.labels(engine).observe(seconds)
+
+    def replica(self, replica: str, up: bool) -> None:
+        """Take whether texts go to a server elsewhere."""
+        self._replicas.labels(replica).set(up)
+
+    def trace_headers(self) -> Mapping[str, str]:
+        """Give the headers by which others continue the span that is open."""
+        return self.traces.headers()
 
     def looked_up(self, found: Mapping[CacheLevel, int]) -> None:
         """Take how many of a call's scores were found where, or nowhere."""

@@ -3,23 +3,14 @@
 import hashlib
 import logging
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
-from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
-import huggingface_hub
 import structlog
 import torch
-from huggingface_hub.errors import (
-    GatedRepoError,
-    HfHubHTTPError,
-    LocalEntryNotFoundError,
-    RepositoryNotFoundError,
-    RevisionNotFoundError,
-)
 from safetensors import SafetensorError
 from transformers import (
     AutoConfig,
@@ -32,6 +23,7 @@ from transformers import (
 from transformers.utils.logging import disable_progress_bar
 
 from shieldgate.errors import ModelError
+from shieldgate.scoring.hub import locate
 from shieldgate.scoring.local.attention import PACKED
 from shieldgate.scoring.local.contents import (
     check_adapter,
@@ -91,7 +83,7 @@ def load_checkpoint(
     ValueError for a family that can't serve, before weights are read. Raises ModelError, in one
     sentence that says how to mend it, and ConfigurationError where a library is missing.
     """
-    source, commit = _locate(model, revision, _WANTED)
+    source, commit = locate(model, revision, _WANTED)
     weights = commit or _digest(source)
     family, config, stored = _config(source, model, find)
     place = _device(device)
@@ -212,7 +204,7 @@ def load_tokenizer(
 
     Raises ModelError.
     """
-    source, _ = _locate(model, revision, ("*.json", "*.jinja"))
+    source, _ = locate(model, revision, ("*.json", "*.jinja"))
     _, config, _ = _config(source, model)
     return _tokenizer(source, model), int(config.max_position_embeddings)
 
@@ -228,50 +220,6 @@ def _tokenizer(source: Path, model: str) -> PreTrainedTokenizerBase:
             f"{model}: its tokenizer can't be read: {_first_line(broken)} Fetch it again."
         ) from broken
     return loaded
-
-
-def _locate(model: str, revision: str | None, wanted: Sequence[str]) -> tuple[Path, str | None]:
-    """Find the GGUF file, or the folder that has the `wanted` files.
-
-    From the hub they are fetched if they are new, and the commit is given, too.
-    """
-    if model == "starter":
-        return Path(str(files("shieldgate") / "starter")), None
-    folder = Path(model).expanduser()
-    if folder.is_dir() or (folder.is_file() and folder.suffix == ".gguf"):
-        return folder, None
-    if folder.is_absolute() or model.startswith(("./", "../", "~")) or model.count("/") != 1:
-        raise ModelError(
-            f"{model}: there is no such folder. Give 'starter', the folder of a checkpoint, a file "
-            "that ends in .gguf, or a hub id such as google/shieldgemma-2b."
-        )
-    return _fetch(model, revision, wanted)
-
-
-def _fetch(model: str, revision: str | None, wanted: Sequence[str]) -> tuple[Path, str]:
-    try:
-        path = Path(
-            huggingface_hub.snapshot_download(model, revision=revision, allow_patterns=list(wanted))
-        )
-    except GatedRepoError as refused:
-        raise ModelError(
-            f"{model} is gated. Accept its licence on its page at the hub, then set HF_TOKEN to a "
-            "token of that account, or run `hf auth login`."
-        ) from refused
-    except RevisionNotFoundError as refused:
-        raise ModelError(f"{model} has no revision {revision!r}.") from refused
-    except RepositoryNotFoundError as refused:
-        raise ModelError(
-            f"The hub has no model {model}, or it is private. Check the spelling; for a private "
-            "model, set HF_TOKEN."
-        ) from refused
-    except (LocalEntryNotFoundError, HfHubHTTPError, OSError) as refused:
-        raise ModelError(
-            f"{model} is not in the local cache and the hub can't be reached. Connect once to "
-            "download it, or give the path of a folder that holds it."
-        ) from refused
-    # A snapshot's folder is named after the commit, which identifies its content.
-    return path, path.name
 
 
 def _digest(source: Path) -> str:

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from shieldgate.errors import ModelError
 from shieldgate.policy import Policy
-from shieldgate.prompt import TEMPLATES, Template, template_name
+from shieldgate.prompt import Template, name_suffix
 from shieldgate.scoring.interfaces import Identity, Prepared
 from shieldgate.scoring.local import decoder
 from shieldgate.scoring.local.attention import PACKED
@@ -64,7 +64,7 @@ class PackedEngine:
         # Of the device, because indices from the host can't be part of a captured graph.
         self._answers = torch.tensor(self._prompts.answers, device=embedding.weight.device)
         self.identity = Identity(
-            name=checkpoint.name + _suffix(self.template),
+            name=checkpoint.name + name_suffix(self.template),
             weights=checkpoint.weights,
             dtype=checkpoint.precision
             if checkpoint.quantization
@@ -213,10 +213,3 @@ class PackedEngine:
             self.model.set_attn_implementation(PACKED)
         positive, negative = logits[list(self._prompts.answers)].tolist()
         return float(positive - negative)
-
-
-def _suffix(template: Template) -> str:
-    """Tell scorers that ask in other words apart: what was calibrated for one misleads another."""
-    if template.digest == TEMPLATES["chat"].digest:
-        return ""
-    return f"+{template_name(template.digest)}"

@@ -2,17 +2,13 @@
 
 from collections.abc import Collection
 
-import structlog
-from jinja2 import TemplateError
 from tokenizers import Tokenizer
 from transformers import PreTrainedTokenizerBase
 
 from shieldgate.errors import ModelError
-from shieldgate.prompt import Template, adopt
+from shieldgate.prompt import Template
 from shieldgate.scoring.encoding import PromptEncoder
-from shieldgate.types import Exchange
-
-log = structlog.get_logger(__name__)
+from shieldgate.scoring.tokenizer_files import Messages, prefer_own
 
 
 def prompt_encoder(
@@ -28,24 +24,10 @@ def prompt_encoder(
 
 
 def adopted(template: Template, tokenizer: PreTrainedTokenizerBase, scorer: str) -> Template:
-    """Prefer the words of the tokenizer's own chat template, where it is one for moderation.
+    """Prefer the words of the tokenizer's own chat template, where it is one for moderation."""
 
-    Only for the template `chat`. `scorer` is named in the log where the two differ.
-    """
-    source = tokenizer.chat_template
-    if template.name != "chat" or not isinstance(source, str) or "guideline" not in source:
-        return template
+    def render(messages: Messages, guideline: str) -> str:
+        conversation = list(map(dict, messages))
+        return str(tokenizer.apply_chat_template(conversation, guideline=guideline, tokenize=False))
 
-    def rendered(exchange: Exchange, guideline: str) -> str:
-        messages = [{"role": "user", "content": exchange.prompt}]
-        if exchange.response is not None:
-            messages.append({"role": "assistant", "content": exchange.response})
-        return str(tokenizer.apply_chat_template(messages, guideline=guideline, tokenize=False))
-
-    try:
-        chosen, difference = adopt(rendered, template)
-    except TemplateError as broken:
-        chosen, difference = template, f"It can't be rendered, so ours is used: {broken}"
-    if difference:
-        log.warning("chat template differs", scorer=scorer, detail=difference)
-    return chosen
+    return prefer_own(template, tokenizer.chat_template, render, scorer)

@@ -1,0 +1,1 @@
+"""Scorers elsewhere: models that vLLM, SGLang, llama.cpp or the like serve."""
