@@ -23,8 +23,8 @@ def load_engine(
 
 def load_prompts(model: str, *, revision: str | None = None, template: str) -> PromptBuilder:
     """Load what builds a checkpoint's prompts, without its weights; raise ConfigurationError."""
-    tokenizer, context = load_tokenizer(model, revision=revision)
-    words = adopted(find_template(template), tokenizer, model)
+    tokenizer, context, own = load_tokenizer(model, revision=revision)
+    words = adopted(find_template(template), tokenizer, model, own)
     return PromptBuilder(words, prompt_encoder(tokenizer, words.control_tokens), context)
 
 

@@ -32,6 +32,8 @@ from transformers import (
 from transformers.utils.logging import disable_progress_bar
 
 from shieldgate.errors import ModelError
+from shieldgate.prompt import Template, find_template
+from shieldgate.scoring.local.adapted import is_adapted, load_adapted
 from shieldgate.scoring.local.attention import PACKED
 from shieldgate.scoring.local.contents import (
     check_adapter,
@@ -42,19 +44,27 @@ from shieldgate.scoring.local.contents import (
 from shieldgate.scoring.local.families import ModelFamily, find_family
 from shieldgate.scoring.local.feedforward import use_blocks
 
-_WANTED = ("*.json", "*.safetensors", "*.jinja")
+SHIPPED = ("starter", "small")
+
+# In a checkpoint's folder: what it was trained to be asked (docs/templates.md).
+TEMPLATE = "template.yaml"
+_WANTED = ("*.json", "*.safetensors", "*.jinja", TEMPLATE)
 
 log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
 class Checkpoint:
-    """A loaded model with its tokenizer; `weights` identifies the content."""
+    """A loaded model with its tokenizer; `weights` identifies the content.
+
+    `template` is what it was trained to be asked, where its folder says so.
+    """
 
     name: str
     weights: str
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
+    template: Template | None = None
 
 
 FindFamily = Callable[[PretrainedConfig], tuple[ModelFamily, PretrainedConfig]]
@@ -68,7 +78,7 @@ def load_checkpoint(
     dtype: str = "auto",
     find: FindFamily = find_family,
 ) -> Checkpoint:
-    """Load `starter`, a local folder, or a hub id such as `google/shieldgemma-2b`.
+    """Load `starter`, `small`, a local folder, or a hub id such as `google/shieldgemma-2b`.
 
     `device` is cpu, cuda, mps or auto; `dtype` float32, bfloat16 or auto. With several GPUs the
     layers are spread over them. `find` raises ValueError for a family that can't serve, before
@@ -84,6 +94,30 @@ def load_checkpoint(
         disable_progress_bar()  # it would stand between the lines of a log
     if family.tensors:  # it lists each tensor of the parts that are left out
         logging.getLogger("transformers.modeling_utils").addFilter(_is_no_load_report)
+    if is_adapted(folder):
+        loaded = load_adapted(folder, config, kind, PACKED).to(place)
+    else:
+        loaded = _loaded(folder, model, family, config, kind, place)
+    with _refusal(model):
+        check_numbers(loaded)
+    tokenizer = _tokenizer(folder, model)
+    loaded.eval().requires_grad_(False)
+    use_blocks(loaded)
+    name = f"{_short(model)}@{weights[:12]}"
+    log.info("model loaded", scorer=name, dtype=str(kind).removeprefix("torch."), device=str(place))
+    loaded.name_or_path = str(folder)
+    return Checkpoint(name, weights, loaded, tokenizer, _template(folder))
+
+
+def _loaded(
+    folder: Path,
+    model: str,
+    family: ModelFamily,
+    config: PretrainedConfig,
+    kind: torch.dtype,
+    place: torch.device,
+) -> PreTrainedModel:
+    """Load the weights that a folder holds, over all GPUs if there are several."""
     spread = place.type == "cuda" and torch.cuda.device_count() > 1
     try:
         with _refusal(model):
@@ -112,14 +146,8 @@ def load_checkpoint(
             f"{model}: the weights lack {len(lacking)} tensors of this architecture, "
             f"{lacking[0]} first. Fetch the checkpoint again."
         )
-    with _refusal(model):
-        check_numbers(loaded)
-    tokenizer = _tokenizer(folder, model)
-    loaded.eval().requires_grad_(False)
-    use_blocks(loaded)
-    name = f"{_short(model)}@{weights[:12]}"
-    log.info("model loaded", scorer=name, dtype=str(kind).removeprefix("torch."), device=str(place))
-    return Checkpoint(name, weights, loaded, tokenizer)
+    weights: PreTrainedModel = loaded
+    return weights
 
 
 @contextmanager
@@ -137,14 +165,20 @@ def _is_no_load_report(record: logging.LogRecord) -> bool:
 
 def load_tokenizer(
     model: str, *, revision: str | None = None
-) -> tuple[PreTrainedTokenizerBase, int]:
-    """Load a checkpoint's tokenizer without its weights; gives the model's context in tokens, too.
+) -> tuple[PreTrainedTokenizerBase, int, Template | None]:
+    """Load a checkpoint's tokenizer without its weights.
 
-    Raises ModelError.
+    Gives the model's context in tokens and its own template, too. Raises ModelError.
     """
-    folder, _ = _locate(model, revision, ("*.json", "*.jinja"))
+    folder, _ = _locate(model, revision, ("*.json", "*.jinja", TEMPLATE))
     _, config = _config(folder, model)
-    return _tokenizer(folder, model), int(config.max_position_embeddings)
+    return _tokenizer(folder, model), int(config.max_position_embeddings), _template(folder)
+
+
+def _template(folder: Path) -> Template | None:
+    """Read what a checkpoint was trained to be asked, if its folder holds that."""
+    file = folder / TEMPLATE
+    return find_template(str(file)) if file.is_file() else None
 
 
 def _tokenizer(folder: Path, model: str) -> PreTrainedTokenizerBase:
@@ -161,14 +195,14 @@ def _tokenizer(folder: Path, model: str) -> PreTrainedTokenizerBase:
 
 def _locate(model: str, revision: str | None, wanted: Sequence[str]) -> tuple[Path, str | None]:
     """Find the folder that has the `wanted` files; from the hub also the commit, fetched if new."""
-    if model == "starter":
-        return Path(str(files("shieldgate") / "starter")), None
+    if model in SHIPPED:
+        return Path(str(files("shieldgate") / model)), None
     folder = Path(model).expanduser()
     if folder.is_dir():
         return folder, None
     if folder.is_absolute() or model.startswith(("./", "../", "~")) or model.count("/") != 1:
         raise ModelError(
-            f"{model}: there is no such folder. Give 'starter', the folder of a checkpoint, or a "
+            f"{model}: there is no such folder. Give 'starter', 'small', the folder of a checkpoint, or a "
             "hub id such as google/shieldgemma-2b."
         )
     return _fetch(model, revision, wanted)

@@ -27,11 +27,18 @@ def prompt_encoder(
     return PromptEncoder(backend, control_tokens, tokenizer.all_special_tokens)
 
 
-def adopted(template: Template, tokenizer: PreTrainedTokenizerBase, scorer: str) -> Template:
-    """Prefer the words of the tokenizer's own chat template, where it is one for moderation.
+def adopted(
+    template: Template,
+    tokenizer: PreTrainedTokenizerBase,
+    scorer: str,
+    own: Template | None = None,
+) -> Template:
+    """Prefer the checkpoint's `own` words, or its tokenizer's chat template if it moderates.
 
-    Only for the template `chat`. `scorer` is named in the log where the two differ.
+    Only for the template `chat`, the default. `scorer` is named in the log where the two differ.
     """
+    if template.name == "chat" and own:
+        return own
     source = tokenizer.chat_template
     if template.name != "chat" or not isinstance(source, str) or "guideline" not in source:
         return template
