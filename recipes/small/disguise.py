@@ -13,7 +13,7 @@ _LOOKALIKES = str.maketrans("aeiostlAEIOST", "43105714310S7")
 _ACCENTS = "\u0300\u0301\u0302\u0308\u030a"
 
 
-def disguised(text: str, rng: Random) -> str:
+def disguised(text: str, rng: Random) -> str:  # noqa: PLR0911 - one for each way
     """Disguise a text in one of nine ways, drawn by `rng`."""
     match rng.randrange(9):
         case 0:
@@ -21,7 +21,7 @@ def disguised(text: str, rng: Random) -> str:
         case 1:
             return "".join(c + rng.choice(_ACCENTS) if c.isalpha() else c for c in text[:400])
         case 2:
-            share = rng.random()
+            share = rng.uniform(0.3, 1.0)
             accented = (c + "\u0301" if c in "aeiou" and rng.random() < share else c for c in text)
             return unicodedata.normalize("NFC", "".join(accented))
         case 3:

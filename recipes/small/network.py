@@ -1,8 +1,7 @@
 """A Llama with an adapter, written out for training: packed rows in, last hidden states out.
 
 The adapter is low-rank (LoRA, arXiv 2106.09685) and added to the weights before each pass, so a
-layer is four large products whatever its rank. Needs PyTorch alone, with numpy and gguf to read
-the base.
+layer is a few large products whatever its rank.
 """
 
 from collections.abc import Callable, Iterable, Mapping
@@ -13,8 +12,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F  # noqa: N812 - what everybody calls it
 
+from shieldgate.scoring.local.adapted import read_llama
+
 Attend = Callable[[Tensor, Tensor, Tensor, Any], Tensor]
-"""Query [rows, heads, length, dim], key and value with fewer heads, and a mask; as the query out."""
+"""Query [rows, heads, length, dim], key and value with fewer heads, a mask; shaped as the query."""
 
 LINEARS = (
     "self_attn.q_proj",
@@ -25,44 +26,6 @@ LINEARS = (
     "mlp.up_proj",
     "mlp.down_proj",
 )
-_IN_GGUF = dict(
-    zip(LINEARS, ("attn_q", "attn_k", "attn_v", "attn_output", "ffn_gate", "ffn_up", "ffn_down"),
-        strict=True)
-)  # fmt: skip
-
-
-def read_gguf(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
-    """Read a Llama in GGUF: fp32 tensors by transformers' names, and its figures by GGUF's."""
-    from gguf import GGUFReader
-    from gguf.quants import dequantize
-
-    reader = GGUFReader(path)
-    figures = {
-        name.removeprefix("llama."): field.contents()
-        for name, field in reader.fields.items()
-        if name.startswith("llama.")
-    }
-    stored = {
-        t.name: torch.from_numpy(dequantize(t.data, t.tensor_type).copy()) for t in reader.tensors
-    }
-    found = {
-        "model.embed_tokens.weight": stored["token_embd.weight"],
-        "model.norm.weight": stored["output_norm.weight"],
-    }
-    heads = {"attn_q": "head_count", "attn_k": "head_count_kv"}
-    for layer in range(figures["block_count"]):
-        ours, theirs = f"model.layers.{layer}.", f"blk.{layer}."
-        found[f"{ours}input_layernorm.weight"] = stored[f"{theirs}attn_norm.weight"]
-        found[f"{ours}post_attention_layernorm.weight"] = stored[f"{theirs}ffn_norm.weight"]
-        for name, short in _IN_GGUF.items():
-            weight = stored[f"{theirs}{short}.weight"]
-            if short in heads:
-                # GGUF has the two halves of each head's rotation beside each other.
-                count = figures[f"attention.{heads[short]}"]
-                pairs = weight.view(count, -1, 2, weight.shape[1])
-                weight = pairs.transpose(1, 2).reshape(weight.shape)
-            found[f"{ours}{name}.weight"] = weight
-    return found, figures
 
 
 class Network(nn.Module):
@@ -103,7 +66,7 @@ class Network(nn.Module):
         }
         return [{key: parts[n] for key, parts in whole.items()} for n in range(self.layers)]
 
-    def hidden(
+    def hidden(  # noqa: PLR0917 - as its callers have them
         self,
         ids: Tensor,
         positions: Tensor,
@@ -148,7 +111,7 @@ class Network(nn.Module):
         return found
 
 
-def layer(
+def layer(  # noqa: PLR0917 - one compiled function, which takes no objects
     states: Tensor,
     weights: Mapping[str, Tensor],
     before_attention: Tensor,
@@ -188,14 +151,13 @@ def _turned(x: Tensor) -> Tensor:
     return torch.cat((-x[..., half:], x[..., :half]), -1)
 
 
-def from_gguf(path: Path, rank: int) -> Network:
-    """Build the network on a base in GGUF."""
-    weights, figures = read_gguf(path)
+def from_gguf(path: Path, config: Mapping[str, Any], rank: int) -> Network:
+    """Build the network on a base in GGUF; `config` is its config.json."""
     return Network(
-        weights,
-        heads=figures["attention.head_count"],
-        theta=figures["rope.freq_base"],
-        eps=figures["attention.layer_norm_rms_epsilon"],
+        read_llama(path, config),
+        heads=config["num_attention_heads"],
+        theta=config["rope_parameters"]["rope_theta"],
+        eps=config["rms_norm_eps"],
         rank=rank,
     )
 

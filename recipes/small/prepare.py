@@ -1,9 +1,9 @@
 """Labelled rows in, questions as token ids out: what is asked, of which text, in which words.
 
-    python -m recipes.small.prepare --data DATA --tokenizer FOLDER --out questions.npz
+    python -m recipes.small.prepare --data DATA --out questions.npz
 
-Everything is drawn by the seed. `--measure` writes files of rows out as the questions that
-`shieldgate evaluate` asks of them, instead.
+Everything is drawn by the seed. What each row is asked is put into the words of the shipped
+scorer's template, with its tokenizer.
 """
 
 import re
@@ -17,6 +17,7 @@ from typing import Annotated, Any
 import numpy as np
 import torch
 import typer
+from rich.progress import track
 
 from recipes.small.answers import answer_rows
 from recipes.small.disguise import disguised
@@ -27,8 +28,9 @@ from recipes.starter.rows import Row, read_rows
 from recipes.starter.sampling import Example, Mix, Pool
 from recipes.starter.soft_labels import soft_labels
 from recipes.starter.wording import ANY, HARMS, Guidelines
+from shieldgate.errors import ConfigurationError
 from shieldgate.policy import Policy, load_book
-from shieldgate.prompt import Template, find_template
+from shieldgate.prompt import Template
 from shieldgate.scoring.encoding import PromptEncoder
 from shieldgate.scoring.local.checkpoint import load_tokenizer
 from shieldgate.scoring.local.tokenizer import prompt_encoder
@@ -66,11 +68,12 @@ _SUICIDE = re.compile(
 _QUESTIONS = 4
 _WORDINGS = 400  # drawn for each harm and direction, beside the official one
 _BLANK = "\u2983"
+_STEP = 1000
 
 
 @dataclass(frozen=True)
 class Encoded:
-    """Cuts prompts into trunk and branch where the template turns from the text to the guideline."""
+    """Cuts prompts into trunk and branch where a template turns from the text to the guideline."""
 
     template: Template
     encoder: PromptEncoder
@@ -93,7 +96,10 @@ class Encoded:
         for direction in DIRECTIONS:
             empty = Exchange("", None if direction == "prompt" else "")
             segments = self.template.segments(empty, _BLANK)
-            found[direction] = next(i for i, s in enumerate(segments) if _BLANK in str(s))
+            # From the end: an empty text is no segment.
+            found[direction] = next(i for i, s in enumerate(segments) if _BLANK in str(s)) - len(
+                segments
+            )
         return found
 
 
@@ -196,8 +202,8 @@ def training_questions(
     *,
     texts: int,
     seed: int,
-) -> Iterator[tuple[int, Writer]]:
-    """Draw so many texts and what is asked of them; yields how many there are, and the writer."""
+) -> Iterator[Writer]:
+    """Draw so many texts and what is asked of them; yields the writer after each thousand."""
     rows = [_with_self_harm(row) for row in rows]
     mix = Mix(
         _SHARES, longest=1500, embedded=0.08, thinned=0.06, misspelt=0.1, recased=0.12,
@@ -209,14 +215,13 @@ def training_questions(
     ]  # fmt: skip
     interviewer = Interviewer(shipped(), seed)
     writer = Writer(encoded)
-    size = 1000
-    for step in range(texts // size):
+    for step in range(texts // _STEP):
         rng = Random(f"{seed}/ask/{step}")
-        examples = [_changed(e, harmless, rng) for e in pool.draw(seed, step, size)]
+        examples = [_changed(e, harmless, rng) for e in pool.draw(seed, step, _STEP)]
         examples = [e for e in examples if e.labels]
         asked = [list(interviewer.questions(e, rows[e.place], rng)) for e in examples]
         writer.add([e.exchange for e in examples], asked)
-        yield (step + 1) * size, writer
+        yield writer
 
 
 def _with_self_harm(row: Row) -> Row:
@@ -270,41 +275,44 @@ def measured_questions(
     return writer.questions()
 
 
-def beliefs(
-    rows: Sequence[Row], answers: Sequence[Row], out: Path, say: Any
-) -> dict[str, list[float]]:
+def beliefs(rows: Sequence[Row], answers: Sequence[Row], kept: Path) -> dict[str, list[float]]:
     """Let a linear model say what is not labelled; an answer of ours is believed as written."""
     harms = [harm for harm in HARMS if harm != ANY]
     no_embedding = torch.zeros(len(rows), 1)
-    soft = soft_labels(rows, no_embedding, harms, out, lambda n: say(f"beliefs {n}/{len(harms)}"))
+    soft = soft_labels(rows, no_embedding, harms, kept, lambda _: None)
     return {h: [*soft[h], *(float(row.labels.get(h, 0.5)) for row in answers)] for h in harms}
 
 
 def main(
     *,
     data: Annotated[Path, typer.Option(help="Folder with train.jsonl.gz and benign.jsonl.gz.")],
-    tokenizer: Annotated[Path, typer.Option(help="Folder with the base's config and tokenizer.")],
-    template: Annotated[Path, typer.Option(help="What the scorer is asked.")],
     out: Annotated[Path, typer.Option(help="The .npz file to write.")],
-    texts: Annotated[int, typer.Option(help="Texts to draw, with replacement.")] = 320_000,
+    measure: Annotated[
+        list[Path],
+        typer.Option(help="Files of rows to write beside it, for --measure of training."),
+    ] = [],  # noqa: B006 - typer's way
+    texts: Annotated[int, typer.Option(help="Texts to draw, with replacement.")] = 300_000,
     answers: Annotated[int, typer.Option(help="Answers of each kind to write.")] = 2_500,
     seed: int = 0,
 ) -> None:
     """Draw the training questions."""
-    words = find_template(str(template))
-    loaded, *_ = load_tokenizer(str(tokenizer))
-    encoded = Encoded(words, prompt_encoder(loaded, words.control_tokens))
+    tokenizer, _, template = load_tokenizer("small")
+    if template is None:
+        raise ConfigurationError("The shipped scorer has lost its template.yaml.")
+    encoded = Encoded(template, prompt_encoder(tokenizer, template.control_tokens))
+    for path in measure:
+        official = [load_book().policies[f"shieldgemma/{h}"] for h in HARMS if h != ANY]
+        name = path.name.split(".")[0]
+        measured_questions(read_rows(path), official, encoded).save(out.with_name(f"{name}.npz"))
     rows = [
         *read_rows(data / "train.jsonl.gz"),
         *read_rows(data / "benign.jsonl.gz"),
         *contrast_rows(),
     ]
     written = list(answer_rows(rows, answers, seed))
-    soft = beliefs(rows, written, out.parent / "beliefs.npy", print)
+    soft = beliefs(rows, written, out.parent / "beliefs.npy")
     drawn = training_questions([*rows, *written], soft, encoded, texts=texts, seed=seed)
-    for done, writer in drawn:
-        if done % 20_000 == 0:
-            print(f"{done:,} of {texts:,} texts", flush=True)
+    *_, writer = track(drawn, "texts", total=texts // _STEP)
     writer.questions().save(out)
 
 

@@ -1,15 +1,17 @@
-"""Train the adapter on prepared questions; needs PyTorch, numpy and gguf, and nothing of ours.
+"""Train the adapter on prepared questions.
 
-    python -m recipes.small.train --base SmolLM2.gguf --questions questions.npz --out OUT
+    python -m recipes.small.train --questions questions.npz --out OUT
 
-On a GPU layers are compiled and attention is FlexAttention; minutes on an H200. It goes on where
-it was when started again.
+On a GPU layers are compiled and attention is FlexAttention; seven minutes on an H200. It goes on
+where it was when started again. The base is the one that the shipped scorer names.
 """
 
 import argparse
+import json
 import math
 import time
 from collections.abc import Iterator
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from recipes.small.network import Network, from_gguf, layer, parameters
 from recipes.small.questions import Batch, Questions, batches
+from shieldgate.scoring.local.adapted import ADAPTER, base_file
 
 # Token ids of the two answers, in SmolLM2's vocabulary.
 YES, NO = 10539, 5230
@@ -179,7 +182,7 @@ def _save(
         new,
     )
     new.replace(out / "state.pt")
-    save_file(network.adapter(), out / "adapter_model.safetensors")
+    save_file(network.adapter(), out / ADAPTER)
 
 
 @torch.no_grad()
@@ -199,13 +202,12 @@ def measure(machine: Machine, questions: Questions, rows: int, length: int) -> N
 def main() -> None:
     """Train, and measure files of questions if some are given."""
     parser = argparse.ArgumentParser(prog="python -m recipes.small.train", description=__doc__)
-    parser.add_argument("--base", type=Path, required=True, help="SmolLM2-135M-Instruct in GGUF")
     parser.add_argument("--questions", type=Path, required=True, help="what `prepare` wrote")
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--measure", type=Path, nargs="*", default=[], help="margins of these, too")
-    parser.add_argument("--steps", type=int, default=2400)
+    parser.add_argument("--steps", type=int, default=3850)
     parser.add_argument("--seconds", type=float, default=0.0, help="instead of --steps")
-    parser.add_argument("--rate", type=float, default=1e-3)
+    parser.add_argument("--rate", type=float, default=3e-3)
     parser.add_argument("--rows", type=int, default=8, help="rows of a batch")
     parser.add_argument("--length", type=int, default=4096, help="tokens of a row")
     parser.add_argument("--workers", type=int, default=6)
@@ -215,7 +217,9 @@ def main() -> None:
     torch.set_float32_matmul_precision("high")
     given.out.mkdir(parents=True, exist_ok=True)
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    machine = Machine(from_gguf(given.base, RANK), device)
+    small = Path(str(files("shieldgate") / "small"))
+    config = json.loads((small / "config.json").read_bytes())
+    machine = Machine(from_gguf(base_file(small), config, RANK), device)
     stream = Stream(Questions.load(given.questions), given.seed, given.rows, given.length)
     loader: DataLoader[Batch] = DataLoader(
         stream, batch_size=None, num_workers=given.workers, pin_memory=False,

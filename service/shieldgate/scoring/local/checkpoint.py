@@ -97,7 +97,7 @@ def load_checkpoint(
     if is_adapted(folder):
         loaded = load_adapted(folder, config, kind, PACKED).to(place)
     else:
-        loaded = _loaded(folder, model, family, config, kind, place)
+        loaded = _loaded(folder, model, family, config, kind=kind, place=place)
     with _refusal(model):
         check_numbers(loaded)
     tokenizer = _tokenizer(folder, model)
@@ -114,6 +114,7 @@ def _loaded(
     model: str,
     family: ModelFamily,
     config: PretrainedConfig,
+    *,
     kind: torch.dtype,
     place: torch.device,
 ) -> PreTrainedModel:
@@ -202,8 +203,8 @@ def _locate(model: str, revision: str | None, wanted: Sequence[str]) -> tuple[Pa
         return folder, None
     if folder.is_absolute() or model.startswith(("./", "../", "~")) or model.count("/") != 1:
         raise ModelError(
-            f"{model}: there is no such folder. Give 'starter', 'small', the folder of a checkpoint, or a "
-            "hub id such as google/shieldgemma-2b."
+            f"{model}: there is no such folder. Give 'starter', 'small', the folder of a "
+            "checkpoint, or a hub id such as google/shieldgemma-2b."
         )
     return _fetch(model, revision, wanted)
 
