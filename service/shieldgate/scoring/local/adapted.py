@@ -79,7 +79,7 @@ def _by_layer(adapter: Mapping[str, Tensor]) -> Mapping[str, Mapping[str, Tensor
 
 def read_llama(path: Path, config: Mapping[str, Any]) -> dict[str, Tensor]:
     """Read a Llama in GGUF; fp32, by transformers' names. Needs the package gguf."""
-    with needed("Reading a base in GGUF", "small"):
+    with needed("Reading weights in GGUF", "gguf"):
         from gguf import GGUFReader  # noqa: PLC0415 - of an extra
         from gguf.quants import dequantize  # noqa: PLC0415
     heads = {
