@@ -71,8 +71,8 @@ def open_scorer(
     """Name a scorer and the policies it is asked about; it is loaded when it is first needed.
 
     `name` is 'starter', 'small', a model of the hub, the path of a checkpoint, or the URL of a
-    running gateway, which brings its own policies and may want an API `key`. `policies` are a file or
-    directory of them, or a book; without any, the shipped ones. What is not given is what the
+    running gateway, which brings its own policies and may want an API `key`. `policies` are a file
+    or directory of them, or a book; without any, the shipped ones. What is not given is what the
     environment variables of the settings say, as for the commands. `max_batch_tokens` bounds a
     forward pass.
 
