@@ -33,6 +33,7 @@ DATA ?= $(wildcard ../shared/data/eval/openai_mod.jsonl.gz)
 bench: $(INSTALLED)
 	$(BIN)/python -m benchmarks
 	$(BIN)/python -m benchmarks.starter
+	[ ! -f $(SMALL) ] || $(BIN)/python -m benchmarks.starter --model small
 	$(BIN)/python -m benchmarks.evaluation $(DATA)
 	$(BIN)/python -m benchmarks.load --seconds 6
 
