@@ -53,8 +53,8 @@ def main() -> None:
     packed, each = seconds["packed"], seconds["batch"] / BATCH
     Console(highlight=False, soft_wrap=True).print(
         f"{engine.identity.name} in {engine.identity.dtype}, a text of {TOKENS} tokens, "
-        f"{len(policies)} policies, {sum(w.tokens for w in work)} tokens in one pass; {torch.get_num_threads()} threads, "
-        f"load {os.getloadavg()[0]:.1f}:\n"
+        f"{len(policies)} policies, {sum(w.tokens for w in work)} tokens in one pass; "
+        f"{torch.get_num_threads()} threads, load {os.getloadavg()[0]:.1f}:\n"
         f"  {packed * 1e3:.1f} ms for one text, {seconds['one by one'] / packed:.2f}x as long when "
         f"each policy has a pass of its own;\n"
         f"  {1 / each:.0f} texts/s in passes of {BATCH}, {packed / each:.2f}x as many as one by "
