@@ -3,7 +3,8 @@
     python -m recipes.small.train --questions questions.npz --out OUT
 
 On a GPU layers are compiled and attention is FlexAttention; seven minutes on an H200. It goes on
-where it was when started again. The base is the one that the shipped scorer names.
+where it was when started again, with the texts from their beginning. The base is the one that the
+shipped scorer names.
 """
 
 import argparse
