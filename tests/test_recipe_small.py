@@ -145,7 +145,7 @@ def test_what_is_learnt_is_in_the_adapter(
     name = "base_model.model.model.layers.1.mlp.up_proj.lora_{}.weight"
     added = adapter[name.format("B")].float() @ adapter[name.format("A")].float()
     network = machine.network
-    merged = network.merged(torch.float32)[1]["up_proj"] - network.frozen["up_proj"].weight[1]
+    merged = network.merged(torch.float32)[1]["up_proj"] - network.frozen["up_proj"][1]
     assert added.abs().max() > 1e-3
     torch.testing.assert_close(added, merged.detach(), atol=2e-4, rtol=0.1)
 

@@ -41,13 +41,12 @@ class Network(nn.Module):
         self.norm = nn.Buffer(weights["model.norm.weight"])
         self.before_attention = nn.Buffer(self._each(weights, "input_layernorm"))
         self.before_mlp = nn.Buffer(self._each(weights, "post_attention_layernorm"))
-        self.frozen = nn.ModuleDict()
+        self.frozen = nn.ParameterDict()
         self.down, self.up = nn.ParameterDict(), nn.ParameterDict()
         for name in LINEARS:
             stacked = self._each(weights, name)
             key = name.split(".")[1]
-            self.frozen[key] = nn.Module()
-            self.frozen[key].weight = nn.Buffer(stacked)
+            self.frozen[key] = nn.Parameter(stacked, requires_grad=False)
             layers, wide, narrow = stacked.shape
             bound = narrow**-0.5
             self.down[key] = nn.Parameter(torch.empty(layers, rank, narrow).uniform_(-bound, bound))
@@ -59,9 +58,7 @@ class Network(nn.Module):
     def merged(self, dtype: torch.dtype) -> list[dict[str, Tensor]]:
         """Add the adapter to the weights; gives the linear layers by name, for each layer."""
         whole = {
-            key: torch.baddbmm(self.frozen[key].weight, self.up[key], self.down[key])
-            .to(dtype)
-            .unbind(0)
+            key: torch.baddbmm(self.frozen[key], self.up[key], self.down[key]).to(dtype).unbind(0)
             for key in self.down
         }
         return [{key: parts[n] for key, parts in whole.items()} for n in range(self.layers)]

@@ -120,7 +120,10 @@ def batches(
             texts.append(text)
             at += 1
         yield Batch(
-            *map(torch.from_numpy, (ids, positions, group, part)),
+            ids=torch.from_numpy(ids),
+            positions=torch.from_numpy(positions),
+            group=torch.from_numpy(group),
+            part=torch.from_numpy(part),
             reads=torch.tensor(reads),
             target=torch.from_numpy(questions.target[picked] / np.float32(255)),
             weight=torch.from_numpy(questions.weight[picked] / np.float32(255)),

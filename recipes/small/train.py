@@ -86,7 +86,8 @@ def dense(batch: Batch) -> Tensor:
     at = torch.arange(batch.ids.shape[1])
     theirs, mine = batch.part[:, None, :], batch.part[:, :, None]
     same = batch.group[:, None, :] == batch.group[:, :, None]
-    return ((at <= at[:, None]) & same & ((theirs == 0) | (theirs == mine)))[:, None]
+    seen: Tensor = (at <= at[:, None]) & same & ((theirs == 0) | (theirs == mine))
+    return seen[:, None]
 
 
 def _flex(q: Tensor, k: Tensor, v: Tensor, mask: Any) -> Tensor:
@@ -130,7 +131,7 @@ def train(
         loss = F.binary_cross_entropy_with_logits(
             machine.margins(batch), batch.target, batch.weight / batch.weight.sum(), reduction="sum"
         )
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         torch.nn.utils.clip_grad_norm_(parameters(machine.network), 1.0)
         for group in optimizer.param_groups:
             group["lr"] = rate(progress, peak)
@@ -175,7 +176,7 @@ def _save(
     new = out / "state.new"
     torch.save(
         {
-            "network": dict(network.named_parameters()),
+            "network": {n: p for n, p in network.named_parameters() if p.requires_grad},
             "optimizer": optimizer.state_dict(),
             "step": step,
             "spent": spent,

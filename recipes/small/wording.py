@@ -7,6 +7,7 @@ from typing import NamedTuple
 from ruamel.yaml import YAML
 
 from recipes.starter.wording import Wordings, Words
+from shieldgate.types import Direction
 
 
 class Asked(NamedTuple):
@@ -26,7 +27,7 @@ def shipped() -> Asked:
         harms[harm] = _joined(harms.get(harm, Words((), (), ())), Words(**words))
     topics = {source: Words(**words) for source, words in ours["topics"].items()}
     harms |= {f"topic:{source}": words for source, words in topics.items()}
-    openings: Mapping[str, Sequence[str]] = {
+    openings: Mapping[Direction, Sequence[str]] = {
         direction: [*known, *ours["openings"][direction]]
         for direction, known in theirs.openings.items()
     }
