@@ -95,8 +95,8 @@ def load_checkpoint(
     if family.tensors:  # it lists each tensor of the parts that are left out
         logging.getLogger("transformers.modeling_utils").addFilter(_is_no_load_report)
     if is_adapted(folder):
-        loaded = load_adapted(folder, config, kind, PACKED)
-        loaded.to(device=place)
+        loaded: Any = load_adapted(folder, config, kind, PACKED)
+        loaded.to(place)
     else:
         loaded = _loaded(folder, model, family, config, kind=kind, place=place)
     with _refusal(model):
