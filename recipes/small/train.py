@@ -14,7 +14,7 @@ import time
 from collections.abc import Iterator
 from importlib.resources import files
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
 import torch
@@ -91,7 +91,8 @@ def dense(batch: Batch) -> Tensor:
 
 
 def _flex(q: Tensor, k: Tensor, v: Tensor, mask: Any) -> Tensor:
-    return cast(Tensor, flex_attention(q, k, v, block_mask=mask, enable_gqa=True))
+    found: Tensor = flex_attention(q, k, v, block_mask=mask, enable_gqa=True)
+    return found
 
 
 def _dense(q: Tensor, k: Tensor, v: Tensor, mask: Tensor) -> Tensor:
