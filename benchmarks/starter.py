@@ -1,4 +1,4 @@
-"""Time the starter on a text of 100 tokens under four policies: alone, and many texts at once."""
+"""Time a scorer on a text of 100 tokens under four policies: alone, and many texts at once."""
 
 import argparse
 import os
@@ -21,8 +21,10 @@ def main() -> None:
     """Measure and print."""
     parser = argparse.ArgumentParser(prog="python -m benchmarks.starter", description=__doc__)
     parser.add_argument("--seconds", type=float, default=10.0, help="time for the rounds")
+    parser.add_argument("--model", default="starter", help="what --model of serve takes")
+    parser.add_argument("--dtype", default="auto", help="float32 or bfloat16")
     arguments = parser.parse_args()
-    engine = load_engine("starter", device="cpu")
+    engine = load_engine(arguments.model, device="cpu", dtype=arguments.dtype)
     book = load_book()
     policies = book.select(book.profile("default"))
     empty = len(engine.prepare(Exchange(""), policies).work[0].trunk)
@@ -50,9 +52,9 @@ def main() -> None:
     )
     packed, each = seconds["packed"], seconds["batch"] / BATCH
     Console(highlight=False, soft_wrap=True).print(
-        f"The starter, a text of {TOKENS} tokens, {len(policies)} policies, "
-        f"{sum(w.tokens for w in work)} tokens in one pass; {torch.get_num_threads()} threads, "
-        f"load {os.getloadavg()[0]:.1f}:\n"
+        f"{engine.identity.name} in {engine.identity.dtype}, a text of {TOKENS} tokens, "
+        f"{len(policies)} policies, {sum(w.tokens for w in work)} tokens in one pass; "
+        f"{torch.get_num_threads()} threads, load {os.getloadavg()[0]:.1f}:\n"
         f"  {packed * 1e3:.1f} ms for one text, {seconds['one by one'] / packed:.2f}x as long when "
         f"each policy has a pass of its own;\n"
         f"  {1 / each:.0f} texts/s in passes of {BATCH}, {packed / each:.2f}x as many as one by "

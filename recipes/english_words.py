@@ -30,7 +30,7 @@ def main() -> None:
             exchange = row.example.exchange
             counts.update({*WORD.findall(f"{exchange.prompt} {exchange.response or ''}".lower())})
     frequent = [word for word, count in sorted(counts.items(), key=rank) if count >= least(word)]
-    print("\n".join(textwrap.wrap(" ".join(frequent), 99)))  # noqa: T201
+    print("\n".join(textwrap.wrap(" ".join(frequent), 99)))
 
 
 def rank(counted: tuple[str, int]) -> tuple[int, str]:

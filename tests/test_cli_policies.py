@@ -38,7 +38,7 @@ def test_check_warns_where_a_profile_lets_pass_what_is_calibrated_to_be_stopped(
     file.write_text(file.read_text().replace("max_thresholds:", "thresholds:"))
     result = policies("check", directory)
     assert result.exit_code == 0
-    warnings = result.stderr.splitlines()
+    warnings = [line for line in result.stderr.splitlines() if "calibrated for starter@" in line]
     assert len(warnings) == 3
     assert warnings[0].startswith(
         "Warning: profiles.strict.thresholds.shieldgemma/dangerous: 0.3 is above the 0.29 "

@@ -355,3 +355,15 @@ def test_contrast_rows_show_both_sides_of_every_harm_they_know() -> None:
     assert len({r.id for r in written}) == len(written)
     for harm in ("dangerous", "harassment", "hate", "sexual", "violence"):
         assert {r.labels[harm] for r in written if harm in r.labels} == {0, 1}
+
+
+def test_a_source_counts_by_its_weight(rows: list[Row]) -> None:
+    pool = Pool(rows, Mix({"dangerous": 1.0}, sources={"source 0": 0.0}))
+    drawn = {rows[example.place].source for example in pool.draw(0, 0, 200)}
+    assert drawn == {"source 1", "source 2"}
+
+
+def test_a_label_is_tempered_by_a_share_of_the_soft_one(rows: list[Row]) -> None:
+    soft = {"dangerous": [0.5] * len(rows)}
+    pool = Pool(rows, Mix({"dangerous": 1.0}, tempered=0.2), soft)
+    assert {e.labels[0].violated for e in pool.draw(0, 0, 50)} == {0.1, 0.9}

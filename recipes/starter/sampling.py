@@ -3,7 +3,7 @@
 import re
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cache
 from random import Random
 
@@ -13,7 +13,7 @@ from shieldgate.types import Exchange
 
 # Word lists and thresholds on another model's scores are wrong more often than people are.
 _TRUST = {"lexicon": 0.5, "derived": 0.8, "perspective": 0.8, "model": 0.8}
-# How far a soft label is trusted where nothing is known, and how much it counts beside a label.
+# How far a soft label is trusted where nothing is known.
 _SOFT = 0.5
 _WORD = re.compile(r"[^\W\d_]{4,}")
 
@@ -54,7 +54,8 @@ class Mix:
 
     `harms` weighs the harms, `violated` is the share of draws whose answer is yes.
     Sources count by the square root of their size,
-    so none drowns the others. Texts are cut after `longest` characters. The other fields are the
+    so none drowns the others; `sources` weighs some of them anew. Texts are cut after `longest`
+    characters. `tempered` is how much a soft label counts beside a label. The other fields are the
     shares of examples that are changed, or asked whether words occur.
     """
 
@@ -67,6 +68,8 @@ class Mix:
     thinned: float = 0.3
     misspelt: float = 0.15
     mentions: float = 0.2
+    tempered: float = 0.5
+    sources: Mapping[str, float] = field(default_factory=dict)
 
 
 class Pool:
@@ -98,7 +101,10 @@ class Pool:
             for harm, violated in known[place].items():
                 cells[harm, violated][row.source].append(place)
         self._cells = {
-            cell: (list(by_source.values()), [len(r) ** 0.5 for r in by_source.values()])
+            cell: (
+                list(by_source.values()),
+                [len(r) ** 0.5 * mix.sources.get(s, 1.0) for s, r in by_source.items()],
+            )
             for cell, by_source in cells.items()
         }
         self._harms = [h for h in mix.harms if (h, True) in cells or (h, False) in cells]
@@ -133,7 +139,7 @@ class Pool:
             if harm in known:
                 violated = float(known[harm])
                 if soft is not None:
-                    violated += _SOFT * (soft - violated)
+                    violated += self._mix.tempered * (soft - violated)
                 found[harm] = Label(harm, violated, _TRUST.get(sources.get(harm, ""), 1.0))
             elif soft is not None:
                 found[harm] = Label(harm, soft, _SOFT)

@@ -72,9 +72,9 @@ def open_scorer(
 ) -> "ScorerHandle":
     """Name a scorer and the policies it is asked about; it is loaded when it is first needed.
 
-    `name` is 'starter', a model of the hub, the path of a checkpoint, or a URL: of a running
-    gateway, which brings its own policies, or, with a `tokenizer` or an ending /v1, of an engine
-    that serves a model. Either may want an API `key`. `policies` are a file or
+    `name` is 'starter', 'small', a model of the hub, the path of a checkpoint, or a URL: of a
+    running gateway, which brings its own policies, or, with a `tokenizer` or an ending /v1, of an
+    engine that serves a model. Either may want an API `key`. `policies` are a file or
     directory of them, or a book; without any, the shipped ones. What is not given is what the
     environment variables of the settings say, as for the commands. `max_batch_tokens` bounds a
     forward pass.

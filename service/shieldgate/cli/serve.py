@@ -333,8 +333,9 @@ def _log_listening(listener: socket.socket, live: LiveBook, settings: ServeSetti
         log.warning("there are no API keys: whoever reaches this address can use the server")
     if settings.model == "starter":
         log.info(
-            "the starter scorer is for development and light use; "
-            "for the real one: --model google/shieldgemma-2b"
+            "the starter scorer is for development and light use; for a better one on this "
+            "machine: make serve-small, or --model small; for the real one: --model "
+            "google/shieldgemma-2b"
         )
 
 

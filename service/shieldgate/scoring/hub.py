@@ -6,23 +6,25 @@ from pathlib import Path
 
 from shieldgate.errors import ModelError
 
+SHIPPED = ("starter", "small")
+
 
 def locate(model: str, revision: str | None, wanted: Sequence[str]) -> tuple[Path, str | None]:
     """Find a GGUF file, or the folder that has the `wanted` files.
 
     From the hub they are fetched if they are new, and the commit is given, too. `model` is
-    `starter`, a local folder or file, or a hub id such as `google/shieldgemma-2b`. Raises
+    `starter`, `small`, a local folder or file, or a hub id such as `google/shieldgemma-2b`. Raises
     ModelError, in one sentence that says how to mend it.
     """
-    if model == "starter":
-        return Path(str(files("shieldgate") / "starter")), None
+    if model in SHIPPED:
+        return Path(str(files("shieldgate") / model)), None
     folder = Path(model).expanduser()
     if folder.is_dir() or (folder.is_file() and folder.suffix == ".gguf"):
         return folder, None
     if folder.is_absolute() or model.startswith(("./", "../", "~")) or model.count("/") != 1:
         raise ModelError(
-            f"{model}: there is no such folder. Give 'starter', the folder of a checkpoint, a file "
-            "that ends in .gguf, or a hub id such as google/shieldgemma-2b."
+            f"{model}: there is no such folder. Give 'starter', 'small', the folder of a "
+            "checkpoint, a file that ends in .gguf, or a hub id such as google/shieldgemma-2b."
         )
     return _fetch(model, revision, wanted)
 

@@ -15,7 +15,7 @@ import structlog
 from tokenizers import AddedToken, Tokenizer
 
 from shieldgate.errors import ModelError
-from shieldgate.prompt import Template, adopt
+from shieldgate.prompt import Template, adopt, find_template
 from shieldgate.scoring.encoding import PromptEncoder
 from shieldgate.scoring.hub import locate
 from shieldgate.types import Exchange
@@ -23,6 +23,9 @@ from shieldgate.types import Exchange
 # The names under which a tokenizer_config.json lists special tokens.
 _NAMED = tuple(f"{kind}_token" for kind in ("bos", "eos", "unk", "sep", "pad", "cls", "mask"))
 _LISTED = ("additional_special_tokens", "extra_special_tokens")
+
+# In a checkpoint's folder: what it was trained to be asked (docs/templates.md).
+TEMPLATE = "template.yaml"
 
 Messages = Sequence[Mapping[str, str]]
 
@@ -33,7 +36,8 @@ log = structlog.get_logger(__name__)
 class TokenizerFiles:
     """A tokenizer and what its folder says of it; `digest` identifies its token ids.
 
-    `context` is that of the model beside it, in tokens, where its config.json says so.
+    `context` is that of the model beside it, in tokens, where its config.json says so. `own` is
+    what that was trained to be asked, where the folder says so (docs/templates.md).
     """
 
     model: str
@@ -42,13 +46,14 @@ class TokenizerFiles:
     tokenizer: Tokenizer
     special_tokens: Mapping[str, str]
     chat_template: str | None
+    own: Template | None = None
 
     def encoder(self, template: Template) -> tuple[Template, PromptEncoder]:
         """Give what encodes a template's prompts, and its words: the tokenizer's own, if any.
 
         Raises ModelError where the tokenizer can't encode them exactly.
         """
-        words = prefer_own(template, self.chat_template, self._rendered, self.model)
+        words = prefer_own(template, self.chat_template, self._rendered, self.model, self.own)
         return words, PromptEncoder(self.tokenizer, words.control_tokens)
 
     def _rendered(self, messages: Messages, guideline: str) -> str:
@@ -72,7 +77,7 @@ class TokenizerFiles:
 
 def load_tokenizer(model: str, *, revision: str | None = None) -> TokenizerFiles:
     """Read the tokenizer of `starter`, a folder or a hub id; raise ModelError."""
-    folder, _ = locate(model, revision, ("*.json", "*.jinja"))
+    folder, _ = locate(model, revision, ("*.json", "*.jinja", TEMPLATE))
     file = folder / "tokenizer.json"
     settings = _json(model, folder / "tokenizer_config.json")
     config = _json(model, folder / "config.json") if (folder / "config.json").is_file() else {}
@@ -95,7 +100,14 @@ def load_tokenizer(model: str, *, revision: str | None = None) -> TokenizerFiles
         tokenizer=tokenizer,
         special_tokens=special,
         chat_template=source if isinstance(source, str) else None,
+        own=own_template(folder),
     )
+
+
+def own_template(folder: Path) -> Template | None:
+    """Read what a checkpoint was trained to be asked, if its folder holds that."""
+    file = folder / TEMPLATE
+    return find_template(str(file)) if file.is_file() else None
 
 
 def prefer_own(
@@ -103,14 +115,18 @@ def prefer_own(
     chat_template: object,
     render: Callable[[Messages, str], str],
     scorer: str,
+    own: Template | None = None,
 ) -> Template:
-    """Prefer the words of a tokenizer's own chat template, where it is one for moderation.
+    """Prefer a checkpoint's `own` words, or its tokenizer's chat template if it moderates.
 
-    Only for the template `chat`. `render(messages, guideline)` renders the tokenizer's. `scorer` is
-    named in the log where the two differ.
+    Only for the template `chat`, the default. `render(messages, guideline)` renders the
+    tokenizer's. `scorer` is named in the log where the two differ.
     """
-    own = isinstance(chat_template, str) and "guideline" in chat_template
-    if template.name != "chat" or not own:
+    if template.name != "chat":
+        return template
+    if own:
+        return own
+    if not isinstance(chat_template, str) or "guideline" not in chat_template:
         return template
     from jinja2 import TemplateError  # noqa: PLC0415
 

@@ -30,6 +30,7 @@ _COPIED = (
     "special_tokens_map.json",
     "added_tokens.json",
     "chat_template.jinja",
+    "template.yaml",
 )
 
 

@@ -3,7 +3,7 @@
 import hashlib
 import logging
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,7 +23,9 @@ from transformers import (
 from transformers.utils.logging import disable_progress_bar
 
 from shieldgate.errors import ModelError
+from shieldgate.prompt import Template
 from shieldgate.scoring.hub import locate
+from shieldgate.scoring.local.adapted import is_adapted, load_adapted
 from shieldgate.scoring.local.attention import PACKED
 from shieldgate.scoring.local.contents import (
     check_adapter,
@@ -37,8 +39,9 @@ from shieldgate.scoring.local.families import ModelFamily, find_family
 from shieldgate.scoring.local.gguf import alone, read_gguf
 from shieldgate.scoring.local.quantization import Quantization, linear_layers
 from shieldgate.scoring.local.row_blocks import use_blocks
+from shieldgate.scoring.tokenizer_files import TEMPLATE, own_template
 
-_WANTED = ("*.json", "*.safetensors", "*.jinja")
+_WANTED = ("*.json", "*.safetensors", "*.jinja", TEMPLATE)
 
 log = structlog.get_logger(__name__)
 
@@ -47,7 +50,8 @@ log = structlog.get_logger(__name__)
 class Checkpoint:
     """A loaded model with its tokenizer; `weights` identifies the content.
 
-    `quantization` names how its weights are held in memory in fewer bits, if they are.
+    `quantization` names how its weights are held in memory in fewer bits, if they are. `template`
+    is what it was trained to be asked, where its folder says so.
     """
 
     name: str
@@ -55,6 +59,7 @@ class Checkpoint:
     model: PreTrainedModel
     tokenizer: PreTrainedTokenizerBase
     quantization: str | None = None
+    template: Template | None = None
 
     @property
     def precision(self) -> str:
@@ -75,7 +80,7 @@ def load_checkpoint(
     quantize: str | None = None,
     find: FindFamily = find_family,
 ) -> Checkpoint:
-    """Load `starter`, a local folder or GGUF file, or a hub id such as `google/shieldgemma-2b`.
+    """Load `starter`, `small`, a local folder or GGUF file, or a hub id.
 
     `device` is cpu, cuda, mps or auto; `dtype` float32, bfloat16 or auto. With several GPUs the
     layers are spread over them. `quantize` is how the weights are to be held in fewer bits; `none`
@@ -89,12 +94,56 @@ def load_checkpoint(
     place = _device(device)
     kind, why = choose_dtype(dtype, place, config)
     quantization = _quantization(model, source, stored, quantize)
-    how: dict[str, Any] = {}
-    layers = set()
     if not sys.stderr.isatty():
         disable_progress_bar()  # it would stand between the lines of a log
     if family.tensors:  # it lists each tensor of the parts that are left out
         logging.getLogger("transformers.modeling_utils").addFilter(_is_no_load_report)
+    if is_adapted(source):
+        loaded: Any = load_adapted(source, config, kind, PACKED)
+        loaded.to(place)
+        with _refusal(model):
+            check_numbers(loaded.named_parameters())
+    else:
+        loaded = _loaded(
+            source,
+            model,
+            family,
+            config,
+            stored=stored,
+            quantization=quantization,
+            kind=kind,
+            place=place,
+        )
+    tokenizer = _tokenizer(source, model)
+    loaded.eval().requires_grad_(False)
+    use_blocks(loaded)
+    name = f"{_short(model)}@{weights[:12]}"
+    quantized = quantization.name if quantization else None
+    log.info(
+        "model loaded",
+        scorer=name,
+        dtype=str(kind).removeprefix("torch."),
+        because=why,
+        device=str(place),
+        **({"quantization": quantized} if quantized else {}),
+    )
+    return Checkpoint(name, weights, loaded, tokenizer, quantized, own_template(source))
+
+
+def _loaded(
+    source: Path,
+    model: str,
+    family: ModelFamily,
+    config: PretrainedConfig,
+    *,
+    stored: Quantization | None,
+    quantization: Quantization | None,
+    kind: torch.dtype,
+    place: torch.device,
+) -> PreTrainedModel:
+    """Load and check the weights that a source holds, over all GPUs if there are several."""
+    how: dict[str, Any] = {}
+    layers: Collection[str] = ()
     spread = place.type == "cuda" and torch.cuda.device_count() > 1
     try:
         if source.is_dir():
@@ -137,20 +186,8 @@ def load_checkpoint(
             check_numbers(stored_tensors(source, family))
         else:
             check_numbers(loaded.named_parameters())
-    tokenizer = _tokenizer(source, model)
-    loaded.eval().requires_grad_(False)
-    use_blocks(loaded)
-    name = f"{_short(model)}@{weights[:12]}"
-    quantized = quantization.name if quantization else None
-    log.info(
-        "model loaded",
-        scorer=name,
-        dtype=str(kind).removeprefix("torch."),
-        because=why,
-        device=str(place),
-        **({"quantization": quantized} if quantized else {}),
-    )
-    return Checkpoint(name, weights, loaded, tokenizer, quantized)
+    weights: PreTrainedModel = loaded
+    return weights
 
 
 def _quantization(
@@ -169,10 +206,10 @@ def _quantization(
                 "checkpoint that it was made from."
             )
         return stored
-    if source.is_file():
+    if source.is_file() or is_adapted(source):
         raise ModelError(
-            f"{model}: a GGUF file isn't quantised again. Leave --quantize out, or use the "
-            "checkpoint that it was made from."
+            f"{model}: weights from GGUF aren't quantised again. Leave --quantize out, or use the "
+            "checkpoint that they were made from."
         )
     return Quantization(wanted)
 

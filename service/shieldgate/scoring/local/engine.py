@@ -47,7 +47,9 @@ class PackedEngine:
         `prefix_bytes` bounds the keys and values kept for answers that are still growing.
         """
         self.model = checkpoint.model
-        self.template = adopted(template, checkpoint.tokenizer, checkpoint.name)
+        self.template = adopted(
+            template, checkpoint.tokenizer, checkpoint.name, checkpoint.template
+        )
         encoder = prompt_encoder(checkpoint.tokenizer, self.template.control_tokens)
         embedding: Any = checkpoint.model.get_input_embeddings()
         if encoder.largest_id >= embedding.num_embeddings:

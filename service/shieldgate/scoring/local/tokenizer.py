@@ -23,11 +23,16 @@ def prompt_encoder(
     return PromptEncoder(backend, control_tokens, tokenizer.all_special_tokens)
 
 
-def adopted(template: Template, tokenizer: PreTrainedTokenizerBase, scorer: str) -> Template:
-    """Prefer the words of the tokenizer's own chat template, where it is one for moderation."""
+def adopted(
+    template: Template,
+    tokenizer: PreTrainedTokenizerBase,
+    scorer: str,
+    own: Template | None = None,
+) -> Template:
+    """Prefer the checkpoint's `own` words, or its tokenizer's chat template if it moderates."""
 
     def render(messages: Messages, guideline: str) -> str:
         conversation = list(map(dict, messages))
         return str(tokenizer.apply_chat_template(conversation, guideline=guideline, tokenize=False))
 
-    return prefer_own(template, tokenizer.chat_template, render, scorer)
+    return prefer_own(template, tokenizer.chat_template, render, scorer, own)
