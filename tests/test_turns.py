@@ -280,4 +280,4 @@ def test_chinese_for_example_is_seen_to_be_long_at_once() -> None:
     assert 9000 < PROMPTS._encoder.least_tokens(text, 9000) < real
 
 
-PROMPTS = open_prompts("starter")
+PROMPTS = open_prompts("starter", template="chat")
