@@ -1,14 +1,21 @@
 """Judges exchanges by the rules of a request, and puts the verdicts on record."""
 
+import asyncio
+from collections.abc import Iterable
 from dataclasses import dataclass, replace
 from time import perf_counter
 
 from shieldgate.errors import ScoringError
+from shieldgate.gateway.concurrency import together
 from shieldgate.moderation import judge
 from shieldgate.policy import Rules, fail
 from shieldgate.scoring.loading import LoadingScorer
 from shieldgate.telemetry import Audit, Decision, Telemetry
 from shieldgate.types import Action, Exchange, Judged
+
+
+# How many exchanges of one request are judged at a time; a long history has hundreds.
+_AT_ONCE = 8
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,3 +72,17 @@ class Screener:
         if judged.failure is not None and judged.verdict.action.stops:
             raise judged.failure
         return judged
+
+    async def screen_all(
+        self, exchanges: Iterable[Exchange], rules: Rules, *, may_open: bool = True
+    ) -> list[Judged]:
+        """Judge exchanges as `screen` does, a few at a time; what it raises ends all of them."""
+        places = asyncio.Semaphore(_AT_ONCE)
+
+        async def screen(exchange: Exchange) -> Judged:
+            async with places:
+                return await self.screen(exchange, rules, may_open=may_open)
+
+        async with together() as group:
+            tasks = [group.create_task(screen(exchange)) for exchange in exchanges]
+        return [task.result() for task in tasks]
