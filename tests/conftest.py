@@ -23,6 +23,9 @@ settings.load_profile("unhurried")
 NO_SKIPS = os.environ.get("SHIELDGATE_NO_SKIPS")
 TRANSFORMERS_SERVE = os.environ.get("SHIELDGATE_TRANSFORMERS_SERVE")
 OPENAI_AGENTS = os.environ.get("SHIELDGATE_OPENAI_AGENTS")
+LITELLM = os.environ.get("SHIELDGATE_LITELLM")
+NEMO_GUARDRAILS = os.environ.get("SHIELDGATE_NEMO_GUARDRAILS")
+AZURE_CONTENT_SAFETY = os.environ.get("SHIELDGATE_AZURE_CONTENT_SAFETY")
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -31,7 +34,10 @@ def only_settings() -> None:
 
     No sooner, because the processes of pytest-xdist inherit what the first one has.
     """
-    for name in ("NO_SKIPS", "TRANSFORMERS_SERVE", "OPENAI_AGENTS"):
+    for name in (
+        *("NO_SKIPS", "TRANSFORMERS_SERVE", "OPENAI_AGENTS", "LITELLM", "NEMO_GUARDRAILS"),
+        "AZURE_CONTENT_SAFETY",
+    ):
         os.environ.pop(f"SHIELDGATE_{name}", None)
 
 
@@ -69,6 +75,30 @@ def openai_agents() -> str:
     if OPENAI_AGENTS is None:
         pytest.skip("needs openai-agents: SHIELDGATE_OPENAI_AGENTS, see .ci/run")
     return OPENAI_AGENTS
+
+
+@pytest.fixture(scope="session")
+def litellm_proxy() -> str:
+    """The program of LiteLLM's proxy."""
+    if LITELLM is None:
+        pytest.skip("needs LiteLLM's proxy: SHIELDGATE_LITELLM, see .ci/run")
+    return LITELLM
+
+
+@pytest.fixture(scope="session")
+def nemo_guardrails() -> str:
+    """The Python that has NeMo Guardrails."""
+    if NEMO_GUARDRAILS is None:
+        pytest.skip("needs NeMo Guardrails: SHIELDGATE_NEMO_GUARDRAILS, see .ci/run")
+    return NEMO_GUARDRAILS
+
+
+@pytest.fixture(scope="session")
+def azure_content_safety() -> str:
+    """The Python that has Azure's client."""
+    if AZURE_CONTENT_SAFETY is None:
+        pytest.skip("needs azure-ai-contentsafety: SHIELDGATE_AZURE_CONTENT_SAFETY, see .ci/run")
+    return AZURE_CONTENT_SAFETY
 
 
 @pytest.fixture

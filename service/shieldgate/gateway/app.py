@@ -89,11 +89,12 @@ def create_app(services: Services, dialects: Sequence[Dialect] = DIALECTS) -> Fa
     )
     app.state.services = services
     app.state.dialects = dialects
-    app.state.wordings = wordings = {d.route: d for d in dialects} | guards.WORDINGS
+    wordings: dict[str, Wording] = {**{d.route: d for d in dialects}, **guards.WORDINGS}
+    app.state.wordings = wordings
     routers = (
         chat.routes(dialects, everywhere),
         *(part.router for part in (count_tokens, moderations, screen, operations)),
-        *guards.routers(everywhere),
+        *guards.routers(everywhere, dialects[0]),
     )
     for router in routers:
         app.include_router(router)

@@ -13,7 +13,6 @@ from shieldgate.scoring.loading import LoadingScorer
 from shieldgate.telemetry import Audit, Decision, Telemetry
 from shieldgate.types import Action, Exchange, Judged
 
-
 # How many exchanges of one request are judged at a time; a long history has hundreds.
 _AT_ONCE = 8
 

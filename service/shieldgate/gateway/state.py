@@ -20,6 +20,7 @@ class RequestState:
     `wording` is that of the request's path. `key` is what the caller was admitted with, None where
     no keys are asked for. `profile` names what it is judged by, once that is known. `outcome` is
     what a route or a middleware names for the metrics; the status says it where none does.
+    `unscreened` counts the fields that passed because they hold no text.
     `complete` is set once the last event of a stream is written.
     """
 
@@ -28,6 +29,7 @@ class RequestState:
     profile: str | None = None
     outcome: Outcome | None = None
     complete: bool = False
+    unscreened: int = 0
 
     @property
     def caller(self) -> str:

@@ -16,15 +16,27 @@ from shieldgate.gateway.guards import (
     wording,
 )
 
-_GUARDS = (litellm, detectors, classify, azure, portkey, agentgateway)
-
 WORDINGS: Mapping[str, Wording] = {
     "/api/v1/text": wording.Detectors(),
     "/contentsafety": wording.Azure(),
     "/v1/guards/portkey": wording.Portkey(),
 }
+_DETECTORS, _AZURE, _PORTKEY = WORDINGS.values()
 
 
-def routers(statuses: Sequence[int]) -> list[APIRouter]:
+def routers(statuses: Sequence[int], default: Wording) -> list[APIRouter]:
     """List the routes; `statuses` are the errors that every route may answer with."""
-    return [guard.router for guard in _GUARDS]
+    worded = (
+        (litellm, default),
+        (detectors, _DETECTORS),
+        (classify, default),
+        (azure, _AZURE),
+        (portkey, _PORTKEY),
+        (agentgateway, default),
+    )
+    found = []
+    for guard, words in worded:
+        router = APIRouter()
+        router.include_router(guard.router, responses=declared(*statuses, model=words.error_model))
+        found.append(router)
+    return found

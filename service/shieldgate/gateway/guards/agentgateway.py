@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any
 
-from fastapi import APIRouter, Header, Request, Response
+from fastapi import APIRouter, Header, Request
 from pydantic import BaseModel, ConfigDict, Field
 
 from shieldgate.dialects.openai_chat import OpenAIChat
@@ -85,7 +85,6 @@ async def prompt(
     body: PromptRequest,
     request: Request,
     services: ServicesDep,
-    response: Response,
     call_id: CallId = None,
     profile: Profile = None,
 ) -> WebhookAction:
@@ -98,7 +97,6 @@ async def prompt(
     found = await guard.prompts(plan)
     if call_id and not found.stops:
         await _calls(request, services).begin([call_id], Asked.of(plan))
-    response.headers.update(found.headers)
     return _action(found, "prompt")
 
 
@@ -107,7 +105,6 @@ async def answer(
     body: AnswerRequest,
     request: Request,
     services: ServicesDep,
-    response: Response,
     call_id: CallId = None,
     profile: Profile = None,
 ) -> WebhookAction:
@@ -116,7 +113,6 @@ async def answer(
     known = (await _calls(request, services).find([call_id])).get(call_id) if call_id else None
     answers = _CHAT.answers(body.body.model_dump())
     found = await guard.answers(answers, known.asked if known else [Asked("")])
-    response.headers.update(found.headers)
     return _action(found, "answer")
 
 

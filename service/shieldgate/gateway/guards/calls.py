@@ -1,7 +1,8 @@
-"""Joins a reply to the prompt that it answers, where a gateway asks of the one and then the other."""
+"""Joins a reply to the prompt that it answers, where a gateway asks of the one, then the other."""
 
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 from shieldgate.gateway.guards.guard import Asked
 from shieldgate.history import History
@@ -63,6 +64,6 @@ def _written(call: Call) -> Sequence[object]:
     return [call.answering, *([each.prompt, each.prefill] for each in call.asked)]
 
 
-def _read(written: Sequence[object]) -> Call:
+def _read(written: Sequence[Any]) -> Call:
     answering, *asked = written
     return Call(tuple(Asked(*each) for each in asked), bool(answering))

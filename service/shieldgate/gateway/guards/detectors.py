@@ -22,7 +22,8 @@ from shieldgate.types import Exchange
 router = APIRouter()
 
 _CHAT = OpenAIChat()
-_ERRORS = declared(422, *WITH_A_BODY, 429, model=DetectorError)
+_ERRORS = declared(*WITH_A_BODY, 429, model=DetectorError)
+_ERRORS[422] = _ERRORS.pop(400)  # as their wording has it
 _Texts = Annotated[list[Text], Field(max_length=10_000)]
 Detector = Annotated[str | None, Header(alias="detector-id")]
 
@@ -158,7 +159,7 @@ def _guard(request: Request, services: Services, given: Parameters, detector: st
     """Find the rules; a detector that is named like a profile or a policy adds it."""
     book = services.policies.current
     profile, policies = given.profile, list(given.policies)
-    if detector in book.policies:
+    if detector and detector in book.policies:
         policies.append(detector)
     elif detector in book.profiles and profile is None:
         profile = detector

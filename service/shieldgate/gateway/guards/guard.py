@@ -46,11 +46,10 @@ class Asked:
 
 @dataclass(frozen=True, slots=True)
 class Found:
-    """The verdicts on all that one question holds; `passed` counts what passed unscreened."""
+    """The verdicts on all that one question holds."""
 
     judged: Sequence[Judged]
     rules: Rules
-    passed: int = 0
 
     @property
     def stops(self) -> bool:
@@ -80,13 +79,8 @@ class Found:
         monitored = self.rules.profile.monitored
         return {id: j for id, j in self.worst.items() if j.violated and id not in monitored}
 
-    @property
-    def headers(self) -> dict[str, str]:
-        """Write the header that tells what passed unscreened."""
-        return {"x-shieldgate-unscreened": str(self.passed)} if self.passed else {}
-
     def apart(self, count: int) -> "list[Found]":
-        """Give what was found of each of `count` exchanges; the same of each where none was judged."""
+        """Part it by exchanges, of which there are `count`; the same of each where none was judged."""
         if len(self.judged) != count:
             return [self] * count
         return [replace(self, judged=[judged]) for judged in self.judged]
@@ -187,8 +181,10 @@ class Guard:
                 judged = [self._unjudged(rules, direction, str(refused), _enforces)]
                 exchanges = ()
             judged += await self._judge(exchanges, rules, direction)
-        state_of(self.request.scope).name_outcome(judged)
-        return Found(judged, rules, len(unread))
+        state = state_of(self.request.scope)
+        state.name_outcome(judged)
+        state.unscreened = len(unread)
+        return Found(judged, rules)
 
     async def _judge(
         self, exchanges: Sequence[Exchange], rules: Rules, direction: Direction

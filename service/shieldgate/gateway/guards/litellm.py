@@ -4,7 +4,7 @@ from dataclasses import replace
 from typing import Annotated, Any, Literal
 
 import structlog
-from fastapi import APIRouter, Request, Response
+from fastapi import APIRouter, Request
 from pydantic import BaseModel, ConfigDict, Field
 
 from shieldgate.dialects.interface import Answer
@@ -78,7 +78,7 @@ class GuardrailReply(BaseModel):
     response_model_exclude_none=True,
 )
 async def litellm(
-    body: GuardrailRequest, request: Request, services: ServicesDep, response: Response
+    body: GuardrailRequest, request: Request, services: ServicesDep
 ) -> GuardrailReply:
     """Judge a request or a reply for LiteLLM's `generic_guardrail_api`.
 
@@ -108,7 +108,6 @@ async def litellm(
         reply.judged_with_prompt = bool(known)
         if guard.rules["response"].profile.streaming.mode == "full":
             reply.stream_holdback_chars = [len(text) for text in body.texts or ()]
-    response.headers.update(found.headers)
     return reply
 
 

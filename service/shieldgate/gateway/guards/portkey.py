@@ -2,7 +2,7 @@
 
 from typing import Annotated, Any, Literal
 
-from fastapi import APIRouter, Query, Request, Response
+from fastapi import APIRouter, Query, Request
 from pydantic import BaseModel, ConfigDict, Field
 
 from shieldgate.dialects import Dialect
@@ -63,7 +63,6 @@ async def portkey(
     body: WebhookRequest,
     request: Request,
     services: ServicesDep,
-    response: Response,
     profile: Annotated[Name | None, Query()] = None,
     deadline_ms: Annotated[int, Query(ge=100, le=60_000)] = 2500,
 ) -> WebhookReply:
@@ -81,7 +80,6 @@ async def portkey(
     else:
         answers = _answers(body, dialect)
         what, found = "answer", await guard.answers(answers, [Asked.of(plan)])
-    response.headers.update(found.headers)
     reason = found.reason(what) if found.stops else None
     return WebhookReply(
         verdict=not found.stops, data=WebhookData(violated=list(found.blocking), reason=reason)

@@ -16,7 +16,7 @@ from shieldgate.gateway.errors import problem_of, respond
 from shieldgate.gateway.state import state_of
 
 # What probes and newcomers read: nothing of anybody's.
-OPEN = frozenset({"/healthz", "/readyz", "/docs", "/openapi.json"})
+OPEN = frozenset({"/healthz", "/health", "/readyz", "/docs", "/openapi.json"})
 ADMIN = frozenset({"/metrics"})
 
 

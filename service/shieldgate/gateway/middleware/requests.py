@@ -62,6 +62,8 @@ class RequestMiddleware:
                 headers[state.wording.request_id] = request_id
                 if state.profile:
                     headers["x-shieldgate-profile"] = state.profile
+                if state.unscreened:
+                    headers["x-shieldgate-unscreened"] = str(state.unscreened)
                 if headers.get("content-type", "").startswith("text/event-stream"):
                     self._telemetry.first_byte(_route(scope), perf_counter() - started)
             await send(message)
