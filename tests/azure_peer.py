@@ -22,4 +22,4 @@ def seen(text: str) -> Any:
 
 
 for each in TEXTS:
-    print(json.dumps(seen(each)))
+    sys.stdout.write(json.dumps(seen(each)) + "\n")

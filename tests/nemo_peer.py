@@ -26,4 +26,4 @@ def seen(engine: str, text: str) -> str:
 
 
 for each in TEXTS:
-    print(json.dumps([seen(engine, each) for engine in ("fms", "vllm")]))
+    sys.stdout.write(json.dumps([seen(engine, each) for engine in ("fms", "vllm")]) + "\n")

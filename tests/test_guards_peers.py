@@ -115,9 +115,9 @@ async def test_litellm_s_proxy_is_guarded_both_ways(
         judged = {(e.prompt, e.response) for e, _ in scorer.calls}
         assert judged == {("how are you?", None), ("how are you?", "a kind answer")}
         assert await ask("how are you?", stream=True) == ("a kind answer", None)
-        with pytest.raises(openai.BadRequestError, match="prompt was blocked.*test/threat"):
+        with pytest.raises(openai.BadRequestError, match=r"prompt was blocked.*test/threat"):
             await ask("so crude")
-        with pytest.raises(openai.BadRequestError, match="answer was blocked.*test/threat"):
+        with pytest.raises(openai.BadRequestError, match=r"answer was blocked.*test/threat"):
             await ask("answer badly")
         left, why = await ask("answer badly", stream=True)
         assert left.startswith("at first kind")

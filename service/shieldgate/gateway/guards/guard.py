@@ -80,7 +80,7 @@ class Found:
         return {id: j for id, j in self.worst.items() if j.violated and id not in monitored}
 
     def apart(self, count: int) -> "list[Found]":
-        """Part it by exchanges, of which there are `count`; the same of each where none was judged."""
+        """Part it by its `count` exchanges; where none was judged, the same holds of each."""
         if len(self.judged) != count:
             return [self] * count
         return [replace(self, judged=[judged]) for judged in self.judged]
