@@ -154,6 +154,11 @@ WORDED: dict[str, tuple[str, Any, Any]] = {
         {"messages": [user("WORDS")]},
         lambda b: b["data"][0]["label"] == "test/threat",
     ),
+    "guard chat": (
+        "/v1/guards/chat/completions",
+        {"model": "m", "messages": [user("bread"), assistant("WORDS")]},
+        lambda b: b["choices"][0]["message"]["content"] == "unsafe\ntest/threat",
+    ),
     "azure": (
         AZURE,
         {"text": "WORDS"},
@@ -234,7 +239,7 @@ async def test_monitoring_stops_nothing(scorer: FakeScorer, surface: str) -> Non
 
 
 # Where a reply can't say that nothing was judged, or its gateway passes what has no verdict.
-_NEVER_OPEN = ("contents", "chat", "chat, an answer", "generation", "context", "classify", "azure")
+_NEVER_OPEN = ("contents", "chat", "generation", "context", "classify", "azure", "guard")
 
 
 @pytest.mark.parametrize("failure", [ScorerUnavailable("It failed."), Overloaded(2)])
@@ -276,8 +281,7 @@ async def test_what_is_too_long_is_stopped_and_no_error(scorer: FakeScorer, surf
     path, body, blocks = WORDED[surface]
     async with gateway(scorer, max_text_chars=40) as served:
         found = await ask(served, path, saying(body, "kind " * 20))
-        told = blocks(found) or "unscreenable" in json.dumps(found)
-        assert told
+        assert blocks(found) or "unscreenable" in json.dumps(found)
         assert not scorer.calls
 
 

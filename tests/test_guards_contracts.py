@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import openai
 import pytest
 from fakes import FakeScorer
 from serving import Gateway, gateway
@@ -193,3 +194,20 @@ async def test_who_is_late_has_failed(served: Gateway, scorer: FakeScorer) -> No
     ) as other:
         body = hook("before", {"messages": [user("a")]})
         assert (await ask(other, f"{PORTKEY}?deadline_ms=100", body))["verdict"] is True
+
+
+async def test_a_guard_asked_by_chat_says_safe_or_unsafe(served: Gateway) -> None:
+    async with openai.AsyncOpenAI(base_url=f"{served.url}/v1/guards", api_key="none") as client:
+
+        async def ask(content: str, model: str = "llama-guard") -> str | None:
+            said: Any = [{"role": "user", "content": content}]
+            reply = await client.chat.completions.create(model=model, messages=said)
+            stream = await client.chat.completions.create(model=model, messages=said, stream=True)
+            streamed = [c.choices[0].delta.content async for c in stream]
+            assert streamed == [reply.choices[0].message.content]
+            return streamed[0]
+
+        assert await ask("kind") == "safe"
+        assert await ask("so crude") == "unsafe\ntest/threat"
+        assert await ask("buy") == "safe"
+        assert await ask("crude, buy", "strict") == "unsafe\ntest/threat,test/spam"

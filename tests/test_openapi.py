@@ -51,7 +51,7 @@ async def test_every_reply_is_declared_and_none_is_a_500(
         *("/v1/responses", "/v1/messages", "/v1/messages/count_tokens"),
         *("/beta/litellm_basic_guardrail_api", "/classify", "/contentsafety/text:analyze"),
         *(f"/api/v1/text/{kind}" for kind in ("contents", "chat", "generation", "context/doc")),
-        *("/v1/guards/portkey", "/request", "/response", "/health"),
+        *("/v1/guards/portkey", "/v1/guards/chat/completions", "/request", "/response", "/health"),
         *("/v1/policies", "/v1/models", "/v1/models/{model}", "/healthz", "/readyz", "/metrics"),
     }
 

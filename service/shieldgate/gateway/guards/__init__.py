@@ -9,6 +9,7 @@ from shieldgate.gateway.errors import declared
 from shieldgate.gateway.guards import (
     agentgateway,
     azure,
+    chat,
     classify,
     detectors,
     litellm,
@@ -30,6 +31,7 @@ def routers(statuses: Sequence[int], default: Wording) -> list[APIRouter]:
         (litellm, default),
         (detectors, _DETECTORS),
         (classify, default),
+        (chat, default),
         (azure, _AZURE),
         (portkey, _PORTKEY),
         (agentgateway, default),
