@@ -12,7 +12,7 @@ from shieldgate.dialects.openai_chat import OpenAIChat
 from shieldgate.dialects.openai_text import contents
 from shieldgate.dialects.plan import Plan
 from shieldgate.gateway.errors import WITH_A_BODY, declared
-from shieldgate.gateway.guards.calls import Call, Calls
+from shieldgate.gateway.guards.calls import Calls
 from shieldgate.gateway.guards.guard import Asked, Found, Guard
 from shieldgate.gateway.services import ServicesDep
 from shieldgate.gateway.state import state_of
@@ -99,11 +99,11 @@ async def litellm(
         known = await calls.find(ids)
         if not known:
             log.info("a reply is judged without its prompt", mend="list pre_call in its mode, too")
-        call = known.get(ids[0], Call()) if ids else Call()
+        call = known.get(body.litellm_call_id or "")
         asked = next((each.asked for each in known.values()), (Asked(""),))
-        found = await guard.answers(_answers(body), asked, growing=call.answering)
-        if call.asked:
-            await calls.answered(ids[0], call)
+        found = await guard.answers(_answers(body), asked, growing=bool(call and call.answering))
+        if call:
+            await calls.answered(str(body.litellm_call_id), call)
         reply = _reply(found, "answer")
         reply.judged_with_prompt = bool(known)
         if guard.rules["response"].profile.streaming.mode == "full":
