@@ -58,10 +58,16 @@ class GuardCompletion(BaseModel):
     usage: dict[str, int]
 
 
+_ANSWERED: dict[str, Any] = {
+    "model": GuardCompletion,
+    "content": {"text/event-stream": {"itemSchema": {"type": "object"}}},
+}
+
+
 @router.post(
     "/v1/guards/chat/completions",
     response_class=Response,
-    responses={200: {"model": GuardCompletion}, **declared(*WITH_A_BODY, 429)},
+    responses={200: _ANSWERED, **declared(*WITH_A_BODY, 429)},
 )
 async def guard_chat(body: GuardChatRequest, request: Request, services: ServicesDep) -> Response:
     """Judge a conversation, and answer `safe`, or `unsafe` and the policies.

@@ -1,5 +1,6 @@
 """`POST /classify` as vLLM has it: https://docs.vllm.ai/en/stable/models/pooling_models.html."""
 
+import math
 from time import time
 from typing import Annotated, Any, Literal
 from uuid import uuid4
@@ -10,7 +11,7 @@ from pydantic_core import PydanticCustomError
 
 from shieldgate.dialects.openai_chat import OpenAIChat
 from shieldgate.gateway.errors import WITH_A_BODY, declared
-from shieldgate.gateway.guards.guard import BELOW, Found, Guard, grade
+from shieldgate.gateway.guards.guard import Found, Guard, grade
 from shieldgate.gateway.services import ServicesDep
 from shieldgate.openai.chat import WritableRequest
 from shieldgate.openai.text import Text
@@ -20,6 +21,7 @@ router = APIRouter()
 
 _CHAT = OpenAIChat()
 SAFE = "safe"
+_BELOW = math.nextafter(0.5, 0)
 
 
 class ClassifyRequest(WritableRequest):
@@ -98,5 +100,5 @@ def _classification(index: int, found: Found) -> Classification:
     worst = max(graded, key=lambda id: graded[id], default=SAFE)
     violated = graded.get(worst, 0.0)
     if not stops:  # one that is only monitored stops nothing
-        worst, violated = SAFE, min(violated, BELOW)
+        worst, violated = SAFE, min(violated, _BELOW)
     return Classification(index=index, label=worst, probs=[1 - violated, violated])

@@ -4,8 +4,7 @@ Each of them words the question and the verdict its own way, in a file of its ow
 """
 
 import asyncio
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import reduce
 
@@ -15,11 +14,7 @@ from shieldgate.dialects import Dialect
 from shieldgate.dialects.interface import Answer, JsonObject
 from shieldgate.dialects.plan import Plan
 from shieldgate.errors import ScorerUnavailable, Unscreenable
-from shieldgate.gateway.call import (
-    MOST_JUDGED,
-    overload_as_unavailable,
-    refuses_unscreenable,
-)
+from shieldgate.gateway.call import MOST_JUDGED, overload_as_unavailable, refuses_unscreenable
 from shieldgate.gateway.concurrency import while_connected
 from shieldgate.gateway.errors import RequestError
 from shieldgate.gateway.services import Services
@@ -27,8 +22,6 @@ from shieldgate.gateway.state import state_of
 from shieldgate.policy import Profile, Rules, fail
 from shieldgate.strands import whole_and_parts
 from shieldgate.types import DIRECTIONS, Action, Direction, Exchange, Judged, Judgement, Verdict
-
-BELOW = math.nextafter(0.5, 0)
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,7 +92,7 @@ def grade(judgement: Judgement) -> float:
     probability, threshold = judgement.probability, judgement.threshold
     if judgement.violated:
         return 0.5 + (probability - threshold) / (1 - threshold or 1) / 2
-    return min(probability / threshold / 2, BELOW)
+    return probability / threshold / 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -112,7 +105,7 @@ class Guard:
 
     request: Request
     services: Services
-    rules: dict[Direction, Rules]
+    rules: Mapping[Direction, Rules]
     plans: Sequence[Profile]
     may_open: bool
     seconds: float | None
