@@ -25,6 +25,9 @@ TRANSFORMERS_SERVE = os.environ.get("SHIELDGATE_TRANSFORMERS_SERVE")
 OPENAI_AGENTS = os.environ.get("SHIELDGATE_OPENAI_AGENTS")
 VLLM = os.environ.get("SHIELDGATE_VLLM")
 LLAMA_SERVER = os.environ.get("SHIELDGATE_LLAMA_SERVER")
+LITELLM = os.environ.get("SHIELDGATE_LITELLM")
+NEMO_GUARDRAILS = os.environ.get("SHIELDGATE_NEMO_GUARDRAILS")
+AZURE_CONTENT_SAFETY = os.environ.get("SHIELDGATE_AZURE_CONTENT_SAFETY")
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -33,7 +36,10 @@ def only_settings() -> None:
 
     No sooner, because the processes of pytest-xdist inherit what the first one has.
     """
-    for name in ("NO_SKIPS", "TRANSFORMERS_SERVE", "OPENAI_AGENTS", "VLLM", "LLAMA_SERVER"):
+    for name in (
+        *("NO_SKIPS", "TRANSFORMERS_SERVE", "OPENAI_AGENTS", "LITELLM", "NEMO_GUARDRAILS"),
+        *("AZURE_CONTENT_SAFETY", "VLLM", "LLAMA_SERVER"),
+    ):
         os.environ.pop(f"SHIELDGATE_{name}", None)
 
 
@@ -91,6 +97,30 @@ def llama_program() -> str:
     if LLAMA_SERVER == "absent":
         pytest.skip("llama.cpp can't be built on this machine")
     return LLAMA_SERVER
+
+
+@pytest.fixture(scope="session")
+def litellm_proxy() -> str:
+    """The program of LiteLLM's proxy."""
+    if LITELLM is None:
+        pytest.skip("needs LiteLLM's proxy: SHIELDGATE_LITELLM, see .ci/run")
+    return LITELLM
+
+
+@pytest.fixture(scope="session")
+def nemo_guardrails() -> str:
+    """The Python that has NeMo Guardrails."""
+    if NEMO_GUARDRAILS is None:
+        pytest.skip("needs NeMo Guardrails: SHIELDGATE_NEMO_GUARDRAILS, see .ci/run")
+    return NEMO_GUARDRAILS
+
+
+@pytest.fixture(scope="session")
+def azure_content_safety() -> str:
+    """The Python that has Azure's client."""
+    if AZURE_CONTENT_SAFETY is None:
+        pytest.skip("needs azure-ai-contentsafety: SHIELDGATE_AZURE_CONTENT_SAFETY, see .ci/run")
+    return AZURE_CONTENT_SAFETY
 
 
 @pytest.fixture

@@ -88,6 +88,7 @@ class Parley:
     error_model: type[BaseModel] = Oops
     responses: Mapping[int | str, dict[str, Any]] = {}
     credentials: tuple[Credential, ...] = (KEY,)
+    request_id = "x-request-id"
     endpoint = Endpoint("/parley", KEY, account=(KEY.header,), passes=("x-parley-version",))
     prompt_param = "words"
     choices_param: str | None = None

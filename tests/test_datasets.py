@@ -29,7 +29,7 @@ ROWS = [
 
 def jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> Path:
     data = "".join(json.dumps(row) + "\n" for row in rows).encode()
-    path.write_bytes(gzip.compress(data) if path.suffix == ".gz" else data)
+    path.write_bytes(gzip.compress(data, mtime=0) if path.suffix == ".gz" else data)
     return path
 
 
@@ -122,13 +122,21 @@ def test_the_address_of_a_hub_dataset_names_config_split_and_revision():
     ("name", "content", "said"),
     [
         ("rows.txt", b"", "the format is told by the suffix"),
-        ("rows.jsonl.gz", gzip.compress(b'{"prompt": "p"}\n' * 99, mtime=0)[:-20], "ends early"),
+        (
+            "rows.jsonl.gz",
+            gzip.compress(b'{"prompt": "p"}\n' * 99, mtime=0)[:-20],
+            "ends early",
+        ),
         ("rows.jsonl.gz", b"no gzip", "damaged"),
         ("rows.csv", b'prompt,labels\n"open', "not CSV"),
         ("rows.csv", b"prompt,labels\n\xff,1\n", "rows.csv:2: is not UTF-8"),
         ("rows.parquet", b"no parquet", "not a whole Parquet file"),
         ("rows.csv", b"text,label,label\na,1,0\n", "two columns are named 'label'"),
-        ("rows.csv.gz", gzip.compress(b'\xef\xbb\xbfa,"a"\n1,2\n'), "two columns are named 'a'"),
+        (
+            "rows.csv.gz",
+            gzip.compress(b'\xef\xbb\xbfa,"a"\n1,2\n', mtime=0),
+            "two columns are named 'a'",
+        ),
         ("rows.jsonl", b"", "it holds no rows"),
         ("rows.jsonl", b'{"prompt": "p"}\n', "none of its 1 rows has a label"),
         ("rows.jsonl", b"[]\n{}\n", "all of its 2 rows are bad; line 1 is not a JSON object"),

@@ -206,7 +206,7 @@ async def test_owners_and_ids_do_not_run_into_each_other() -> None:
 @asynccontextmanager
 async def shared(url: str, secret: bytes = SECRET) -> AsyncIterator[tuple[RedisClient, History]]:
     async with RedisClient(url, seconds=5) as client:
-        kept = RedisHistory(client, secret=secret, keep_seconds=60)
+        kept = RedisHistory(client, secret=secret)
         yield client, history(secret=secret, max_bytes=0, shared=kept)
 
 

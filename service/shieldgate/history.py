@@ -21,8 +21,8 @@ class SharedHistory(Protocol):
         """Look keys up at once, and soon; give those that are known."""
         ...
 
-    async def keep(self, values: Mapping[bytes, bytes]) -> None:
-        """Store values before the next request may ask for them."""
+    async def keep(self, values: Mapping[bytes, bytes], seconds: float) -> None:
+        """Store values for so long, before the next request may ask for them."""
         ...
 
 
@@ -60,14 +60,17 @@ class History:
             known |= await self._shared.find(missing)
         return {id: orjson.loads(known[key]) for id, key in keys.items() if key in known}
 
-    async def keep(self, owner: str, said: Mapping[str, Items]) -> None:
-        """Keep what was said under ids of an owner."""
+    async def keep(
+        self, owner: str, said: Mapping[str, Items], seconds: float | None = None
+    ) -> None:
+        """Keep what was said under ids of an owner; for `seconds` at most, where they are given."""
+        seconds = min(self._keep_seconds, seconds or self._keep_seconds)
         written = {self._key(owner, id): orjson.dumps(items) for id, items in said.items()}
         values = {k: v for k, v in written.items() if len(v) <= self._max_entry_bytes}
         for key, value in values.items():
-            self._remember(key, value)
+            self._remember(key, value, seconds)
         if values and self._shared:
-            await self._shared.keep(values)
+            await self._shared.keep(values, seconds)
 
     def _key(self, owner: str, id: str) -> bytes:
         named = b"history 1:" + len(owner).to_bytes(8) + f"{owner}{id}".encode(errors="replace")
@@ -81,9 +84,9 @@ class History:
         self._entries.move_to_end(key)
         return value
 
-    def _remember(self, key: bytes, value: bytes) -> None:
+    def _remember(self, key: bytes, value: bytes, seconds: float) -> None:
         self._forget(key)
-        self._entries[key] = monotonic() + self._keep_seconds, value
+        self._entries[key] = monotonic() + seconds, value
         self._bytes += _ENTRY_BYTES + len(value)
         while self._bytes > self._max_bytes:
             self._forget(next(iter(self._entries)))

@@ -272,7 +272,7 @@ def _shared_history(
         return None
     from shieldgate.redis.history import RedisHistory  # noqa: PLC0415
 
-    return RedisHistory(shared, secret=secret, keep_seconds=settings.history_seconds)
+    return RedisHistory(shared, secret=secret)
 
 
 def _audit_secret(settings: ServeSettings) -> bytes:

@@ -37,9 +37,8 @@ from shieldgate.sse import Event, json_event
 _PASSES = ("anthropic-version", "anthropic-beta")
 # The client shows a key as Bearer since its version 2, and did in x-api-key before.
 _ACCOUNT = ("authorization", "x-api-key")
-_REQUEST_ID = "request-id"
 # Counts what a request would cost; no model answers, and only the number comes back.
-COUNT_TOKENS = Endpoint("/messages/count_tokens", BEARER, _ACCOUNT, _PASSES, _REQUEST_ID)
+COUNT_TOKENS = Endpoint("/messages/count_tokens", BEARER, _ACCOUNT, _PASSES)
 
 # https://docs.claude.com/en/api/errors; 529 is the API's own word for "come again later".
 _OVERLOADED = 529
@@ -128,7 +127,8 @@ class AnthropicMessages:
     request_model: type[BaseModel] = MessagesRequest
     error_model: type[BaseModel] = MessagesError
     credentials: tuple[Credential, ...] = CREDENTIALS
-    endpoint = Endpoint("/messages", BEARER, _ACCOUNT, _PASSES, _REQUEST_ID)
+    request_id = "request-id"
+    endpoint = Endpoint("/messages", BEARER, _ACCOUNT, _PASSES)
     prompt_param = "messages"
     choices_param: str | None = None
     on_block: Literal["error", "refusal"] = "refusal"

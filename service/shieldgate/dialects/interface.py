@@ -51,15 +51,13 @@ class Endpoint:
     """Where an upstream serves an API, and which headers belong to it, in lower case.
 
     `account` are those that say who the caller is; they are not sent where the operator's key is.
-    `passes` are sent always. The operator's key is shown as `credential` says. `request_id` is the
-    header with the id of a request, in replies of upstream and in ours.
+    `passes` are sent always. The operator's key is shown as `credential` says.
     """
 
     path: str
     credential: Credential
     account: tuple[str, ...]
     passes: tuple[str, ...] = ()
-    request_id: str = "x-request-id"
 
 
 class Thread(Protocol):
@@ -196,23 +194,43 @@ class StreamReader(Protocol):
         ...
 
 
-class Dialect(Protocol):
+class Wording(Protocol):
+    """How callers of an API show a key, and how its errors look, which `error_model` declares.
+
+    `request_id` is the header with the id of a request.
+    """
+
+    credentials: tuple[Credential, ...]
+    error_model: type[BaseModel]
+    request_id: str
+
+    def status(self, problem: Problem) -> int:
+        """Choose the status of an error, where the API has one of its own for it."""
+        ...
+
+    def error(self, problem: Problem) -> dict[str, Any]:
+        """Write the body of an error."""
+        ...
+
+    def error_event(self, problem: Problem) -> bytes:
+        """Write the error that ends a stream."""
+        ...
+
+
+class Dialect(Wording, Protocol):
     """An API that chats speak.
 
     Callers ask at `route`, with a body that `request_model` declares and a key shown in one of
     `credentials`; the model answers at `endpoint`. `prompt_param` and `choices_param` name the
     fields with the prompts and the number of choices, where it can be chosen. `on_block` says how
-    the API itself tells that a prompt was blocked. `error_model` and `responses` declare what
-    comes back.
+    the API itself tells that a prompt was blocked. `responses` declares what else comes back.
     """
 
     name: str
     description: str
     route: str
     request_model: type[BaseModel]
-    error_model: type[BaseModel]
     responses: Mapping[int | str, dict[str, Any]]
-    credentials: tuple[Credential, ...]
     endpoint: Endpoint
     prompt_param: str
     choices_param: str | None
@@ -262,16 +280,4 @@ class Dialect(Protocol):
 
     def is_end(self, event: Event) -> bool:
         """Tell whether an event of upstream says only that the stream is over."""
-        ...
-
-    def status(self, problem: Problem) -> int:
-        """Choose the status of an error, where the API has one of its own for it."""
-        ...
-
-    def error(self, problem: Problem) -> dict[str, Any]:
-        """Write the body of an error."""
-        ...
-
-    def error_event(self, problem: Problem) -> bytes:
-        """Write the error that ends a stream."""
         ...

@@ -91,6 +91,7 @@ class OpenAIRoute(ABC):
     prompt_param: str
     error_model: type[BaseModel] = ErrorEnvelope
     credentials: tuple[Credential, ...] = CREDENTIALS
+    request_id = "x-request-id"
     choices_param: str | None = "n"
     on_block: Literal["error", "refusal"] = "error"
     responses: Mapping[int | str, dict[str, Any]] = answering(_COMPLETIONS)

@@ -1,7 +1,7 @@
 """Builds the gateway."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager, nullcontext, suppress
 from typing import Any
 
@@ -9,7 +9,8 @@ from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
 from shieldgate.dialects import DIALECTS, Dialect
-from shieldgate.gateway import chat, count_tokens, moderations, operations, screen
+from shieldgate.dialects.interface import Wording
+from shieldgate.gateway import chat, count_tokens, guards, moderations, operations, screen
 from shieldgate.gateway.errors import UPSTREAM_ID, declared, install
 from shieldgate.gateway.middleware.admission import OPEN, AdmissionMiddleware
 from shieldgate.gateway.middleware.body_limit import BodyLimitMiddleware
@@ -32,14 +33,15 @@ class _App(FastAPI):
     def openapi(self) -> dict[str, Any]:
         """Describe the routes, with the keys they take; FastAPI's 422 is our 400."""
         described = super().openapi()
-        dialects: Sequence[Dialect] = self.state.dialects
-        of_path = {dialect.route: dialect for dialect in dialects}
+        wordings: Mapping[str, Wording] = self.state.wordings
+        default: Wording = self.state.dialects[0]
         schemes: dict[str, Any] = {}
         for path, methods in described["paths"].items():
             for operation in methods.values():
-                operation["responses"].pop("422", None)
+                if "HTTPValidationError" in str(operation["responses"].get("422")):
+                    del operation["responses"]["422"]
                 if self.state.services.keys and path not in OPEN:
-                    found = [c.openapi() for c in of_path.get(path, dialects[0]).credentials]
+                    found = [c.openapi() for c in wordings.get(path, default).credentials]
                     schemes |= dict(found)
                     operation["security"] = [{name: []} for name, _ in found]
         if schemes:
@@ -87,9 +89,12 @@ def create_app(services: Services, dialects: Sequence[Dialect] = DIALECTS) -> Fa
     )
     app.state.services = services
     app.state.dialects = dialects
+    wordings: dict[str, Wording] = {**{d.route: d for d in dialects}, **guards.WORDINGS}
+    app.state.wordings = wordings
     routers = (
         chat.routes(dialects, everywhere),
         *(part.router for part in (count_tokens, moderations, screen, operations)),
+        *guards.routers(everywhere, dialects[0]),
     )
     for router in routers:
         app.include_router(router)
@@ -112,7 +117,8 @@ def create_app(services: Services, dialects: Sequence[Dialect] = DIALECTS) -> Fa
     app.add_middleware(
         RequestMiddleware,
         telemetry=services.telemetry,
-        dialects=dialects,
+        wordings=wordings,
+        default=dialects[0],
         root_path=settings.root_path,
     )
     if settings.origins:

@@ -1,6 +1,5 @@
 """One request for an answer of the model, and the judging of its prompts."""
 
-import asyncio
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,7 +25,6 @@ from shieldgate.errors import (
     Unscreenable,
     UpstreamError,
 )
-from shieldgate.gateway.concurrency import together
 from shieldgate.gateway.errors import UPSTREAM_ID, RequestError
 from shieldgate.gateway.services import Services
 from shieldgate.gateway.state import RequestState, state_of
@@ -34,11 +32,8 @@ from shieldgate.policy import Profile, Rules, screening_rules
 from shieldgate.types import Action, Direction, Exchange, Judged, Verdict
 from shieldgate.upstream import Upstream
 
-# How many prompts of one request are judged at a time; a long history has hundreds.
-_AT_ONCE = 8
-
 # Beyond every conversation and every use of `n`, so that a small body can't ask for much work.
-_MOST_JUDGED = 1024
+MOST_JUDGED = 1024
 _MOST_CHOICES = 128
 
 
@@ -79,7 +74,7 @@ class Call:
             rules=found.rules,
         )
         call._check_size()
-        if not _refuses_unscreenable(call.prompt_profile):
+        if not refuses_unscreenable(call.prompt_profile):
             return call
         if call.plan.unseen:
             field = call.plan.unseen[0]
@@ -112,9 +107,9 @@ class Call:
         most, param = self.services.settings.max_inputs, self.dialect.prompt_param
         if len(self.plan.contexts) > most:
             raise RequestError(f"{param}: A request holds at most {most} prompts.", param)
-        if sum(1 + len(s.exchange.parts) for s in self.plan.prompts) > _MOST_JUDGED:
+        if sum(1 + len(s.exchange.parts) for s in self.plan.prompts) > MOST_JUDGED:
             raise RequestError(
-                f"{param}: A request holds at most {_MOST_JUDGED} texts to judge. Send fewer, or "
+                f"{param}: A request holds at most {MOST_JUDGED} texts to judge. Send fewer, or "
                 "ask the operator for a profile with a shorter `history`.",
                 param,
             )
@@ -138,7 +133,7 @@ class Call:
 
     def unscreenable(self) -> Judged:
         """Judge an answer that holds what can't be screened."""
-        stops = _refuses_unscreenable(self.answer_profile)
+        stops = refuses_unscreenable(self.answer_profile)
         action = Action.FAILED_CLOSED if stops else Action.FAILED_OPEN
         failure = Unscreenable("The answer holds what can't be screened: only text can be.")
         return Judged(Verdict("response", action, ()), failure)
@@ -160,24 +155,12 @@ class Call:
 
     def name_outcome(self, judged: Iterable[Judged]) -> None:
         """Name the outcome that verdicts have."""
-        actions = {j.verdict.action for j in judged}
-        if Action.BLOCKED in actions:
-            self.state.outcome = "blocked"
-        else:
-            self.state.outcome = "unjudged" if Action.FAILED_CLOSED in actions else "answered"
+        self.state.name_outcome(judged)
 
     async def judge_prompts(self) -> list[Judged]:
         """Judge all that the model will read; raise ScoringError where the guard fails closed."""
-        places = asyncio.Semaphore(_AT_ONCE)
-
-        async def judge(exchange: Exchange) -> Judged:
-            async with places:
-                return await self.services.screener.screen(exchange, self.rules["prompt"])
-
-        with self.services.screener.deadline():
-            async with together() as group:
-                tasks = [group.create_task(judge(s.exchange)) for s in self.plan.prompts]
-        return [task.result() for task in tasks]
+        exchanges = [subject.exchange for subject in self.plan.prompts]
+        return await self.services.screener.screen_all(exchanges, self.rules["prompt"])
 
     def refuse(self, inputs: Sequence[Judged]) -> Response | None:
         """Write the reply to a request whose prompts are blocked; None where they are not."""
@@ -205,7 +188,7 @@ class Call:
         """Keep what a reply that leaves whole adds to its conversation, where later ones ask."""
         thread, history = self.request.thread, self.services.history
         if thread and history and _resolves(self.rules["prompt"].profile):
-            await history.keep(_owner(self.state), thread.said(self.body, reply))
+            await history.keep(self.state.caller, thread.said(self.body, reply))
 
     def verdicts(self, inputs: Sequence[Judged], outputs: Sequence[Judged]) -> Verdicts | None:
         """Give what a reply tells of its verdicts, where the caller asked or something happened."""
@@ -228,18 +211,14 @@ async def _as_read(
     thread, history = request.thread, services.history
     if thread is None or history is None or not thread.ids or not all(map(_resolves, profiles)):
         return request.body
-    return thread.read(await history.find(_owner(state), thread.ids))
+    return thread.read(await history.find(state.caller, thread.ids))
 
 
 def _resolves(profile: Profile) -> bool:
     return profile.references == "resolve"
 
 
-def _owner(state: RequestState) -> str:
-    return state.key.name if state.key else ""
-
-
-def _refuses_unscreenable(profile: Profile) -> bool:
+def refuses_unscreenable(profile: Profile) -> bool:
     """Tell whether what can't be screened is stopped; monitoring stops nothing."""
     return profile.unscreenable == "refuse" and profile.mode == "enforce"
 

@@ -12,7 +12,7 @@ from pydantic import BaseModel
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
-from shieldgate.dialects.interface import Dialect, Problem
+from shieldgate.dialects.interface import Problem, Wording
 from shieldgate.errors import (
     ConfigurationError,
     ExceedsLimit,
@@ -106,9 +106,9 @@ def install(app: FastAPI) -> None:
     app.exception_handler(ClientDisconnect)(_disconnected)
 
 
-def respond(problem: Problem, dialect: Dialect) -> JSONResponse:
+def respond(problem: Problem, wording: Wording) -> JSONResponse:
     """Write the reply to a problem."""
-    return JSONResponse(dialect.error(problem), dialect.status(problem), problem.headers)
+    return JSONResponse(wording.error(problem), wording.status(problem), problem.headers)
 
 
 def problem_of(error: ShieldgateError) -> Problem:
@@ -149,7 +149,7 @@ def _of_upstream(error: UpstreamError) -> Problem:
 
 
 def _reply(request: Request, problem: Problem) -> JSONResponse:
-    return respond(problem, state_of(request.scope).dialect)
+    return respond(problem, state_of(request.scope).wording)
 
 
 async def _upstream(request: Request, error: UpstreamError) -> JSONResponse:

@@ -104,7 +104,12 @@ class Services:
         """
         if key is None:
             return named or book.profile(self.settings.profile)
-        base = book.profile(key.profile)
+        return self.with_added(book.profile(key.profile), named, book, direction)
+
+    def with_added(
+        self, base: Profile, named: Profile | None, book: PolicyBook, direction: Direction
+    ) -> Profile:
+        """Give a profile that judges as `named` does, too, and is nowhere weaker than `base`."""
         if named is None or named is base:
             return base
         scorer = self.screener.name

@@ -1,12 +1,14 @@
 """What the gateway knows of one request while it is answered."""
 
+from collections.abc import Iterable
 from dataclasses import dataclass
 
 from starlette.types import Scope
 
 from shieldgate.access.keys import Key
-from shieldgate.dialects import Dialect
+from shieldgate.dialects.interface import Wording
 from shieldgate.telemetry import Outcome
+from shieldgate.types import Action, Judged
 
 _NAME = "shieldgate"
 
@@ -15,17 +17,32 @@ _NAME = "shieldgate"
 class RequestState:
     """The state of one request; the outermost middleware makes it.
 
-    `dialect` is that of the request's path. `key` is what the caller was admitted with, None where
+    `wording` is that of the request's path. `key` is what the caller was admitted with, None where
     no keys are asked for. `profile` names what it is judged by, once that is known. `outcome` is
     what a route or a middleware names for the metrics; the status says it where none does.
+    `unscreened` counts the fields that passed because they hold no text.
     `complete` is set once the last event of a stream is written.
     """
 
-    dialect: Dialect
+    wording: Wording
     key: Key | None = None
     profile: str | None = None
     outcome: Outcome | None = None
     complete: bool = False
+    unscreened: int = 0
+
+    @property
+    def caller(self) -> str:
+        """Name the caller; all are one where no keys are asked for."""
+        return self.key.name if self.key else ""
+
+    def name_outcome(self, judged: Iterable[Judged]) -> None:
+        """Name the outcome that verdicts have."""
+        actions = {j.verdict.action for j in judged}
+        if Action.BLOCKED in actions:
+            self.outcome = "blocked"
+        else:
+            self.outcome = "unjudged" if Action.FAILED_CLOSED in actions else "answered"
 
     def attach(self, scope: Scope) -> None:
         """Let `state_of` find this state."""

@@ -50,12 +50,8 @@ class StreamOptions(BaseModel):
     include_usage: bool | None = None
 
 
-class ScreenedRequest(BaseModel):
-    """What all routes to a model share; fields that are not declared are kept as they came."""
-
-    model_config = ConfigDict(extra="allow", frozen=True, strict=True)
-
-    moderation: InlineModeration | None = None
+class WritableRequest(BaseModel):
+    """A body that can be written as JSON again, and so be read by a tokenizer."""
 
     @model_validator(mode="before")
     @classmethod
@@ -69,6 +65,14 @@ class ScreenedRequest(BaseModel):
                 "or more than 250 levels",
             ) from None
         return body
+
+
+class ScreenedRequest(WritableRequest):
+    """What all routes to a model share; fields that are not declared are kept as they came."""
+
+    model_config = ConfigDict(extra="allow", frozen=True, strict=True)
+
+    moderation: InlineModeration | None = None
 
     def for_upstream(self) -> dict[str, Any]:
         """Give the body as it came, without what is meant for us (`moderation`)."""

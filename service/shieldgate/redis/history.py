@@ -15,16 +15,15 @@ _NONCE_BYTES = 12
 
 
 class RedisHistory:
-    """Keeps histories in Redis for `keep_seconds`; what `shieldgate.history` shares.
+    """Keeps histories in Redis; what `shieldgate.history` shares.
 
     Values are encrypted under the `secret` that the replicas share, and bound to their keys: who
     can read Redis learns no text, and who can write to it can't make one up.
     """
 
-    def __init__(self, redis: RedisClient, *, secret: bytes, keep_seconds: int) -> None:
+    def __init__(self, redis: RedisClient, *, secret: bytes) -> None:
         self._redis = redis
         self._cipher = AESGCM(hmac.digest(secret, b"history of conversations", "sha256"))
-        self._keep_seconds = keep_seconds
 
     async def find(self, keys: Sequence[bytes]) -> dict[bytes, bytes]:
         """Look keys up in one round trip; what can't be had is missing."""
@@ -40,13 +39,13 @@ class RedisHistory:
         opened = {key: self._open(key, value) for key, value in zip(keys, values, strict=False)}
         return {key: value for key, value in opened.items() if value is not None}
 
-    async def keep(self, values: Mapping[bytes, bytes]) -> None:
+    async def keep(self, values: Mapping[bytes, bytes], seconds: float) -> None:
         """Store values in one round trip."""
 
         async def put(client: Client) -> None:
             pipeline = client.pipeline(transaction=False)
             for key, value in values.items():
-                pipeline.set(_PREFIX + key, self._sealed(key, value), ex=self._keep_seconds)
+                pipeline.set(_PREFIX + key, self._sealed(key, value), px=int(seconds * 1000))
             await pipeline.execute()
 
         await self._redis.ask("redis_write", put)

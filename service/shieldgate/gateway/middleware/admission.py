@@ -10,14 +10,14 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from shieldgate.access.keys import Key, LiveKeys
 from shieldgate.access.rate_limits import RateLimiter
-from shieldgate.dialects.interface import Dialect
+from shieldgate.dialects.interface import Wording
 from shieldgate.errors import LimitReached, NotAllowed, ShieldgateError, UnknownKey
 from shieldgate.gateway.errors import problem_of, respond
 from shieldgate.gateway.state import state_of
 from shieldgate.scoring import turn
 
 # What probes and newcomers read: nothing of anybody's.
-OPEN = frozenset({"/healthz", "/readyz", "/docs", "/openapi.json"})
+OPEN = frozenset({"/healthz", "/health", "/readyz", "/docs", "/openapi.json"})
 ADMIN = frozenset({"/metrics"})
 
 
@@ -43,22 +43,22 @@ class AdmissionMiddleware:
             return
         state = state_of(scope)
         try:
-            state.key = key = self._key(scope, state.dialect)
+            state.key = key = self._key(scope, state.wording)
             turn.caller.set(key.name)
             async with self._limiter.admit(key.allowed):
                 with structlog.contextvars.bound_contextvars(caller=key.name):
                     await self._app(scope, receive, send)
         except (UnknownKey, NotAllowed, LimitReached) as refused:
             scope["route"] = self._routes.get(scope["path"])
-            await _refusal(refused, state.dialect)(scope, receive, send)
+            await _refusal(refused, state.wording)(scope, receive, send)
 
-    def _key(self, scope: Scope, dialect: Dialect) -> Key:
+    def _key(self, scope: Scope, wording: Wording) -> Key:
         """Find the key of a request; raise UnknownKey and NotAllowed."""
         headers = Headers(scope=scope)
-        shown = (credential.secret(headers) for credential in dialect.credentials)
+        shown = (credential.secret(headers) for credential in wording.credentials)
         secret = next((secret for secret in shown if secret is not None), None)
         if secret is None:
-            wanted = dialect.credentials[0]
+            wanted = wording.credentials[0]
             raise UnknownKey(
                 f"Give an API key of this server: `{wanted.header}: {wanted.value('sg-...')}`."
             )
@@ -70,8 +70,8 @@ class AdmissionMiddleware:
         return key
 
 
-def _refusal(error: ShieldgateError, dialect: Dialect) -> Response:
-    response = respond(problem_of(error), dialect)
-    if isinstance(error, UnknownKey) and (scheme := dialect.credentials[0].scheme):
+def _refusal(error: ShieldgateError, wording: Wording) -> Response:
+    response = respond(problem_of(error), wording)
+    if isinstance(error, UnknownKey) and (scheme := wording.credentials[0].scheme):
         response.headers["www-authenticate"] = scheme
     return response

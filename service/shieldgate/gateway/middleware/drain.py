@@ -94,9 +94,9 @@ class DrainMiddleware:
                 raise
             state.outcome = "cut_off"
             if not begun:
-                await respond(_STOPPING, state.dialect)(scope, receive, watched)
+                await respond(_STOPPING, state.wording)(scope, receive, watched)
             elif streams and not state.complete:
-                last = state.dialect.error_event(_STOPPING)
+                last = state.wording.error_event(_STOPPING)
                 await send({"type": "http.response.body", "body": last, "more_body": False})
         finally:
             self._drain.leave(limit)

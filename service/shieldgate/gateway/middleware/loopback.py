@@ -26,7 +26,7 @@ class LoopbackMiddleware:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or answer that it is not allowed."""
         if scope["type"] == "http" and (why := self._refusal(Headers(scope=scope))):
-            reply = respond(problem_of(NotAllowed(why)), state_of(scope).dialect)
+            reply = respond(problem_of(NotAllowed(why)), state_of(scope).wording)
             await reply(scope, receive, send)
             return
         await self._app(scope, receive, send)

@@ -1,6 +1,6 @@
 """The outermost layer around the routes: request ids, the request's state, metrics and logs."""
 
-from collections.abc import MutableMapping, Sequence
+from collections.abc import Mapping, MutableMapping
 from time import perf_counter
 from typing import Any
 from uuid import uuid4
@@ -9,7 +9,7 @@ import structlog
 from starlette.datastructures import Headers, MutableHeaders
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from shieldgate.dialects.interface import Dialect, Problem
+from shieldgate.dialects.interface import Problem, Wording
 from shieldgate.gateway.errors import respond
 from shieldgate.gateway.state import RequestState
 from shieldgate.scoring import turn
@@ -24,18 +24,23 @@ _REFUSALS: dict[int, Outcome] = {429: "limited", 499: "left"}
 class RequestMiddleware:
     """Gives each request an id and a state, answers unknown exceptions, and counts every reply.
 
-    The first of `dialects` is that of the routes that belong to none. A proxy may serve all paths
-    under `root_path`.
+    `wordings` are those of their paths and of what is below; whatever else is worded by `default`.
+    A proxy may serve all paths under `root_path`.
     """
 
     def __init__(
-        self, app: ASGIApp, telemetry: Telemetry, dialects: Sequence[Dialect], root_path: str
+        self,
+        app: ASGIApp,
+        telemetry: Telemetry,
+        wordings: Mapping[str, Wording],
+        default: Wording,
+        root_path: str,
     ) -> None:
         self._app = app
         self._telemetry = telemetry
         self._root_path = root_path
-        self._dialects = {dialect.route: dialect for dialect in dialects}
-        self._default = dialects[0]
+        self._wordings = wordings
+        self._default = default
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer a request, and count how it ended."""
@@ -43,7 +48,7 @@ class RequestMiddleware:
             await self._app(scope, receive, send)
             return
         scope = self._as_routed(scope)
-        state = RequestState(self._dialect(scope["path"]))
+        state = RequestState(self._wording(scope["path"]))
         state.attach(scope)
         # Without keys, those on a connection take turns with those on others.
         turn.caller.set("{}:{}".format(*scope["client"]) if scope.get("client") else "")
@@ -57,9 +62,11 @@ class RequestMiddleware:
                 status = message["status"]
                 headers = MutableHeaders(scope=message)
                 headers["x-request-id"] = request_id
-                headers[state.dialect.endpoint.request_id] = request_id
+                headers[state.wording.request_id] = request_id
                 if state.profile:
                     headers["x-shieldgate-profile"] = state.profile
+                if state.unscreened:
+                    headers["x-shieldgate-unscreened"] = str(state.unscreened)
                 if headers.get("content-type", "").startswith("text/event-stream"):
                     self._telemetry.first_byte(_route(scope), perf_counter() - started)
             await send(message)
@@ -79,7 +86,7 @@ class RequestMiddleware:
                 outcome = "failed"
                 if status is None:
                     message = f"Something went wrong on our side. Request id: {request_id}."
-                    reply = respond(Problem(500, "internal_error", message), state.dialect)
+                    reply = respond(Problem(500, "internal_error", message), state.wording)
                     await reply(scope, receive, send_with_id)
             finally:
                 route, seconds = _route(scope), perf_counter() - started
@@ -95,11 +102,11 @@ class RequestMiddleware:
                     **({"caller": state.key.name} if state.key else {}),
                 )
 
-    def _dialect(self, path: str) -> Dialect:
-        """Find the dialect of a path: its own, or that of the path that it is below."""
-        while path not in self._dialects and path:
+    def _wording(self, path: str) -> Wording:
+        """Find the wording of a path: its own, or that of the path that it is below."""
+        while path not in self._wordings and path:
             path = path.rpartition("/")[0]
-        return self._dialects.get(path, self._default)
+        return self._wordings.get(path, self._default)
 
     def _as_routed(self, scope: Scope) -> Scope:
         """Give the request that the routes know: without prefix, and HEAD as the GET that it is.
