@@ -1,6 +1,7 @@
 """Exchange and rules in, verdict out: score, then decide; nothing else."""
 
 import asyncio
+from dataclasses import replace
 
 from shieldgate.normalise import readings
 from shieldgate.policy import Rules, decide
@@ -17,7 +18,7 @@ async def judge(scorer: Scorer, exchange: Exchange, rules: Rules) -> Verdict:
     Raises ScoringError when no score could be had. The caller turns that into the answer of its
     surface, by way of `on_failure`.
     """
-    policies = rules.policies
+    policies = (*rules.policies, *rules.beside)
     ways = exchange.apart()
     if rules.profile.normalise:
         size = sum(len(way.prompt) + len(way.response or "") for way in ways)
@@ -26,7 +27,10 @@ async def judge(scorer: Scorer, exchange: Exchange, rules: Rules) -> Verdict:
     scored = [await scorer.score(way, policies) for way in dict.fromkeys(ways)]
     scores = [max(column, key=lambda s: s.margin) for column in zip(*scored, strict=True)]
     pairs = list(zip(policies, scores, strict=True))
-    return decide(rules.profile, pairs, exchange.direction, scorer.identity.name)
+    profile, direction, name = rules.profile, exchange.direction, scorer.identity.name
+    known = len(rules.policies)
+    verdict = decide(profile, pairs[:known], direction, name)
+    return replace(verdict, beside=decide(profile, pairs[known:], direction, name).judgements)
 
 
 def _read(ways: list[Exchange]) -> list[Exchange]:

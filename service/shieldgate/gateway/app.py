@@ -9,7 +9,15 @@ from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
 from shieldgate.dialects import DIALECTS, Dialect
-from shieldgate.gateway import chat, count_tokens, moderations, operations, screen
+from shieldgate.gateway import (
+    chat,
+    count_tokens,
+    decisions,
+    embeddings,
+    moderations,
+    operations,
+    screen,
+)
 from shieldgate.gateway.errors import UPSTREAM_ID, declared, install
 from shieldgate.gateway.middleware.admission import OPEN, AdmissionMiddleware
 from shieldgate.gateway.middleware.body_limit import BodyLimitMiddleware
@@ -89,7 +97,8 @@ def create_app(services: Services, dialects: Sequence[Dialect] = DIALECTS) -> Fa
     app.state.dialects = dialects
     routers = (
         chat.routes(dialects, everywhere),
-        *(part.router for part in (count_tokens, moderations, screen, operations)),
+        *(part.router for part in (count_tokens, embeddings, decisions)),
+        *(part.router for part in (moderations, screen, operations)),
     )
     for router in routers:
         app.include_router(router)
