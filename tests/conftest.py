@@ -23,6 +23,7 @@ settings.load_profile("unhurried")
 NO_SKIPS = os.environ.get("SHIELDGATE_NO_SKIPS")
 TRANSFORMERS_SERVE = os.environ.get("SHIELDGATE_TRANSFORMERS_SERVE")
 OPENAI_AGENTS = os.environ.get("SHIELDGATE_OPENAI_AGENTS")
+LITELLM = os.environ.get("SHIELDGATE_LITELLM")
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -31,7 +32,7 @@ def only_settings() -> None:
 
     No sooner, because the processes of pytest-xdist inherit what the first one has.
     """
-    for name in ("NO_SKIPS", "TRANSFORMERS_SERVE", "OPENAI_AGENTS"):
+    for name in ("NO_SKIPS", "TRANSFORMERS_SERVE", "OPENAI_AGENTS", "LITELLM"):
         os.environ.pop(f"SHIELDGATE_{name}", None)
 
 
@@ -69,6 +70,14 @@ def openai_agents() -> str:
     if OPENAI_AGENTS is None:
         pytest.skip("needs openai-agents: SHIELDGATE_OPENAI_AGENTS, see .ci/run")
     return OPENAI_AGENTS
+
+
+@pytest.fixture(scope="session")
+def litellm() -> str:
+    """The program of LiteLLM's proxy, which lives in an environment of its own."""
+    if LITELLM is None:
+        pytest.skip("needs LiteLLM's proxy: SHIELDGATE_LITELLM, see .ci/run")
+    return LITELLM
 
 
 @pytest.fixture

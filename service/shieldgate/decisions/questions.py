@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from shieldgate.policy import Policy, PolicyBook, Profile
-from shieldgate.types import Direction
+from shieldgate.types import DIRECTIONS, Direction
 
 MOST_QUESTIONS = 400
 MOST_CHARACTERS = 2_000
@@ -133,10 +133,7 @@ def _policy(question: Question, id: str, book: PolicyBook) -> Policy:
     return Policy(
         id=id,
         title=id,
-        guidelines={
-            "prompt": _guideline(words, "prompt"),
-            "response": _guideline(words, "chatbot"),
-        },
+        guidelines={direction: _guideline(words, direction) for direction in DIRECTIONS},
         thresholds={"prompt": 0.5, "response": 0.5},
     )
 

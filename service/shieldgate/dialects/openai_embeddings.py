@@ -54,8 +54,8 @@ class OpenAIEmbeddings(OpenAICompletions):
 def numbers(reply: JsonObject, body: JsonObject) -> dict[str, Any]:
     """Write a reply with the numbers of upstream's, and no word of it; raise UpstreamError."""
     data, usage, model = reply.get("data"), reply.get("usage"), body.get("model")
-    embeddings = [_embedding(item) for item in data] if isinstance(data, list) else [None]
-    if not all(embeddings):
+    embeddings = [_embedding(item) for item in data] if isinstance(data, list) else []
+    if not embeddings or not all(embeddings):
         raise UpstreamError("Upstream answered without embeddings.", code="upstream_invalid")
     counted = usage if isinstance(usage, dict) else {}
     return {
