@@ -4,7 +4,7 @@ import asyncio
 import os
 import socket
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -34,7 +34,7 @@ guardrails:
         - {{name: test/threat, instructions: as the policy says, threshold: 0.5}}
         - {{name: spam, instructions: as the policy says, threshold: 0.5, action: log}}
 """
-WIRES = {"openai": "{url}", "hosted_vllm": "{url}"}
+MASTER_KEY = f"sk-{'7c' * 32}"
 START_SECONDS = 90
 
 
@@ -48,6 +48,7 @@ async def proxied(
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     environment = {**os.environ, "LITELLM_LOCAL_MODEL_COST_MAP": "True"}
+    environment["LITELLM_MASTER_KEY"] = MASTER_KEY
     environment.pop("PYTHONPATH", None)
     process = await asyncio.create_subprocess_exec(
         *(program, "--config", str(config), "--host", "127.0.0.1", "--port", str(port)),
@@ -55,15 +56,19 @@ async def proxied(
         stdout=asyncio.subprocess.DEVNULL,
         stderr=asyncio.subprocess.DEVNULL,
     )
+    shown = {"authorization": f"Bearer {MASTER_KEY}"}
     try:
-        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
+        async with httpx.AsyncClient(
+            base_url=f"http://127.0.0.1:{port}", headers=shown, timeout=30
+        ) as client:
             async with asyncio.timeout(START_SECONDS):
                 while not await _answers(client):
                     assert process.returncode is None, "LiteLLM's proxy ended"
                     await asyncio.sleep(0.5)
             yield client
     finally:
-        process.terminate()
+        with suppress(ProcessLookupError):
+            process.terminate()
         await process.wait()
 
 

@@ -139,4 +139,8 @@ def _policy(question: Question, id: str, book: PolicyBook) -> Policy:
 
 
 def _guideline(words: str, direction: Direction) -> str:
-    return words
+    """Word what is violated where the answer is yes; docs/decisions.md has what was measured."""
+    if _GUIDELINE.match(words):
+        return words
+    who = "prompt" if direction == "prompt" else "chatbot's response"
+    return f'"No Match": The {who} shall not be one of which this is true: {words}'
