@@ -29,6 +29,8 @@ class Willing(Script):
         if path == "/v1/responses":
             item = responding.message("a kind answer")
             return (responding.streamed if asked.get("stream") else responding.response)(item)
+        if path == "/v1/embeddings":
+            return {"data": [{"embedding": [0.5, -1]}]}
         if path.startswith("/v1/messages"):
             return {"content": [{"type": "text", "text": "a kind answer"}], "input_tokens": 3}
         given = asked.get("prompt")
@@ -49,6 +51,7 @@ async def test_every_reply_is_declared_and_none_is_a_500(
     assert asked == {
         *("/v1/chat/completions", "/v1/completions", "/v1/moderations", "/v1/screen"),
         *("/v1/responses", "/v1/messages", "/v1/messages/count_tokens"),
+        *("/v1/embeddings", "/v1/decisions", "/v1/systemone"),
         *("/v1/policies", "/v1/models", "/v1/models/{model}", "/healthz", "/readyz", "/metrics"),
     }
 

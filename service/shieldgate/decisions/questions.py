@@ -64,22 +64,18 @@ class Question:
 class Asked:
     """What is to be judged: for each question a policy's id, None where it can't be answered.
 
-    `own` are policies that only this request has.
+    `own` are policies that only this request has, of so many `characters` of its caller.
     """
 
     ids: tuple[str | None, ...]
     own: tuple[Policy, ...]
+    characters: int
 
     @property
     def known(self) -> list[str]:
         """List the policies of the book."""
         own = {policy.id for policy in self.own}
         return [id for id in dict.fromkeys(self.ids) if id is not None and id not in own]
-
-    @property
-    def characters(self) -> int:
-        """Count what the caller has worded."""
-        return sum(len(policy.guidelines["prompt"]) for policy in self.own)
 
 
 def ask(questions: Iterable[Question], book: PolicyBook, profile: Profile) -> Asked:
@@ -96,11 +92,11 @@ def ask(questions: Iterable[Question], book: PolicyBook, profile: Profile) -> As
             continue
         id = _named(question, book, profile)
         if id is None:
-            policy = _policy(question, f"questions[{place}]", book)
             # Who asks the same twice is answered twice, and judged once.
-            id = own.setdefault(policy.guidelines["prompt"], policy).id
+            words = _words(question, book)
+            id = own.setdefault(words, _policy(f"questions[{place}]", words)).id
         ids.append(id)
-    return Asked(tuple(ids), tuple(own.values()))
+    return Asked(tuple(ids), tuple(own.values()), sum(map(len, own)))
 
 
 def _named(question: Question, book: PolicyBook, profile: Profile) -> str | None:
@@ -120,21 +116,23 @@ def _named(question: Question, book: PolicyBook, profile: Profile) -> str | None
     return None
 
 
-def _policy(question: Question, id: str, book: PolicyBook) -> Policy:
+def _words(question: Question, book: PolicyBook) -> str:
     words = question.instructions.strip()
     if not words:
-        raise Unanswerable(
-            question.at,
-            "A question has instructions, or the name of a policy: "
-            f"{', '.join(sorted(book.policies))}.",
-        )
+        known = ", ".join(sorted(book.policies))
+        why = f"A question has instructions, or the name of a policy: {known}."
+        raise Unanswerable(question.at, why)
     if len(words) > MOST_CHARACTERS:
         raise Unanswerable(question.at, f"Instructions have at most {MOST_CHARACTERS} characters.")
+    return words
+
+
+def _policy(id: str, words: str) -> Policy:
     return Policy(
         id=id,
         title=id,
         guidelines={direction: _guideline(words, direction) for direction in DIRECTIONS},
-        thresholds={"prompt": 0.5, "response": 0.5},
+        thresholds=dict.fromkeys(DIRECTIONS, 0.5),
     )
 
 

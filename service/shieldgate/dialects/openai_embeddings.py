@@ -2,12 +2,13 @@
 
 import base64
 import binascii
+from collections.abc import Mapping
 from typing import Any
 
 from pydantic import BaseModel
 
 from shieldgate.dialects.interface import Endpoint, JsonObject
-from shieldgate.dialects.openai import ACCOUNT, BEARER
+from shieldgate.dialects.openai import ACCOUNT, BEARER, answering
 from shieldgate.dialects.openai_completions import OpenAICompletions
 from shieldgate.dialects.openai_request import field_items, material_beside
 from shieldgate.dialects.plan import Plan, Subject, distinct
@@ -22,6 +23,7 @@ _FIELDS: dict[str, Field] = {
     "dimensions": Anything(),
 }
 _FLOAT_BYTES = 4
+_LIST = {"type": "object", "required": ["data"]}
 _COUNTS = ("prompt_tokens", "total_tokens")
 
 
@@ -35,6 +37,13 @@ class OpenAIEmbeddings(OpenAICompletions):
     endpoint = Endpoint("/embeddings", BEARER, ACCOUNT)
     prompt_param = "input"
     choices_param: str | None = None
+    responses: Mapping[int | str, dict[str, Any]] = {
+        **answering(_LIST),
+        200: {
+            "description": "The numbers of upstream's reply.",
+            "content": {"application/json": {"schema": _LIST}},
+        },
+    }
 
     def plan(self, body: JsonObject, profile: Profile) -> Plan:
         """Judge each input by itself; tokens are unscreenable."""

@@ -19,7 +19,11 @@ router = APIRouter()
 _EMBEDDINGS = OpenAIEmbeddings()
 
 
-@router.post("/v1/embeddings", responses=declared(*WITH_A_BODY), response_class=Response)
+@router.post(
+    _EMBEDDINGS.route,
+    responses={**declared(*WITH_A_BODY), **_EMBEDDINGS.responses},
+    response_class=Response,
+)
 async def embed(body: EmbeddingRequest, request: Request, services: ServicesDep) -> Response:
     """Embed texts with the upstream model, once they are judged like prompts.
 
