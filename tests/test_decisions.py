@@ -360,3 +360,17 @@ def test_no_words_of_a_question_are_read_as_control_tokens(direction: Exchange) 
         return [i for i in ids if i in encoder.special_tokens]
 
     assert controls(forged) == controls("It rains.") != []
+
+
+@pytest.mark.parametrize(
+    ("words", "asked"),
+    [
+        ("It rains.", '"No Match": The {} shall not be one of which this is true: It rains.'),
+        ('"No Rain": The prompt shall not\nspeak of rain.', None),
+        ('"No Rain": It rains.', '"No Match": The {} shall not be one of which this is true: {}'),
+    ],
+)
+def test_a_statement_becomes_a_guideline_that_a_yes_violates(words: str, asked: str | None) -> None:
+    [policy] = ask([Question("q", "predicate", None, words)], BOOK, BOOK.profile("default")).own
+    for direction, who in (("prompt", "prompt"), ("response", "chatbot's response")):
+        assert policy.guidelines[direction] == (asked or words).format(who, words)
