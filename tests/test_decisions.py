@@ -24,7 +24,7 @@ BOOK = small_book()
 
 ROUTE = "/v1/decisions"
 SURE = 1 / (1 + math.exp(-3))
-IMAGE = {"type": "input_image", "image_url": "data:image/png;base64,AAAA"}
+IMAGE = {"type": "input_image", "image_url": f"data:image/png;base64,{'iVBORw0KGgo' * 8}"}
 
 
 def predicate(instructions: str = "", **more: Any) -> dict[str, Any]:
@@ -247,7 +247,7 @@ async def test_a_disguised_text_is_read_as_elsewhere(served: Gateway) -> None:
     ("item", "field"),
     [
         (user([IMAGE]), "input[1].content[0]"),
-        (user([{"type": "input_json", "data": {"image": "AAAA"}}]), "input[1].content[0]"),
+        (user([{"type": "input_json", "data": [IMAGE]}]), "input[1].content[0]"),
         (user([{"type": "input_file", "file_id": "f"}]), "input[1].content[0]"),
         ({"type": "computer_call_output", "output": {}}, "input[1]"),
         ({"type": "item_reference", "id": "i"}, "input[1]"),

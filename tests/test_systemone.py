@@ -14,6 +14,7 @@ from shieldgate.types import Exchange
 ROUTE = "/v1/systemone"
 SURE = 1 / (1 + math.exp(-3))
 NOUL = {"type": "noul"}
+IMAGE = f"data:image/png;base64,{'iVBORw0KGgo' * 8}"
 
 
 async def post(served: Gateway, status: int = 200, **body: Any) -> Any:
@@ -72,8 +73,8 @@ async def test_a_question_is_asked_with_its_criteria_after_what_all_share(
 
 
 async def test_a_state_of_json_is_judged_as_json(served: Gateway, scorer: FakeScorer) -> None:
-    await post(served, state={"order": [1, "crude"]})
-    assert scorer.calls[0][0] == Exchange('{"order":[1,"crude"]}')
+    await post(served, state={"order": [1, "crude"], "stars": [4, 5, 3]})
+    assert scorer.calls[0][0] == Exchange('{"order":[1,"crude"],"stars":[4,5,3]}')
 
 
 async def test_a_choice_of_yes_and_no_is_a_noul(scorer: FakeScorer) -> None:
@@ -102,10 +103,10 @@ async def test_a_choice_of_yes_and_no_is_a_noul(scorer: FakeScorer) -> None:
             {"questions": {"q": {**NOUL, "criteria": {"maybe": 1}}}},
             "questions.q.noul.criteria.maybe",
         ),
-        ({"images": ["data:image/png;base64,AAAA"]}, "images"),
+        ({"images": [IMAGE]}, "images"),
         ({"audio": ["data:audio/wav;base64,AAAA"]}, "audio"),
         ({"assets": {"a": {"format": "png", "data_base64": "AAAA"}}}, "assets"),
-        ({"state": {"image": "AAAA"}}, "state"),
+        ({"state": [{"photo": IMAGE}]}, "state"),
         ({"state": {"deep": "\ud800"}}, "state"),
         ({"joint": True}, "joint"),
     ],

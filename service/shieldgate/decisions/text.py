@@ -9,7 +9,7 @@ import orjson
 
 from shieldgate.dialects.conversation import as_json
 from shieldgate.dialects.openai_responses_text import ASSISTANT, ITEM, kind_of, role_of
-from shieldgate.dialects.text import Found, material
+from shieldgate.dialects.text import Found, looks_like_media
 from shieldgate.strands import whole_and_parts
 from shieldgate.types import Exchange
 
@@ -61,7 +61,7 @@ def shown_state(state: Any) -> Shown:
     """Read the `state` of a System One request: a text, or JSON."""
     if isinstance(state, str):
         return Shown(Exchange(state))
-    unscreenable = ("state",) if material(state).unscreenable else ()
+    unscreenable = ("state",) if _holds_media(state) else ()
     return Shown(as_json("state", state).exchange, unscreenable)
 
 
@@ -70,7 +70,7 @@ def json_text(part: Any) -> str | None:
     if not isinstance(part, dict) or part.get("type") != "input_json":
         return None
     data = part.get("data")
-    if set(part) != {"type", "data"} or material(data).unscreenable:
+    if set(part) != {"type", "data"} or _holds_media(data):
         return None
     return orjson.dumps(data).decode()
 
@@ -84,3 +84,12 @@ def _as_texts(item: dict[str, Any]) -> dict[str, Any]:
         for part in content
     ]
     return {**item, "content": parts}
+
+
+def _holds_media(value: Any) -> bool:
+    """Tell whether JSON holds an image, a sound or a file; lists of numbers are read as JSON."""
+    if isinstance(value, dict):
+        return any(map(_holds_media, (*value, *value.values())))
+    if isinstance(value, list):
+        return any(map(_holds_media, value))
+    return isinstance(value, str) and looks_like_media(value)
