@@ -30,6 +30,8 @@ class Willing(Script):
         if path == "/v1/responses":
             item = responding.message("a kind answer")
             return (responding.streamed if asked.get("stream") else responding.response)(item)
+        if path == "/v1/embeddings":
+            return {"data": [{"embedding": [0.5, -1]}]}
         if path == "/v1/messages/count_tokens":
             return {"input_tokens": 3}
         if path == "/v1/messages":
@@ -57,6 +59,7 @@ async def test_every_reply_is_declared_and_none_is_a_500(
         *("/beta/litellm_basic_guardrail_api", "/classify", "/contentsafety/text:analyze"),
         *(f"/api/v1/text/{kind}" for kind in ("contents", "chat", "generation", "context/doc")),
         *("/v1/guards/portkey", "/v1/guards/chat/completions", "/request", "/response", "/health"),
+        *("/v1/embeddings", "/v1/decisions", "/v1/systemone"),
         *("/v1/policies", "/v1/models", "/v1/models/{model}", "/healthz", "/readyz", "/metrics"),
     }
 

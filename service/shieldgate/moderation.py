@@ -24,7 +24,8 @@ async def judge(scorer: Scorer, exchange: Exchange, rules: Rules) -> Verdict:
     Raises ScoringError when no score could be had. The caller turns that into the answer of its
     surface, by way of `on_failure`.
     """
-    policies, profile, name = rules.policies, rules.profile, scorer.identity.name
+    profile, name = rules.profile, scorer.identity.name
+    policies = (*rules.policies, *rules.beside)
     wholes = exchange.apart()
     known: dict[Exchange, list[Score]] = {}
     if sum(len(whole.prompt) + len(whole.response or "") for whole in wholes) < _LONG:
@@ -37,7 +38,11 @@ async def judge(scorer: Scorer, exchange: Exchange, rules: Rules) -> Verdict:
     scored = [known[way] for way in ways]
     worst = [_worst(column, ways.values()) for column in zip(*scored, strict=True)]
     pairs = list(zip(policies, worst, strict=True))
-    return decide(profile, pairs, exchange.direction, name)
+    asked = len(rules.policies)
+    verdict = decide(profile, pairs[:asked], exchange.direction, name)
+    return replace(
+        verdict, beside=decide(profile, pairs[asked:], exchange.direction, name).judgements
+    )
 
 
 def _ways(ways: list[Exchange], profile: Profile, scorer: str) -> dict[Exchange, float]:

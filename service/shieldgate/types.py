@@ -88,11 +88,15 @@ class Judgement:
 
 @dataclass(frozen=True, slots=True)
 class Verdict:
-    """The decision on one exchange; `judgements` is empty when the guard failed."""
+    """The decision on one exchange; `judgements` is empty when the guard failed.
+
+    What was found `beside` them is no part of the decision.
+    """
 
     direction: Direction
     action: Action
     judgements: tuple[Judgement, ...]
+    beside: tuple[Judgement, ...] = ()
 
     @property
     def violated(self) -> tuple[str, ...]:

@@ -10,7 +10,16 @@ from starlette.middleware.cors import CORSMiddleware
 
 from shieldgate.dialects import DIALECTS, Dialect
 from shieldgate.dialects.interface import Wording
-from shieldgate.gateway import chat, count_tokens, guards, moderations, operations, screen
+from shieldgate.gateway import (
+    chat,
+    count_tokens,
+    decisions,
+    embeddings,
+    guards,
+    moderations,
+    operations,
+    screen,
+)
 from shieldgate.gateway.errors import UPSTREAM_ID, declared, install
 from shieldgate.gateway.middleware.admission import OPEN, AdmissionMiddleware
 from shieldgate.gateway.middleware.body_limit import BodyLimitMiddleware
@@ -93,7 +102,8 @@ def create_app(services: Services, dialects: Sequence[Dialect] = DIALECTS) -> Fa
     app.state.wordings = wordings
     routers = (
         chat.routes(dialects, everywhere),
-        *(part.router for part in (count_tokens, moderations, screen, operations)),
+        *(part.router for part in (count_tokens, embeddings, decisions)),
+        *(part.router for part in (moderations, screen, operations)),
         *guards.routers(everywhere, dialects[0]),
     )
     for router in routers:

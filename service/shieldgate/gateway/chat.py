@@ -59,19 +59,19 @@ async def _whole(call: Call) -> Response:
     async with together() as group:
         asking = None
         if call.prompt_profile.prompt_check == "parallel":
-            asking = group.create_task(_ask(call))
+            asking = group.create_task(ask(call))
         inputs = await call.judge_prompts()
         if refused := call.refuse(inputs):
             if asking:
                 asking.cancel()
             return refused
-        reply = await asking if asking else await _ask(call)
+        reply = await asking if asking else await ask(call)
     if isinstance(reply, UpstreamError):
         raise await call.screen_error(reply)
     return await _screened(call, inputs, reply)
 
 
-async def _ask(call: Call) -> Reply | UpstreamError:
+async def ask(call: Call) -> Reply | UpstreamError:
     """Ask upstream; a refusal is a value, as it may not leave before the prompt's verdict."""
     asked = perf_counter()
     try:

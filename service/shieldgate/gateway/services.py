@@ -116,14 +116,19 @@ class Services:
         both = join_profiles(base, named, "block", book=book, direction=direction, scorer=scorer)
         return replace(both, name=f"{base.name}+{named.name}")
 
-    async def accept(self, key: Key | None, exchanges: Sequence[Exchange], param: str) -> None:
-        """Take exchanges to be judged for a caller; raise RequestError and what `charge` does."""
+    async def accept(
+        self, key: Key | None, exchanges: Sequence[Exchange], param: str, beside: int = 0
+    ) -> None:
+        """Take exchanges to be judged for a caller; raise RequestError and what `charge` does.
+
+        `beside` counts the characters of what is asked about them.
+        """
         most = self.settings.max_text_chars
         lengths = [len(text) for e in exchanges for text in (e.prompt, e.response or "", *e.parts)]
         if max(lengths, default=0) > most:
             raise RequestError(f"{param}: A text holds at most {most} characters.", param, 413)
         if key:
-            await self.limiter.charge(key.allowed, len(exchanges), sum(lengths))
+            await self.limiter.charge(key.allowed, len(exchanges), sum(lengths) + beside)
 
 
 async def _services(request: Request) -> Services:

@@ -16,6 +16,19 @@ from shieldgate.openai.text import Text
 DONE = "[DONE]"
 
 
+def writable(value: Any) -> Any:
+    """Give back a value that can be written as JSON; a validator."""
+    try:
+        orjson.dumps(value)
+    except orjson.JSONEncodeError:
+        raise PydanticCustomError(
+            "unwritable",
+            "The body holds half of a surrogate pair, an integer of more than 64 bits, "
+            "or more than 250 levels",
+        ) from None
+    return value
+
+
 class Screening(BaseModel):
     """What a caller asks to be done with one direction; `score` reports, `block` also stops."""
 
@@ -56,15 +69,7 @@ class WritableRequest(BaseModel):
     @model_validator(mode="before")
     @classmethod
     def _can_be_written(cls, body: Any) -> Any:
-        try:
-            orjson.dumps(body)
-        except orjson.JSONEncodeError:
-            raise PydanticCustomError(
-                "unwritable",
-                "The body holds half of a surrogate pair, an integer of more than 64 bits, "
-                "or more than 250 levels",
-            ) from None
-        return body
+        return writable(body)
 
 
 class ScreenedRequest(WritableRequest):

@@ -185,11 +185,15 @@ class Profile:
 
 @dataclass(frozen=True, slots=True)
 class Rules:
-    """What an exchange is judged by: a profile and policies, out of one version of the book."""
+    """What an exchange is judged by: a profile and policies, out of one version of the book.
+
+    Policies `beside` them are judged for a caller to see, and nothing follows from that.
+    """
 
     book: str
     profile: Profile
     policies: tuple[Policy, ...]
+    beside: tuple[Policy, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
