@@ -58,6 +58,7 @@ VALUES = {
     "redis_url": "redis://localhost:6379/0",
     "redis_seconds": "0.2",
     "redis_keep_seconds": "60",
+    "cascade": "cascade.yaml",
     "drain_seconds": "3",
     "processes": "2",
     "log_level": "debug",

@@ -55,6 +55,7 @@ def test_it_observes_the_batcher_the_guard_and_the_cache(registry: CollectorRegi
     telemetry.tokenised(150)
     telemetry.phase("queue", 0.25)
     telemetry.looked_up({"memory": 3, "miss": 1})
+    telemetry.cascaded(sure=3, asked=1)
     telemetry.guard_failed("timeout")
     telemetry.breaker("scorer", "open")
     page = telemetry.page().decode().splitlines()
@@ -67,6 +68,8 @@ def test_it_observes_the_batcher_the_guard_and_the_cache(registry: CollectorRegi
         'shieldgate_phase_seconds_sum{phase="queue"} 0.25',
         'shieldgate_cache_lookups_total{level="memory"} 3.0',
         'shieldgate_cache_lookups_total{level="miss"} 1.0',
+        'shieldgate_cascade_scores_total{scorer="first"} 3.0',
+        'shieldgate_cascade_scores_total{scorer="second"} 1.0',
         'shieldgate_guard_failures_total{reason="timeout"} 1.0',
         'shieldgate_breaker_state{breaker="scorer"} 2.0',
     ):

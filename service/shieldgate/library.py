@@ -63,6 +63,7 @@ def open_scorer(
     key: str | None = None,
     policies: str | Path | PolicyBook | None = None,
     template: str | None = None,
+    cascade: str | Path | None = None,
     revision: str | None = None,
     device: str | None = None,
     dtype: str | None = None,
@@ -73,7 +74,8 @@ def open_scorer(
     `name` is 'starter', a model of the hub, the path of a checkpoint, or the URL of a running
     gateway, which brings its own policies and may want an API `key`. `policies` are a file or
     directory of them, or a book; without any, the shipped ones. What is not given is what the
-    environment variables of the settings say, as for the commands. `max_batch_tokens` bounds a
+    environment variables of the settings say, as for the commands. A `cascade` is the file of a
+    cheaper scorer, which decides where it is sure. `max_batch_tokens` bounds a
     forward pass.
 
     Raises ConfigurationError where a setting or a policy file is wrong.
@@ -81,7 +83,7 @@ def open_scorer(
     log_as_library()
     name = None if name is None else os.fspath(name)
     if name is not None and name.startswith(("http://", "https://")):
-        if policies is not None or template or revision or device or dtype:
+        if policies is not None or template or cascade or revision or device or dtype:
             raise ConfigurationError(
                 f"{name} is a gateway, which has a model and policies of its own; give no others."
             )
@@ -95,6 +97,7 @@ def open_scorer(
         "model": name,
         "policies": None if book else policies,
         "template": template,
+        "cascade": cascade,
         "revision": revision,
         "device": device,
         "dtype": dtype,

@@ -117,6 +117,11 @@ class ScoringSettings(ComputeSettings):
     revision: str | None = Field(
         None, description="Branch, tag or commit of a scorer from the Hugging Face Hub."
     )
+    cascade: Path | None = Field(
+        None,
+        description="A file that names a cheaper scorer and says where it is sure; the model is "
+        "asked for the rest. 'shieldgate calibrate --cascade' writes it.",
+    )
     template: str = Field(
         "chat",
         min_length=1,

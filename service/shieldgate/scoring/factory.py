@@ -4,12 +4,14 @@ import asyncio
 import math
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import TYPE_CHECKING
+from functools import partial
+from typing import TYPE_CHECKING, Protocol
 
 import structlog
 
 from shieldgate.errors import needed
 from shieldgate.scoring.batched import Batched, BatchObserver
+from shieldgate.scoring.cascade import Cascade, CascadeObserver, load_cascade
 from shieldgate.scoring.interfaces import OpenScorer
 from shieldgate.settings import ScoringSettings, ServeSettings
 
@@ -23,6 +25,10 @@ REMOTE: dict[str, Callable[[ScoringSettings], AbstractAsyncContextManager[OpenSc
 log = structlog.get_logger(__name__)
 
 
+class ScorerObserver(BatchObserver, CascadeObserver, Protocol):
+    """Sees how a scorer fares, and who of a cascade decides."""
+
+
 @asynccontextmanager
 async def open_scorer(
     settings: ScoringSettings,
@@ -32,13 +38,28 @@ async def open_scorer(
     max_seconds: float = math.inf,
     prefix_bytes: int = 0,
     warm: bool = False,
-    observer: BatchObserver | None = None,
+    observer: ScorerObserver | None = None,
 ) -> AsyncIterator[OpenScorer]:
     """Open a scorer of `REMOTE`, or load and check one off the event loop; close it at the end.
 
     What is given beside the settings is for one in this process. `warm` is for many texts: where
     a GPU computes, it takes a minute and pays then. Raises ConfigurationError.
     """
+    if settings.cascade is not None:
+        file = load_cascade(settings.cascade)
+        opening = partial(
+            open_scorer,
+            max_batch_tokens=max_batch_tokens,
+            max_waiting=max_waiting,
+            max_seconds=max_seconds,
+            prefix_bytes=prefix_bytes,
+            warm=warm,
+            observer=observer,
+        )
+        alone = settings.model_copy(update={"cascade": None})
+        async with opening(file.first.settings(settings)) as first, opening(alone) as second:
+            yield Cascade(first, second, file, observer)
+        return
     for beginning, open_remote in REMOTE.items():
         if settings.model.startswith(beginning):
             async with open_remote(settings) as remote:
@@ -59,7 +80,7 @@ async def open_scorer(
 
 
 def open_served(
-    settings: ServeSettings, observer: BatchObserver
+    settings: ServeSettings, observer: ScorerObserver
 ) -> AbstractAsyncContextManager[OpenScorer]:
     """Open a scorer with the limits of a server."""
     return open_scorer(

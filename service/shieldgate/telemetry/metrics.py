@@ -108,6 +108,11 @@ class Telemetry:
         self._lookups = counter(
             "shieldgate_cache_lookups", "Scores looked up, by where they were found.", ["level"]
         )
+        self._cascaded = counter(
+            "shieldgate_cascade_scores",
+            "Scores of a cascade, by the scorer that decided.",
+            ["scorer"],
+        )
         self._guard_failures = counter(
             "shieldgate_guard_failures", "Exchanges that got no score.", ["reason"]
         )
@@ -190,6 +195,11 @@ class Telemetry:
     def guard_failed(self, reason: GuardFailure) -> None:
         """Count an exchange that got no score."""
         self._guard_failures.labels(reason).inc()
+
+    def cascaded(self, *, sure: int, asked: int) -> None:
+        """Count scores of a cascade that the first scorer was sure of, and those of the second."""
+        self._cascaded.labels("first").inc(sure)
+        self._cascaded.labels("second").inc(asked)
 
     def audit_unconfirmed(self) -> None:
         """Count a record that may be missing in the Redis stream."""
