@@ -74,15 +74,17 @@ def calibrate(
             min=1e-6,
             max=0.5,
             help="Of the texts that the scorer finds to violate a policy, at most this share may "
-            "be passed by the cheaper one, and of the others at most this share flagged.",
+            "be passed by the cheaper one; with --may-flag, of the others at most this share may "
+            "be flagged.",
             rich_help_panel=_CASCADE,
         ),
     ] = 0.02,
-    only_pass: Annotated[
+    may_flag: Annotated[
         bool,
         typer.Option(
-            "--only-pass",
-            help="The cheaper one passes texts and never flags any.",
+            "--may-flag",
+            help="The cheaper one may flag texts, too, and not only pass them. That saves time "
+            "where much is harmful.",
             rich_help_panel=_CASCADE,
         ),
     ] = False,
@@ -141,7 +143,7 @@ def calibrate(
             cascade,
             scores,
             load_book(policies),
-            CascadeOptions(most_changed, only_pass, seed),
+            CascadeOptions(most_changed, may_flag, seed),
             first_model=first,
             write=write,
             dry_run=dry_run,

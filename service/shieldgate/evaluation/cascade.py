@@ -46,11 +46,12 @@ Rows = NDArray[np.bool_]
 class CascadeOptions:
     """`most_changed` is the share of decisions, of either kind, that may change; in 0..1.
 
-    With `only_pass` the first scorer never flags a text.
+    With `may_flag` the first scorer may flag texts, too, and not only pass them: what it flags
+    wrongly counts against all that is harmless, which in traffic is nearly all.
     """
 
     most_changed: float
-    only_pass: bool = False
+    may_flag: bool = False
     seed: int = 0
 
 
@@ -234,7 +235,7 @@ def _band(pairs: _Pairs, options: CascadeOptions) -> Band:
     is within the limit keeps it with that confidence (Bates et al., 2021, arXiv 2101.02703).
     """
     low = _end(pairs.first[pairs.violated], options.most_changed)
-    high = -_end(-pairs.first[pairs.passed], options.most_changed)
+    high = -_end(-pairs.first[pairs.passed], options.most_changed) if options.may_flag else math.inf
     if low > high:
         low = high = (low + high) / 2
     lowest, highest = (round(threshold, 4) for threshold in pairs.thresholds)
@@ -245,7 +246,7 @@ def _band(pairs: _Pairs, options: CascadeOptions) -> Band:
         margin = min(math.floor(np.median(safe) * 1e3) / 1e3, lowest - 1e-3)
         sides["safe"] = Sure(beyond=math.floor(low * 1e4) / 1e4, margin=margin)
     harmful = pairs.second[(pairs.first > high) & ~pairs.passed]
-    if harmful.size and not options.only_pass:
+    if harmful.size:
         margin = max(math.ceil(np.median(harmful) * 1e3) / 1e3, highest + 1e-3)
         sides["harmful"] = Sure(beyond=math.ceil(high * 1e4) / 1e4, margin=margin)
     return Band(guideline="", thresholds=(lowest, highest), **sides)
