@@ -139,7 +139,7 @@ def test_a_scorer_that_sees_all_leaves_nothing_and_a_blind_one_nearly_all(book_f
 def test_too_few_violations_give_no_band_and_are_counted(book_file: Path) -> None:
     found = fit(book_file, CascadeOptions(0.03), rows=120)
     assert all(isinstance(one, Unsure) for one in found.bands)
-    assert "it takes 99" in found.bands[0].why
+    assert "it takes 123" in found.bands[0].why
     assert (found.asked, found.questions) == (1, 1)
 
 

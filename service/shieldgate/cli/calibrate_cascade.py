@@ -68,18 +68,20 @@ def fit_cascade(
 
 
 def _table(bands: list[FittedBand]) -> Table:
+    may_flag = any(one.band.harmful for one in bands)
     table = Table(box=box.SIMPLE_HEAD)
     table.add_column("policy", overflow="fold")
-    for column in ("rows", "sure", "asked", "lost", "added"):
+    for column in ("rows", "sure", "asked", "lost", *(["added"] if may_flag else [])):
         table.add_column(column, justify="right", no_wrap=True)
     for one in bands:
+        ends = [_end("<", one.band.safe), *([_end(">", one.band.harmful)] if may_flag else [])]
         table.add_row(
             f"{one.policy}\n[dim]{one.direction}[/]",
             f"{one.rows:,}\n[dim]{one.violations:,} violations[/]",
-            f"{_end('<', one.band.safe)}\n{_end('>', one.band.harmful)}",
+            "\n".join(ends),
             f"{one.asked:.1%}",
             _share(one.lost),
-            _share(one.added),
+            *([_share(one.added)] if may_flag else []),
         )
     return table
 

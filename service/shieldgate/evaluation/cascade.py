@@ -198,31 +198,31 @@ def _fit(
     options: CascadeOptions,
 ) -> tuple[FittedBand | Unsure, Rows]:
     """Find a band; gives it with the rows that go to the second scorer, held out."""
-    asked = np.ones(pairs.first.size, np.bool_)
-    band = _band(pairs, options)
-    if band.safe is None and band.harmful is None:
-        why = f"{int(pairs.violated.sum())} violations and {int(pairs.passed.sum())} others"
-        needed = math.ceil(math.log(1 - CONFIDENCE) / math.log1p(-options.most_changed))
-        return (
-            Unsure(policy, direction, f"{why} are too few, or too mixed; it takes {needed:,}"),
-            asked,
-        )
-    safe, harmful = np.zeros_like(asked), np.zeros_like(asked)
+    size = pairs.first.size
+    safe, harmful = np.zeros(size, np.bool_), np.zeros(size, np.bool_)
     for fold in range(FOLDS):
         inside = folds == fold
         from_others = _band(pairs.where(~inside), options)
         safe |= inside & _below(pairs, from_others)
         harmful |= inside & _above(pairs, from_others)
     asked = ~(safe | harmful)
+    violations = int(pairs.violated.sum())
+    if asked.all():
+        # With fewer, not even none lost would show that the limit is kept.
+        needed = math.log(1 - CONFIDENCE) / math.log1p(-options.most_changed) * FOLDS / (FOLDS - 1)
+        why = "the first scorer is sure of no text"
+        if violations < needed:
+            why = f"it takes {needed:.0f} violations to know better, and there are {violations}"
+        return Unsure(policy, direction, why), asked
     lost, added = safe & pairs.violated, harmful & pairs.passed
     fitted = FittedBand(
         policy,
         direction,
-        band,
-        rows=asked.size,
-        violations=int(pairs.violated.sum()),
+        _band(pairs, options),
+        rows=size,
+        violations=violations,
         asked=float(asked.mean()),
-        lost=clopper_pearson(int(lost.sum()), int(pairs.violated.sum())),
+        lost=clopper_pearson(int(lost.sum()), violations),
         added=clopper_pearson(int(added.sum()), int(pairs.passed.sum())),
     )
     return fitted, asked
