@@ -160,7 +160,12 @@ def test_the_identity_depends_on_both_scorers_and_on_the_bands() -> None:
     plain = cascade(first, second).identity
     assert plain.name.startswith("a@1#")
     assert plain.name.endswith(">b@2")
-    other = {SPAM.id: {"prompt": band(safe=Sure(beyond=-2.5, margin=-5.0))}}
+    other = {
+        SPAM.id: {
+            "prompt": band(safe=Sure(beyond=-2.5, margin=-5.0)),
+            "response": band(direction="response"),
+        }
+    }
     moved = cascade(first, second, other).identity
     assert (moved.key, moved.name) != (plain.key, plain.name)
 

@@ -276,6 +276,8 @@ def _check_same(first: ScoreColumns, second: ScoreColumns, book: PolicyBook) -> 
             f"{first.rows.size:,} of {a.dataset} and {second.rows.size:,} of {b.dataset}. Run "
             "'shieldgate evaluate' with the same data and options for both."
         )
+    if not second.rows.size:
+        raise ConfigurationError(f"There are no scores of {b.scorer} yet.")
     if a.scorer == b.scorer:
         raise ConfigurationError(f"Both files have scores of {a.scorer}; a cascade takes two.")
     changed = sorted({*reworded(a, book), *reworded(b, book)})
