@@ -12,7 +12,15 @@ import pytest
 from prometheus_client import CollectorRegistry
 from prometheus_client.metrics import MetricWrapperBase
 
-from shieldgate.telemetry import BreakerName, CacheLevel, GuardFailure, Outcome, Phase, Telemetry
+from shieldgate.telemetry import (
+    BreakerName,
+    CacheLevel,
+    CascadePart,
+    GuardFailure,
+    Outcome,
+    Phase,
+    Telemetry,
+)
 from shieldgate.types import Action, Direction, Judgement, Score, Verdict
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "metrics.md"
@@ -105,6 +113,7 @@ def test_the_document_lists_every_word_of_the_labels_and_no_other() -> None:
         "outcome": list(get_args(Outcome)),
         "phase": list(get_args(Phase)),
         "level": list(get_args(CacheLevel)),
+        "scorer": list(get_args(CascadePart)),
         "result": list(Action),
         "direction": list(get_args(Direction)),
         "reason": list(get_args(GuardFailure)),

@@ -34,6 +34,7 @@ Outcome = Literal[
     "failed",
 ]
 CacheLevel = Literal["memory", "redis", "miss"]
+CascadePart = Literal["first", "second"]
 BreakerName = Literal["scorer", "redis_read", "redis_write"]
 GuardFailure = Literal["timeout", "failure", "overloaded", "breaker"]
 BreakerState = Literal["closed", "half_open", "open"]
@@ -198,8 +199,9 @@ class Telemetry:
 
     def cascaded(self, *, sure: int, asked: int) -> None:
         """Count scores of a cascade that the first scorer was sure of, and those of the second."""
-        self._cascaded.labels("first").inc(sure)
-        self._cascaded.labels("second").inc(asked)
+        part: CascadePart
+        for part, scores in (("first", sure), ("second", asked)):
+            self._cascaded.labels(part).inc(scores)
 
     def audit_unconfirmed(self) -> None:
         """Count a record that may be missing in the Redis stream."""
