@@ -261,6 +261,7 @@ bands:
     [
         ("model: starter", "modell: starter", "cascade.yaml:2: first.modell: starter: unknown key"),
         ("margin: -5", "margin: 0.5", ":6: .*out of order"),
+        ("margin: -5", "margin: 0", ":6: .*out of order"),
         ("margin: -5", "margin: .inf", "finite"),
         ("[a@1, b@2]", "[a@1]", "cascade.yaml:3: scorers"),
         ("prompt:", "prompts:", "prompts"),
