@@ -68,6 +68,7 @@ VALUES = {
     "redis_keep_seconds": "60",
     "history_bytes": "1000",
     "history_seconds": "60",
+    "cascade": "cascade.yaml",
     "drain_seconds": "3",
     "processes": "2",
     "log_level": "debug",

@@ -12,7 +12,15 @@ import pytest
 from prometheus_client import CollectorRegistry
 from prometheus_client.metrics import MetricWrapperBase
 
-from shieldgate.telemetry import BreakerName, CacheLevel, GuardFailure, Outcome, Phase, Telemetry
+from shieldgate.telemetry import (
+    BreakerName,
+    CacheLevel,
+    CascadePart,
+    GuardFailure,
+    Outcome,
+    Phase,
+    Telemetry,
+)
 from shieldgate.telemetry.metrics import RemoteReply
 from shieldgate.types import Action, Direction, Judgement, Score, Verdict
 
@@ -56,6 +64,7 @@ def test_it_observes_the_batcher_the_guard_and_the_cache(registry: CollectorRegi
     telemetry.tokenised(150)
     telemetry.phase("queue", 0.25)
     telemetry.looked_up({"memory": 3, "miss": 1})
+    telemetry.cascaded(sure=3, asked=1)
     telemetry.guard_failed("timeout")
     telemetry.breaker("scorer", "open")
     page = telemetry.page().decode().splitlines()
@@ -68,6 +77,8 @@ def test_it_observes_the_batcher_the_guard_and_the_cache(registry: CollectorRegi
         'shieldgate_phase_seconds_sum{phase="queue"} 0.25',
         'shieldgate_cache_lookups_total{level="memory"} 3.0',
         'shieldgate_cache_lookups_total{level="miss"} 1.0',
+        'shieldgate_cascade_scores_total{scorer="first"} 3.0',
+        'shieldgate_cascade_scores_total{scorer="second"} 1.0',
         'shieldgate_guard_failures_total{reason="timeout"} 1.0',
         'shieldgate_breaker_state{breaker="scorer"} 2.0',
     ):
@@ -104,6 +115,7 @@ def test_the_document_lists_every_word_of_the_labels_and_no_other() -> None:
         "phase": list(get_args(Phase)),
         "reply": list(get_args(RemoteReply)),
         "level": list(get_args(CacheLevel)),
+        "scorer": list(get_args(CascadePart)),
         "result": list(Action),
         "direction": list(get_args(Direction)),
         "reason": list(get_args(GuardFailure)),

@@ -64,6 +64,7 @@ def open_scorer(
     tokenizer: str | Path | None = None,
     policies: str | Path | PolicyBook | None = None,
     template: str | None = None,
+    cascade: str | Path | None = None,
     revision: str | None = None,
     device: str | None = None,
     dtype: str | None = None,
@@ -76,7 +77,8 @@ def open_scorer(
     running gateway, which brings its own policies, or, with a `tokenizer` or an ending /v1, of an
     engine that serves a model. Either may want an API `key`. `policies` are a file or
     directory of them, or a book; without any, the shipped ones. What is not given is what the
-    environment variables of the settings say, as for the commands. `max_batch_tokens` bounds a
+    environment variables of the settings say, as for the commands. A `cascade` is the file of a
+    cheaper scorer, which decides where it is sure. `max_batch_tokens` bounds a
     forward pass.
 
     Raises ConfigurationError where a setting or a policy file is wrong.
@@ -85,7 +87,7 @@ def open_scorer(
     name = None if name is None else os.fspath(name)
     is_url = name is not None and name.startswith(("http://", "https://"))
     if name and is_url and not (tokenizer or name.rstrip("/").endswith("/v1")):
-        if policies is not None or template or revision or device or dtype or quantize:
+        if policies is not None or template or cascade or revision or device or dtype or quantize:
             raise ConfigurationError(
                 f"{name} is a gateway, which has a model and policies of its own; give no others."
             )
@@ -101,6 +103,7 @@ def open_scorer(
         "tokenizer": None if tokenizer is None else os.fspath(tokenizer),
         "policies": None if book else policies,
         "template": template,
+        "cascade": cascade,
         "revision": revision,
         "device": device,
         "dtype": dtype,

@@ -184,6 +184,11 @@ class ScoringSettings(RemoteSettings, ComputeSettings):
         "(nearly twice as fast), the others by bitsandbytes or torchao, for GPUs; a checkpoint "
         "that is stored so needs no flag. Calibrate anew.",
     )
+    cascade: Path | None = Field(
+        None,
+        description="A file that names a cheaper scorer and says where it is sure; the model is "
+        "asked for the rest. 'shieldgate calibrate --cascade' writes it.",
+    )
     template: str = Field(
         "chat",
         min_length=1,

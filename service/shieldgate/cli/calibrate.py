@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from shieldgate.evaluation.calibration import Fitted, Skipped
     from shieldgate.statistics import Estimate
 
+_CASCADE = "Cascade"
+
 
 def calibrate(
     scores: Annotated[
@@ -23,17 +25,19 @@ def calibrate(
     ],
     *,
     target: Annotated[
-        str,
+        str | None,
         typer.Option(
             metavar="TARGET",
             help="What each threshold is to achieve: optimal-f1, fpr=0.01, recall=0.95 or "
             "precision=0.9.",
         ),
-    ],
+    ] = None,
     write: Annotated[
         Path | None,
         typer.Option(
-            metavar="FILE", help="The policy file to write to. Without it, the figures are shown."
+            metavar="FILE",
+            help="The policy file to write to, or the file of a cascade. Without it, the figures "
+            "are shown.",
         ),
     ] = None,
     policy: Annotated[
@@ -55,8 +59,47 @@ def calibrate(
         bool, typer.Option("--dry-run", help="Show what would be written, and write nothing.")
     ] = False,
     seed: Annotated[int, typer.Option(help="Deals the rows out, and draws the intervals.")] = 0,
+    cascade: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="CHEAP",
+            help="The scores.jsonl of a cheaper scorer on the same rows: find where it may decide "
+            "instead. Takes no TARGET, and no labels.",
+            rich_help_panel=_CASCADE,
+        ),
+    ] = None,
+    most_changed: Annotated[
+        float,
+        typer.Option(
+            min=1e-6,
+            max=0.5,
+            help="Of the texts that the scorer finds to violate a policy, at most this share may "
+            "be passed by the cheaper one; with --may-flag, of the others at most this share may "
+            "be flagged.",
+            rich_help_panel=_CASCADE,
+        ),
+    ] = 0.02,
+    may_flag: Annotated[
+        bool,
+        typer.Option(
+            "--may-flag",
+            help="The cheaper one may flag texts, too, and not only pass them. That saves time "
+            "where much is harmful.",
+            rich_help_panel=_CASCADE,
+        ),
+    ] = False,
+    first: Annotated[
+        str | None,
+        typer.Option(
+            metavar="MODEL",
+            help="How --model names the cheaper one. Default: what FILE says, else its name.",
+            rich_help_panel=_CASCADE,
+        ),
+    ] = None,
 ) -> None:
     """Set thresholds from labelled scores, for the scorer that they came from.
+
+    With --cascade, find where a cheaper scorer is sure to decide alike.
 
     What is achieved is shown twice: on the rows that a threshold was chosen on, and held out
     (each fifth of the rows, judged by a threshold from the other four). The second is what to
@@ -74,9 +117,13 @@ def calibrate(
 
     - `shieldgate calibrate scores.jsonl --target recall=0.95 --policy shieldgemma/hate --write
     policies/shieldgemma.yaml`
+
+    - `shieldgate calibrate runs/2b/scores.jsonl --cascade runs/starter/scores.jsonl --write
+    cascade.yaml`
     """
     with needed("Calibrating", "eval"):
         # Here, because they import numpy, which serving does without.
+        from shieldgate.cli.calibrate_cascade import fit_cascade  # noqa: PLC0415
         from shieldgate.evaluation import writeback  # noqa: PLC0415
         from shieldgate.evaluation.calibration import (  # noqa: PLC0415
             CalibrationOptions,
@@ -84,7 +131,29 @@ def calibrate(
             Target,
         )
         from shieldgate.evaluation.calibration import calibrate as made  # noqa: PLC0415
+        from shieldgate.evaluation.cascade import CascadeOptions  # noqa: PLC0415
         from shieldgate.evaluation.score_columns import read_columns  # noqa: PLC0415
+    if cascade:
+        if target or policy or fit:
+            raise ConfigurationError(
+                "--cascade finds where another scorer decides alike: --target, --policy and --fit "
+                "are for thresholds. Give one or the other."
+            )
+        fit_cascade(
+            cascade,
+            scores,
+            load_book(policies),
+            CascadeOptions(most_changed, may_flag, seed),
+            first_model=first,
+            write=write,
+            dry_run=dry_run,
+        )
+        return
+    if target is None:
+        raise ConfigurationError(
+            "--target is missing: say what thresholds are to achieve, optimal-f1 for example, or "
+            "give --cascade."
+        )
     try:
         options = CalibrationOptions(Target.parse(target), fit, seed)
     except ValueError:

@@ -36,6 +36,7 @@ from shieldgate.scoring import (
     UnixSocketScorer,
     calibrated_elsewhere,
 )
+from shieldgate.scoring.cascade import load_cascade
 from shieldgate.scoring.factory import open_served
 from shieldgate.scoring.loading import LoadingScorer
 from shieldgate.settings import ServeSettings, flag, variable
@@ -358,4 +359,9 @@ def _log_scorer(scorer: Identity, book: PolicyBook, settings: ServeSettings) -> 
     if bare:
         log.warning(
             "not calibrated for this scorer: default thresholds decide", policies=", ".join(bare)
+        )
+    if settings.cascade and (outgrown := load_cascade(settings.cascade).outgrown(book)):
+        log.warning(
+            "a threshold was changed since the cascade was calibrated: calibrate it again",
+            policies=", ".join(outgrown),
         )

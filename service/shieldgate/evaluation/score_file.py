@@ -15,10 +15,13 @@ from typing import Any, BinaryIO, Literal, Self
 import orjson
 
 from shieldgate.errors import ConfigurationError
+from shieldgate.evaluation.files import write_result
 from shieldgate.policy import Policy
 from shieldgate.types import DIRECTIONS, Direction
 
 Label = Literal[0, 1]
+
+_TIMING = "timing.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +93,31 @@ def read_scores(path: Path) -> tuple[Header, Iterator[ScoredRow]]:
             f"{path}: can't be read: {refused.strerror}. 'shieldgate evaluate' writes such files."
         ) from refused
     return header, _rows(path)
+
+
+@dataclass(frozen=True, slots=True)
+class Timing:
+    """How many rows the last run scored in how many seconds, beside its file of margins."""
+
+    rows: int
+    seconds: float
+
+    @classmethod
+    def read(cls, folder: Path) -> Self | None:
+        """Read what `write` wrote there, if anything."""
+        try:
+            return cls(**orjson.loads((folder / _TIMING).read_bytes()))
+        except (OSError, ValueError, TypeError):
+            return None
+
+    def write(self, folder: Path) -> None:
+        """Write it; raise ConfigurationError."""
+        write_result(folder / _TIMING, orjson.dumps(self).decode())
+
+    @property
+    def row_seconds(self) -> float:
+        """Give the seconds a row."""
+        return self.seconds / self.rows
 
 
 class ScoreFile:

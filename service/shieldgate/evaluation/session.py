@@ -3,6 +3,7 @@
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from time import perf_counter
 
 from shieldgate.errors import ConfigurationError, UnknownName
 from shieldgate.evaluation.adapters import OURS, choose_adapter
@@ -12,7 +13,7 @@ from shieldgate.evaluation.protocols import PROTOCOLS, HeadlineFigures, Protocol
 from shieldgate.evaluation.report import Report, build_report
 from shieldgate.evaluation.row_scoring import RowScorer, ScoringTask, sampled, score_rows
 from shieldgate.evaluation.score_columns import read_columns
-from shieldgate.evaluation.score_file import Header, ScoreFile, wording_digest
+from shieldgate.evaluation.score_file import Header, ScoreFile, Timing, wording_digest
 from shieldgate.evaluation.sources import Source
 from shieldgate.policy import Policy, PolicyBook, Profile
 from shieldgate.prompt import template_name
@@ -152,7 +153,10 @@ class EvaluationRun:
         """
         with ScoreFile(folder / SCORES, self._header(scorer.identity)) as file:
             rows = self.evaluation.scored_rows()
+            before, began = len(file), perf_counter()
             await score_rows(scorer, rows, self.task, file, progress=progress)
+            if len(file) > before:
+                Timing(len(file) - before, perf_counter() - began).write(folder)
         return file.path
 
     def report(self, scores: Path, *, command: str = "", notes: Sequence[str] = ()) -> Report:

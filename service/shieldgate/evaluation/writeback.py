@@ -152,16 +152,16 @@ def _entry(calibration: Calibration) -> CommentedMap:
     if (calibration.temperature, calibration.bias) != (1.0, 0.0):
         entry.update(temperature=calibration.temperature, bias=calibration.bias)
     entry["provenance"] = CommentedMap(
-        {key: _inline(value) for key, value in calibration.provenance.items()}
+        {key: one_line(value) for key, value in calibration.provenance.items()}
     )
     return entry
 
 
-def _inline(value: object) -> object:
+def one_line(value: object) -> object:
     """Keep small mappings and lists on one line."""
     flow: CommentedMap | CommentedSeq
     if isinstance(value, Mapping):
-        flow = CommentedMap({key: _inline(inner) for key, inner in value.items()})
+        flow = CommentedMap({key: one_line(inner) for key, inner in value.items()})
     elif isinstance(value, list):
         flow = CommentedSeq(value)
     else:

@@ -55,6 +55,11 @@ class Calibration:
             return 1.0 / (1.0 + math.exp(-logit))
         return math.exp(logit) / (1.0 + math.exp(logit))
 
+    def margin(self, probability: float) -> float:
+        """Give the margin in logits that has this probability, above 0; 1 counts as just below."""
+        p = min(probability, 1.0 - 2**-53)
+        return (math.log(p / (1.0 - p)) - self.bias) * self.temperature
+
 
 @dataclass(frozen=True, slots=True)
 class Policy:
@@ -73,8 +78,16 @@ class Policy:
     calibrations: Mapping[tuple[str, Direction], Calibration] = field(default_factory=dict)
 
     def calibration(self, scorer: str, direction: Direction) -> Calibration | None:
-        """Find what was fitted for this scorer, or None when nothing was."""
-        return self.calibrations.get((scorer, direction))
+        """Find what was fitted for this scorer, or None when nothing was.
+
+        A cascade, named `FIRST>SECOND`, scores on the scale of the second, so what was fitted for
+        that one holds where nothing was for the whole.
+        """
+        found = self.calibrations.get((scorer, direction))
+        while found is None and ">" in scorer:
+            scorer = scorer.partition(">")[2]
+            found = self.calibrations.get((scorer, direction))
+        return found
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ import asyncio
 import math
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
 import structlog
@@ -11,6 +12,7 @@ import structlog
 from shieldgate.errors import ModelError, needed
 from shieldgate.prompt import find_template
 from shieldgate.scoring.batched import Batched, BatchObserver
+from shieldgate.scoring.cascade import Cascade, CascadeObserver, load_cascade
 from shieldgate.scoring.interfaces import OpenScorer
 from shieldgate.scoring.remote.connection import RemoteObserver
 from shieldgate.settings import ScoringSettings, ServeSettings
@@ -26,8 +28,8 @@ _PASS_SECONDS = 0.25
 log = structlog.get_logger(__name__)
 
 
-class ScorerObserver(BatchObserver, RemoteObserver, Protocol):
-    """Sees how a scorer fares, here or elsewhere."""
+class ScorerObserver(BatchObserver, RemoteObserver, CascadeObserver, Protocol):
+    """Sees how a scorer fares, here or elsewhere, and who of a cascade decides."""
 
 
 class OpenRemote(Protocol):
@@ -76,6 +78,22 @@ async def open_scorer(
     many texts: where a GPU computes, it takes a minute and pays then. Raises ConfigurationError,
     and ScorerUnavailable where a scorer elsewhere isn't there.
     """
+    if settings.cascade is not None:
+        file = load_cascade(settings.cascade)
+        opening = partial(
+            open_scorer,
+            max_batch_tokens=max_batch_tokens,
+            max_waiting=max_waiting,
+            max_seconds=max_seconds,
+            max_pass_seconds=max_pass_seconds,
+            prefix_bytes=prefix_bytes,
+            warm=warm,
+            observer=observer,
+        )
+        alone = settings.model_copy(update={"cascade": None})
+        async with opening(file.first.settings(settings)) as first, opening(alone) as second:
+            yield Cascade(first, second, file, observer)
+        return
     for beginning, open_elsewhere in REMOTE.items():
         if settings.model.startswith(beginning):
             async with open_elsewhere(

@@ -35,6 +35,7 @@ Outcome = Literal[
 ]
 RemoteReply = Literal["answered", "unreachable", "busy", "refused", "failed", "timeout"]
 CacheLevel = Literal["memory", "redis", "miss"]
+CascadePart = Literal["first", "second"]
 BreakerName = Literal["scorer", "redis_read", "redis_write"]
 GuardFailure = Literal["timeout", "failure", "overloaded", "breaker"]
 BreakerState = Literal["closed", "half_open", "open"]
@@ -125,6 +126,11 @@ class Telemetry:
         self._lookups = counter(
             "shieldgate_cache_lookups", "Scores looked up, by where they were found.", ["level"]
         )
+        self._cascaded = counter(
+            "shieldgate_cascade_scores",
+            "Scores of a cascade, by the scorer that decided.",
+            ["scorer"],
+        )
         self._guard_failures = counter(
             "shieldgate_guard_failures", "Exchanges that got no score.", ["reason"]
         )
@@ -207,6 +213,12 @@ class Telemetry:
     def guard_failed(self, reason: GuardFailure) -> None:
         """Count an exchange that got no score."""
         self._guard_failures.labels(reason).inc()
+
+    def cascaded(self, *, sure: int, asked: int) -> None:
+        """Count scores of a cascade that the first scorer was sure of, and those of the second."""
+        part: CascadePart
+        for part, scores in (("first", sure), ("second", asked)):
+            self._cascaded.labels(part).inc(scores)
 
     def audit_unconfirmed(self) -> None:
         """Count a record that may be missing in the Redis stream."""
