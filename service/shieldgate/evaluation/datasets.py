@@ -12,7 +12,8 @@ import orjson
 
 from shieldgate.errors import ConfigurationError
 from shieldgate.evaluation.adapters import ADAPTERS, Adapter, Example, Fields, RowError
-from shieldgate.evaluation.sources import BadRow, Record, Source
+from shieldgate.evaluation.row_files import BadRow, Record
+from shieldgate.evaluation.sources import Source
 from shieldgate.types import Exchange
 
 _SHOWN = 5  # bad rows that are listed; all are counted
@@ -86,7 +87,7 @@ class Dataset:
 
     def rows(self) -> Iterator[Row]:
         """Read the good rows, in bounded memory; raise ConfigurationError."""
-        return islice((row for row in self._read() if isinstance(row, Row)), self.limit)
+        return islice((row for row in self.read() if isinstance(row, Row)), self.limit)
 
     def texts(self, rows: Collection[int]) -> dict[int, Exchange]:
         """Look up what was judged in some rows, by reading the data again."""
@@ -111,7 +112,7 @@ class Dataset:
         harmful: Counter[int | None] = Counter()
         labels: dict[str, Counter[int]] = {}
         bad: list[BadRow] = []
-        for row in self._read():
+        for row in self.read():
             if isinstance(row, BadRow):
                 if strict:
                     raise ConfigurationError(f"{self.source.name}:{row.line}: {row.why}.")
@@ -140,7 +141,8 @@ class Dataset:
             bad=tuple(bad),
         )
 
-    def _read(self) -> Iterator[Row | BadRow]:
+    def read(self) -> Iterator[Row | BadRow]:
+        """Read all rows, good and bad, in bounded memory; raise ConfigurationError."""
         number = 0
         for record in self.source.records():
             if isinstance(record, BadRow):
@@ -154,7 +156,7 @@ class Dataset:
                 continue
             for example in examples:
                 turned = _as_response(example) if self.as_response else example
-                yield Row(number, example.id or str(record.line), turned, groups)
+                yield Row(number, example.id or record.place, turned, groups)
                 number += 1
 
     def _nothing(self, rows: int, bad_count: int, bad: Sequence[BadRow]) -> str:

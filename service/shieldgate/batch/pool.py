@@ -1,0 +1,38 @@
+"""How many actors a cluster has room for."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """How many actors score, and what each reserves; None where it follows from the cluster.
+
+    With GPUs an actor takes one of them, and there are as many; else one takes all processors of
+    a node. A scorer elsewhere, which only waits here, takes one processor.
+    """
+
+    least: int | None = None
+    most: int | None = None
+    cpus: float | None = None
+    gpus: float | None = None
+
+    def fitted(self, nodes: Sequence[Mapping[str, float]], *, elsewhere: bool) -> "Pool":
+        """Fill in what was left open, by the nodes' resources; raise ConfigurationError."""
+        workers = [node for node in nodes if node.get("CPU", 0) >= 1]
+        here = sum(node.get("GPU", 0) for node in nodes)
+        gpus = self.gpus if self.gpus is not None else float(here >= 1 and not elsewhere)
+        if self.cpus is not None:
+            cpus = self.cpus
+        elif gpus or elsewhere:
+            cpus = 1.0
+        else:
+            cpus = min((node["CPU"] for node in workers), default=1.0)
+        if elsewhere:
+            natural = 1
+        elif gpus:
+            natural = max(1, int(here // gpus))
+        else:
+            natural = max(1, sum(int(node["CPU"] // cpus) for node in workers if cpus))
+        least = self.least or natural
+        return Pool(least, max(least, self.most or least), cpus, gpus)
