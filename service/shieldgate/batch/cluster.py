@@ -4,6 +4,8 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import structlog
+
 from shieldgate.errors import ConfigurationError, ScorerUnavailable, needed
 
 with needed("Scoring on a cluster", "ray"):
@@ -12,6 +14,8 @@ with needed("Scoring on a cluster", "ray"):
 
 from shieldgate.batch.actor import Job, PartScorer
 from shieldgate.batch.pool import Pool
+
+log = structlog.get_logger(__name__)
 
 # A part whose actor died is given to another one so often; a node that goes away, announced as
 # clouds do, doesn't count.
@@ -31,8 +35,8 @@ def connected(address: str | None) -> Iterator[None]:
     except (ConnectionError, RuntimeError, ValueError) as refused:
         reason = str(refused).strip().split("\n")[0][:300]
         raise ConfigurationError(
-            f"--address {address}: {reason} Give the address of a running cluster, as "
-            "ray://HOST:10001 or HOST:6379, or leave it out to use this machine."
+            f"--address {address}: {reason} Give the address of a running cluster, as HOST:6379, "
+            "or leave it out to use this machine."
         ) from refused
     try:
         yield
@@ -47,6 +51,11 @@ def results(job: Job, todo: Sequence[int], pool: Pool) -> Iterator[dict[str, Any
     """
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     fitted = pool.fitted(nodes, elsewhere="://" in job.settings.model)
+    if not any(
+        node.get("CPU", 0) >= (fitted.cpus or 0) and node.get("GPU", 0) >= (fitted.gpus or 0)
+        for node in nodes
+    ):
+        log.warning("no node has room for an actor; waiting for one", nodes=len(nodes))
     context = DataContext.get_current()
     context.enable_progress_bars = False
     context.print_on_execution_start = False

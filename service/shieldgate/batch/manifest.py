@@ -50,14 +50,15 @@ class Manifest:
     @classmethod
     def read(cls, folder: Folder) -> "Manifest":
         """Read a folder's manifest; raise ConfigurationError where there is none."""
-        file = folder.file(MANIFEST)
         try:
-            with file.open("rb") as opened:
+            if MANIFEST not in folder.names():
+                raise KeyError(MANIFEST)
+            with folder.file(MANIFEST).open("rb") as opened:
                 fields = orjson.loads(opened.read())
             parts = [Part(**{**p, "row_groups": _pair(p["row_groups"])}) for p in fields["parts"]]
             identity = fields["identity"] and Identity(**fields["identity"])
             return cls(**{**fields, "parts": parts, "identity": identity})
-        except (FileNotFoundError, KeyError, TypeError, ValueError):
+        except (KeyError, TypeError, ValueError):
             raise ConfigurationError(
                 f"{folder}: holds no manifest.json that 'shieldgate batch' wrote."
             ) from None

@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from shieldgate.errors import ConfigurationError
+
 
 @dataclass(frozen=True, slots=True)
 class Pool:
@@ -18,7 +20,7 @@ class Pool:
     gpus: float | None = None
 
     def fitted(self, nodes: Sequence[Mapping[str, float]], *, elsewhere: bool) -> "Pool":
-        """Fill in what was left open, by the nodes' resources; raise ConfigurationError."""
+        """Fill in what was left open, by the nodes' resources."""
         workers = [node for node in nodes if node.get("CPU", 0) >= 1]
         here = sum(node.get("GPU", 0) for node in nodes)
         gpus = self.gpus if self.gpus is not None else float(here >= 1 and not elsewhere)
@@ -36,3 +38,17 @@ class Pool:
             natural = max(1, sum(int(node["CPU"] // cpus) for node in workers if cpus))
         least = self.least or natural
         return Pool(least, max(least, self.most or least), cpus, gpus)
+
+
+def parse_pool(actors: str | None, *, cpus: float | None, gpus: float | None) -> Pool:
+    """Read `N` or `LEAST:MOST`; raise ConfigurationError."""
+    if actors is None:
+        return Pool(cpus=cpus, gpus=gpus)
+    least, _, most = actors.partition(":")
+    try:
+        pool = Pool(int(least), int(most or least), cpus, gpus)
+    except ValueError:
+        pool = None
+    if pool is None or not 1 <= (pool.least or 0) <= (pool.most or 0):
+        raise ConfigurationError(f"--actors {actors}: write a number of actors, or two as in 1:8.")
+    return pool

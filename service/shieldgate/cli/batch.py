@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from shieldgate.batch.pool import parse_pool
 from shieldgate.cli.options import DATA, AdapterFlag, MapFlag, with_settings
 from shieldgate.errors import needed
 from shieldgate.settings import ScoringSettings
@@ -71,8 +72,8 @@ def batch(
     address: Annotated[
         str | None,
         typer.Option(
-            help="A Ray cluster, as ray://HOST:10001 or HOST:6379. Default: RAY_ADDRESS, or the "
-            "cluster that runs on this machine, or one that is started here for this run.",
+            help="A Ray cluster that this machine is a node of, as HOST:6379. Default: "
+            "RAY_ADDRESS, or the cluster that runs here, or one that is started for this run.",
             rich_help_panel=_CLUSTER,
         ),
     ] = None,
@@ -121,12 +122,12 @@ def batch(
     - `shieldgate batch 'chats/*.jsonl' --out scored --actors 2 --actor-cpus 4`
 
     - `shieldgate batch s3://bucket/chats --out s3://bucket/scored --model google/shieldgemma-2b
-    --address ray://head:10001 --actors 1:16 --actor-gpus 1`
+    --actors 1:16 --actor-gpus 1`
     """
     with needed("Scoring datasets", "ray"):
         # Here, because they import numpy, pyarrow and Ray.
         from shieldgate.batch.run import BatchOptions  # noqa: PLC0415
-        from shieldgate.cli.batch_run import parse_pool, run  # noqa: PLC0415
+        from shieldgate.cli.batch_run import run  # noqa: PLC0415
     options = BatchOptions(
         adapter=adapter,
         columns=map_ or (),

@@ -12,27 +12,13 @@ from rich.progress import Progress as Bar
 
 from shieldgate.batch.pool import Pool
 from shieldgate.batch.run import BatchOptions, Progress, run_batch
-from shieldgate.errors import ConfigurationError, ScoringError
+from shieldgate.errors import ScoringError
 from shieldgate.evaluation.session import choose_policies
 from shieldgate.evaluation.storage import Folder
 from shieldgate.policy import load_book
 from shieldgate.prompt import TEMPLATES
 from shieldgate.settings import ScoringSettings
 from shieldgate.telemetry import configure_logging
-
-
-def parse_pool(actors: str | None, *, cpus: float | None, gpus: float | None) -> Pool:
-    """Read `N` or `LEAST:MOST`; raise ConfigurationError."""
-    if actors is None:
-        return Pool(cpus=cpus, gpus=gpus)
-    least, _, most = actors.partition(":")
-    try:
-        pool = Pool(int(least), int(most or least), cpus, gpus)
-    except ValueError:
-        pool = None
-    if pool is None or not 1 <= (pool.least or 0) <= (pool.most or 0):
-        raise ConfigurationError(f"--actors {actors}: write a number of actors, or two as in 1:8.")
-    return pool
 
 
 def run(
