@@ -19,7 +19,7 @@ from shieldgate.evaluation.adapters import Adapter
 from shieldgate.evaluation.datasets import Dataset, Row
 from shieldgate.evaluation.row_files import BadRow, Parquet
 from shieldgate.evaluation.row_scoring import Batch, RowScorer, row_scorer
-from shieldgate.evaluation.sources import open_source
+from shieldgate.evaluation.sources import row_file
 from shieldgate.policy import Calibration, Policy
 from shieldgate.scoring import Identity
 from shieldgate.scoring.factory import open_scorer
@@ -137,7 +137,7 @@ class PartScorer:
 
     def _rows(self, part: Part, summary: PartSummary) -> Iterator[Row]:
         """Read the good rows, and count the bad ones."""
-        source = open_source(part.file)
+        source = row_file(part.file)
         if isinstance(source, Parquet):
             source = replace(source, row_groups=part.row_groups)
         for row in Dataset(source, self._job.adapter).read():

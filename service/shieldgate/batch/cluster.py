@@ -17,8 +17,7 @@ from shieldgate.batch.pool import Pool
 
 log = structlog.get_logger(__name__)
 
-# A part whose actor died is given to another one so often; a node that goes away, announced as
-# clouds do, doesn't count.
+# How often a part whose actor died is scored anew: one that kills each of them must end the run.
 _RETRIES = 3
 
 

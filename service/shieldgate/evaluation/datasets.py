@@ -51,7 +51,7 @@ class Survey:
         """Say what a reader of the figures should know of the data."""
         notes = []
         if self.bad_count:
-            places = ", ".join(f"{bad.line} ({bad.why})" for bad in self.bad)
+            places = ", ".join(f"{bad.place} ({bad.why})" for bad in self.bad)
             more = ", …" if self.bad_count > len(self.bad) else ""
             notes.append(f"{self.bad_count:,} bad rows were left out, in lines {places}{more}")
         if self.duplicates:
@@ -115,7 +115,7 @@ class Dataset:
         for row in self.read():
             if isinstance(row, BadRow):
                 if strict:
-                    raise ConfigurationError(f"{self.source.name}:{row.line}: {row.why}.")
+                    raise ConfigurationError(f"{self.source.name}:{row.place}: {row.why}.")
                 bad_count += 1
                 bad += [row] if len(bad) < _SHOWN else []
                 continue
@@ -152,7 +152,7 @@ class Dataset:
                 examples = list(self.adapter.read(record.fields))
                 groups = {column: _group(record.fields, column) for column in self.groups}
             except RowError as refused:
-                yield BadRow(record.line, str(refused))
+                yield BadRow(record.line, str(refused), file=record.file)
                 continue
             for example in examples:
                 turned = _as_response(example) if self.as_response else example
@@ -164,7 +164,7 @@ class Dataset:
         if rows:
             why = f"none of its {rows:,} rows has a label"
         elif bad:
-            why = f"all of its {bad_count:,} rows are bad; line {bad[0].line} {bad[0].why}"
+            why = f"all of its {bad_count:,} rows are bad; line {bad[0].place} {bad[0].why}"
         else:
             why = "it holds no rows"
         first = next((r for r in self.source.records() if isinstance(r, Record)), None)

@@ -7,7 +7,7 @@ import json
 import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from io import BufferedIOBase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -22,27 +22,29 @@ _LONGEST_LINE = 16 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
-class Record:
-    """The columns of one record; `line` is where it begins, or its number, from 1.
-
-    `file` names the file where there are several.
-    """
+class _Placed:
+    """Where a record begins: its line or number, from 1; and its file, if there are several."""
 
     line: int
-    fields: Mapping[str, Any]
-    file: str = ""
+    file: str = field(default="", kw_only=True)
 
     @property
     def place(self) -> str:
-        """Say where it stands."""
+        """Write it for people."""
         return f"{self.file}:{self.line}" if self.file else str(self.line)
 
 
 @dataclass(frozen=True, slots=True)
-class BadRow:
-    """A record that can't be used, where it stands, and why; never its text."""
+class Record(_Placed):
+    """The columns of one record."""
 
-    line: int
+    fields: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class BadRow(_Placed):
+    """A record that can't be used, and why; never its text."""
+
     why: str
 
 

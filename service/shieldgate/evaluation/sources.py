@@ -62,7 +62,6 @@ def list_shards(given: str) -> list[RowFile]:
 
     They come in the order of their names. Raises ConfigurationError when there is none.
     """
-    given = given.removeprefix("file://")
     files = _remote_files(given) if is_uri(given) else _local_files(given)
     if not files:
         raise ConfigurationError(
@@ -70,6 +69,11 @@ def list_shards(given: str) -> list[RowFile]:
             "of them, or hf://owner/name."
         )
     return [_by_suffix(file) for file in files]
+
+
+def row_file(place: str) -> RowFile:
+    """Take one file by its path or URI, whatever it is called; raise ConfigurationError."""
+    return _by_suffix(RemoteFile(place) if is_uri(place) else Path(place))
 
 
 def _local_files(given: str) -> list[Path]:
@@ -85,18 +89,18 @@ def _local_files(given: str) -> list[Path]:
 def _remote_files(given: str) -> list[RemoteFile]:
     from pyarrow.fs import FileSelector, FileType  # noqa: PLC0415 - `find` says what is missing
 
-    pattern = PurePosixPath(given)
-    folder = str(pattern.parent).replace(":/", "://", 1) if _MAGIC.search(pattern.name) else given
+    above, _, name = given.rpartition("/")
+    pattern = name if _MAGIC.search(name) else None
+    folder = above if pattern else given.rstrip("/")
     system, path = find(folder)
     with reached(given):
-        info = system.get_file_info(path)
-        if info.type == FileType.File:
+        if system.get_file_info(path).type == FileType.File:
             return [RemoteFile(given)]
         infos = system.get_file_info(FileSelector(path, allow_not_found=True))
-    files = [RemoteFile(f"{folder.rstrip('/')}/{i.base_name}") for i in infos if i.is_file]
-    if folder != given:
-        files = [file for file in files if fnmatch.fnmatchcase(file.name, pattern.name)]
-    return sorted((file for file in files if _visible(file)), key=str)
+    files = [RemoteFile(f"{folder}/{info.base_name}") for info in infos if info.is_file]
+    return sorted(
+        (f for f in files if _visible(f) and fnmatch.fnmatchcase(f.name, pattern or "*")), key=str
+    )
 
 
 def _visible(file: Path | RemoteFile) -> bool:
@@ -132,13 +136,10 @@ class Shards:
         """Say that there is no one file."""
 
     def records(self) -> Iterator[Record | BadRow]:
-        """Read file after file; a bad row says in which it stands."""
+        """Read file after file."""
         for file in self.files:
             for record in file.records():
-                if isinstance(record, BadRow):
-                    yield replace(record, why=f"of {file.name}: {record.why}")
-                else:
-                    yield replace(record, file=file.name)
+                yield replace(record, file=file.name)
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,6 +7,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
 
 from shieldgate.errors import ConfigurationError, needed
 from shieldgate.evaluation.files import replace_file
@@ -44,7 +45,8 @@ def find(place: str) -> "tuple[FileSystem, str]":
     with reached(place):
         from pyarrow.fs import FileSystem  # noqa: PLC0415
 
-        system, path = FileSystem.from_uri(place)
+        # A name in storage may hold what a URI may not, such as a blank.
+        system, path = FileSystem.from_uri(quote(place, safe=":/@") if is_uri(place) else place)
     return system, path
 
 
