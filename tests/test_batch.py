@@ -26,7 +26,7 @@ from shieldgate.errors import ConfigurationError
 from shieldgate.evaluation.adapters import choose_adapter
 from shieldgate.evaluation.sources import list_shards
 from shieldgate.evaluation.storage import Folder
-from shieldgate.policy import shipped_policies
+from shieldgate.policy import load_book
 from shieldgate.settings import ScoringSettings
 
 pytestmark = pytest.mark.usefixtures("restored_logging")
@@ -150,7 +150,7 @@ def test_it_scores_as_one_machine_does_and_a_report_can_be_made_of_it(
     found = table(out)
     assert [row["id"] for row in found] == [row.id for row in together]
     by_id = {row["id"]: row for row in rows(40)}
-    book = shipped_policies()
+    book = load_book(None)
     for row in found:
         given = by_id[row["id"]]
         assert row["prompt_sha256"] == hashlib.sha256(given["prompt"].encode()).hexdigest()
@@ -222,7 +222,7 @@ def test_a_run_goes_on_with_the_parts_that_are_missing_and_with_the_same_scorer_
 
 def scored_here(data: Path, out: Path, model: Path) -> list[dict[str, Any]]:
     """What actors would do, without Ray: score all parts, and write them."""
-    book = shipped_policies()
+    book = load_book(None)
     policies = book.find(["shieldgemma/hate"])
     parts = plan(list_shards(str(data)), 10)
     settings = ScoringSettings(model=str(model))
@@ -256,7 +256,7 @@ def test_scores_of_other_texts_policies_or_wordings_are_refused(
 ) -> None:
     data, out = written(tmp_path / "data", rows(20), files=2), tmp_path / "out"
     results = scored_here(data, out, hot_checkpoint)
-    book = shipped_policies()
+    book = load_book(None)
     manifest = Manifest(
         parts=plan(list_shards(str(data)), 10),
         policies=["shieldgemma/hate"],

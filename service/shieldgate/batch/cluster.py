@@ -1,5 +1,6 @@
 """Ray Data: which actors there are, and how parts reach them and results come back."""
 
+import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -27,10 +28,10 @@ def connected(address: str | None) -> Iterator[None]:
 
     Raises ConfigurationError.
     """
+    # A Ray that is started here tells nobody of it, unless its own variable says so.
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
-        ray.init(
-            address=address, logging_level="warning", log_to_driver=False, include_dashboard=None
-        )
+        ray.init(address=address, logging_level="warning", log_to_driver=False)
     except (ConnectionError, RuntimeError, ValueError) as refused:
         reason = str(refused).strip().split("\n")[0][:300]
         raise ConfigurationError(
