@@ -220,13 +220,15 @@ def test_a_run_goes_on_with_the_parts_that_are_missing_and_with_the_same_scorer_
     assert not (out / part_name(2)).exists()
 
 
-def scored_here(data: Path, out: Path, model: Path) -> list[dict[str, Any]]:
+def scored_here(
+    data: Path, out: Path, model: Path, *, strict: bool = False
+) -> list[dict[str, Any]]:
     """What actors would do, without Ray: score all parts, and write them."""
     book = load_book(None)
     policies = book.find(["shieldgemma/hate"])
     parts = plan(list_shards(str(data)), 10)
     settings = ScoringSettings(model=str(model))
-    job = Job(settings, policies, book.version, choose_adapter(None), parts, None, False, 4096, 8)
+    job = Job(settings, policies, book.version, choose_adapter(None), parts, None, strict, 4096, 8)
     actor = PartScorer(job)
     results = [
         {key: value for key, [value] in actor({"part": [n]}).items()} for n in range(len(parts))
@@ -248,7 +250,9 @@ def test_an_actor_reports_what_is_wrong_and_goes_on(hot_checkpoint: Path, tmp_pa
     empty, other = scored_here(data, tmp_path / "out", hot_checkpoint)
     assert PartSummary.read(empty["summary"]).bad == ["rows-0.jsonl:1 'prompt' is not text"]
     assert other["error"] == ""
-    (data / "rows-0.jsonl").unlink()
+    strict, other = scored_here(data, tmp_path / "strict", hot_checkpoint, strict=True)
+    assert strict["error"].endswith("rows-0.jsonl:1: 'prompt' is not text.")
+    assert (strict["mistake"], strict["parquet"], other["error"]) == (True, b"", "")
 
 
 def test_scores_of_other_texts_policies_or_wordings_are_refused(
@@ -320,6 +324,8 @@ def test_large_parquet_files_are_cut_between_row_groups(tmp_path: Path) -> None:
         (Pool(gpus=0.5), [{"CPU": 8, "GPU": 1}], False, Pool(2, 2, 1, 0.5)),
         (Pool(1, 8, gpus=1), [{"CPU": 0}], False, Pool(1, 8, 1, 1)),
         (Pool(2, 2, 3), [{"CPU": 8}], False, Pool(2, 2, 3, 0)),
+        (Pool(1, 6), [{"CPU": 8}, {"CPU": 9}], False, Pool(1, 6, 2, 0)),
+        (Pool(4, 4), [{"CPU": 2}], False, Pool(4, 4, 0.5, 0)),
     ],
 )
 def test_actors_fill_the_cluster_unless_told_otherwise(

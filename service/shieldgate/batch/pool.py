@@ -1,5 +1,6 @@
 """How many actors a cluster has room for."""
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -10,8 +11,8 @@ from shieldgate.errors import ConfigurationError
 class Pool:
     """How many actors score, and what each reserves; None where it follows from the cluster.
 
-    With GPUs an actor takes one of them, and there are as many; else one takes all processors of
-    a node. A scorer elsewhere, which only waits here, takes one processor.
+    With GPUs an actor takes one of them, and there are as many; else there is one a node, and those
+    of a node share all of its processors. A scorer elsewhere, which only waits here, takes one.
     """
 
     least: int | None = None
@@ -30,6 +31,8 @@ class Pool:
             cpus = 1.0
         else:
             cpus = min((node["CPU"] for node in workers), default=1.0)
+            shared = math.ceil((self.most or self.least or 1) / max(1, len(workers)))
+            cpus = cpus // shared or cpus / shared
         if elsewhere:
             natural = 1
         elif gpus:

@@ -91,7 +91,7 @@ def batch(
         typer.Option(
             min=0,
             help="Processors that an actor reserves, and computes on. Default: 1 with a GPU or a "
-            "scorer elsewhere, else all of a node.",
+            "scorer elsewhere, else the actors of a node share all that it has.",
             rich_help_panel=_CLUSTER,
         ),
     ] = None,
