@@ -9,6 +9,7 @@ import sys
 import time
 import warnings
 from collections.abc import Iterator
+from contextlib import closing
 from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
@@ -167,7 +168,7 @@ def test_it_scores_as_one_machine_does_and_a_report_can_be_made_of_it(
 def test_no_row_is_lost_or_doubled_when_an_actor_is_killed_half_way(
     command: list[str], cluster: Cluster, tmp_path: Path
 ) -> None:
-    given = rows(1200, words=30)
+    given = rows(600, words=30)
     data = written(tmp_path / "data", given, files=6)
     out = tmp_path / "out"
     words = [*command, str(data), "--out", str(out), "--actors", "2", "--actor-cpus", "1"]
@@ -229,10 +230,9 @@ def scored_here(
     parts = plan(list_shards(str(data)), 10)
     settings = ScoringSettings(model=str(model))
     job = Job(settings, policies, book.version, choose_adapter(None), parts, None, strict, 4096, 8)
-    actor = PartScorer(job)
-    results = [
-        {key: value for key, [value] in actor({"part": [n]}).items()} for n in range(len(parts))
-    ]
+    with closing(PartScorer(job)) as actor:
+        scored = [actor({"part": [n]}) for n in range(len(parts))]
+    results = [{key: value for key, [value] in one.items()} for one in scored]
     for result in results:
         Folder.at(str(out)).write(part_name(result["part"]), result["parquet"])
     return results

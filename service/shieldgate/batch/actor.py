@@ -101,6 +101,11 @@ class PartScorer:
             }
         return {key: [value] for key, value in result.items()}
 
+    def close(self) -> None:
+        """Close the scorer; an actor of Ray's just ends."""
+        self._loop.run(self._opened.aclose())
+        self._loop.close()
+
     async def _score(self, part: Part) -> tuple[PartSummary, bytes]:
         scorer = self._scorer = self._scorer or await self._open()
         if self._job.identity not in (None, scorer.identity):

@@ -1,5 +1,6 @@
 """Ray Data: which actors there are, and how parts reach them and results come back."""
 
+import logging
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -56,9 +57,8 @@ def results(job: Job, todo: Sequence[int], pool: Pool) -> Iterator[dict[str, Any
         for node in nodes
     ):
         log.warning("no node has room for an actor; waiting for one", nodes=len(nodes))
-    context = DataContext.get_current()
-    context.enable_progress_bars = False
-    context.print_on_execution_start = False
+    DataContext.get_current().enable_progress_bars = False
+    logging.getLogger("ray.data").setLevel(logging.ERROR)
     least, most = (min(count or 1, len(todo)) for count in (fitted.least, fitted.most))
     scored = ray.data.from_items(
         [{"part": number} for number in todo], override_num_blocks=len(todo)
@@ -70,7 +70,7 @@ def results(job: Job, todo: Sequence[int], pool: Pool) -> Iterator[dict[str, Any
         compute=ActorPoolStrategy(min_size=least, max_size=most, max_tasks_in_flight_per_actor=1),
         num_cpus=fitted.cpus,
         num_gpus=fitted.gpus,
-        max_task_retries=_RETRIES,
+        ray_remote_args_fn=_remote_options,
     )
     try:
         yield from scored.iter_rows()
@@ -80,3 +80,7 @@ def results(job: Job, todo: Sequence[int], pool: Pool) -> Iterator[dict[str, Any
             f"The cluster gave up: {reason} An actor that dies again and again mostly lacks "
             "memory: fewer --actors, or a smaller --max-batch-tokens."
         ) from failure
+
+
+def _remote_options() -> dict[str, Any]:
+    return {"max_task_retries": _RETRIES}
