@@ -48,7 +48,7 @@ def connected(address: str | None) -> Iterator[None]:
 def results(job: Job, todo: Sequence[int], pool: Pool) -> Iterator[dict[str, Any]]:
     """Have parts scored, and give what `PartScorer` says of each, once, as they are done.
 
-    Raises ScorerUnavailable where actors keep dying.
+    Raises ScorerUnavailable where actors keep dying; a defect comes as Ray's own error.
     """
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     fitted = pool.fitted(nodes, elsewhere="://" in job.settings.model)
@@ -74,6 +74,8 @@ def results(job: Job, todo: Sequence[int], pool: Pool) -> Iterator[dict[str, Any
     )
     try:
         yield from scored.iter_rows()
+    except ray.exceptions.RayTaskError:
+        raise
     except ray.exceptions.RayError as failure:
         reason = str(failure).strip().split("\n")[-1][:300]
         raise ScorerUnavailable(
