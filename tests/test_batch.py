@@ -25,6 +25,7 @@ from shieldgate.batch.manifest import MANIFEST, Manifest, Part, part_name, plan
 from shieldgate.batch.pool import Pool, parse_pool
 from shieldgate.errors import ConfigurationError
 from shieldgate.evaluation.adapters import choose_adapter
+from shieldgate.evaluation.score_file import wording_digest
 from shieldgate.evaluation.sources import list_shards
 from shieldgate.evaluation.storage import Folder
 from shieldgate.policy import load_book
@@ -273,13 +274,12 @@ def test_scores_of_other_texts_policies_or_wordings_are_refused(
     one = ("--policy", "shieldgemma/hate", "--scores", out, "--out", tmp_path / "report")
     assert "shieldgemma/hate was not among its policies" in refusal(data, *one)
 
-    from shieldgate.evaluation.score_file import wording_digest
-
     digests = {"shieldgemma/hate": wording_digest(book.policies["shieldgemma/hate"])}
     replace(manifest, guidelines=digests).write(Folder.at(str(out)))
     assert "one of --scores" in refusal(data, *one, "--url", "http://localhost:1")
     other = written(tmp_path / "other", rows(20)[::-1], files=2)
-    assert "its row 0 is of another text" in refusal(other, *one)
+    elsewhere = ("--out", tmp_path / "other report")
+    assert "its row 0 is of another text" in refusal(other, *one[:-2], *elsewhere)
     done(data, *one, "--sample", "7")
     assert len(scores(tmp_path / "report")[1]) == 7
     (out / part_name(1)).unlink()

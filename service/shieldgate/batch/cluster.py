@@ -2,6 +2,7 @@
 
 import logging
 import os
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -13,6 +14,7 @@ from shieldgate.errors import ConfigurationError, ScorerUnavailable, needed
 with needed("Scoring on a cluster", "ray"):
     import ray
     from ray.data import ActorPoolStrategy, DataContext
+    from ray.util.annotations import RayDeprecationWarning
 
 from shieldgate.batch.actor import Job, PartScorer
 from shieldgate.batch.pool import Pool
@@ -60,18 +62,24 @@ def results(job: Job, todo: Sequence[int], pool: Pool) -> Iterator[dict[str, Any
     DataContext.get_current().enable_progress_bars = False
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     least, most = (min(count or 1, len(todo)) for count in (fitted.least, fitted.most))
-    scored = ray.data.from_items(
+    parts = ray.data.from_items(
         [{"part": number} for number in todo], override_num_blocks=len(todo)
-    ).map_batches(
-        PartScorer,
-        fn_constructor_args=(job,),
-        batch_size=1,
-        # One part at a time, so that the last ones don't wait behind each other.
-        compute=ActorPoolStrategy(min_size=least, max_size=most, max_tasks_in_flight_per_actor=1),
-        num_cpus=fitted.cpus,
-        num_gpus=fitted.gpus,
-        ray_remote_args_fn=_remote_options,
     )
+    with warnings.catch_warnings():
+        # That options of actors are to go, in 2.64; nothing else ends a part that kills them all.
+        warnings.simplefilter("ignore", RayDeprecationWarning)
+        scored = parts.map_batches(
+            PartScorer,
+            fn_constructor_args=(job,),
+            batch_size=1,
+            # One part at a time, so that the last ones don't wait behind each other.
+            compute=ActorPoolStrategy(
+                min_size=least, max_size=most, max_tasks_in_flight_per_actor=1
+            ),
+            num_cpus=fitted.cpus,
+            num_gpus=fitted.gpus,
+            max_task_retries=_RETRIES,
+        )
     try:
         yield from scored.iter_rows()
     except ray.exceptions.RayTaskError:
@@ -82,7 +90,3 @@ def results(job: Job, todo: Sequence[int], pool: Pool) -> Iterator[dict[str, Any
             f"The cluster gave up: {reason} An actor that dies again and again mostly lacks "
             "memory: fewer --actors, or a smaller --max-batch-tokens."
         ) from failure
-
-
-def _remote_options() -> dict[str, Any]:
-    return {"max_task_retries": _RETRIES}
