@@ -44,13 +44,13 @@ class Recorded:
         self, rows: Iterable[Row], policies: Sequence[Policy], held: Callable[[int], bool]
     ) -> AsyncGenerator[Batch]:
         """Look up row after row; raise ConfigurationError where they are others."""
-        self._check(policies)
         stored = enumerate(self._stored(policies))
         unread = iter(rows)
         while chunk := list(islice(unread, CHUNK)):
             yield [(row, self._find(row, stored)) for row in chunk if not held(row.number)]
 
-    def _check(self, policies: Sequence[Policy]) -> None:
+    def check(self, policies: Sequence[Policy]) -> None:
+        """Raise ConfigurationError where a policy was not scored, or in other words."""
         guidelines = self._manifest.guidelines
         for policy in policies:
             if guidelines.get(policy.id) != wording_digest(policy):

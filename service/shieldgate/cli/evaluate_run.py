@@ -134,7 +134,9 @@ class EvaluateCommand:
         book = load_book(settings.policies)
         run = evaluation.under(book, chosen_profile(book, settings))
         if self.scores is not None:
-            yield run, Recorded(self.scores)
+            recorded = Recorded(self.scores)
+            recorded.check(run.task.policies)
+            yield run, recorded
             return
         most = self.options.max_batch_tokens
         async with open_scorer(settings, max_batch_tokens=most, max_waiting=sys.maxsize) as scorer:
