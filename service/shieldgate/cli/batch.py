@@ -72,8 +72,8 @@ def batch(
     address: Annotated[
         str | None,
         typer.Option(
-            help="A Ray cluster that this machine is a node of, as HOST:6379. Default: "
-            "RAY_ADDRESS, or the cluster that runs here, or one that is started for this run.",
+            help="A Ray cluster that this machine is a node of, as HOST:6379; `local` starts one. "
+            "Default: RAY_ADDRESS, or the cluster that runs here, or one that is started.",
             rich_help_panel=_CLUSTER,
         ),
     ] = None,
