@@ -5,6 +5,7 @@ import gzip
 import json
 import math
 from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +17,8 @@ from shieldgate.errors import ConfigurationError
 from shieldgate.evaluation.adapters import ADAPTERS, OURS, Adapter, Example, column_map
 from shieldgate.evaluation.datasets import Dataset, Row
 from shieldgate.evaluation.labels import Labelling
-from shieldgate.evaluation.sources import BadRow, HubDataset, Records, open_source
+from shieldgate.evaluation.row_files import BadRow, Parquet
+from shieldgate.evaluation.sources import HubDataset, Records, list_shards, open_source
 from shieldgate.policy import Policy, load_book
 from shieldgate.types import Exchange
 
@@ -435,3 +437,35 @@ def test_unknown_labels_stay_unknown_unless_they_are_to_count_as_harmless(
     lenient = Labelling.of(names, policies("shieldgemma"), unknown_is_negative=True)
     assert lenient.labels(example) == {"shieldgemma/hate": counted}
     assert lenient.harmful(example) == counted
+
+
+@pytest.mark.parametrize("scheme", ["", "file://"])
+def test_a_folder_or_a_pattern_of_files_is_one_dataset_here_and_by_a_uri(
+    tmp_path: Path, scheme: str
+):
+    folder = tmp_path / "some rows"
+    folder.mkdir()
+    jsonl(folder / "b%20.jsonl.gz", ROWS[1:])
+    jsonl(folder / "a.jsonl", [{"prompt": "no id"}, {"prompt": 1}, ROWS[0]])
+    table = pyarrow.table({"prompt": ["c 1", "c 2", "c 3"]})
+    parquet.write_table(table, folder / "c.parquet", row_group_size=2)
+    (folder / "_SUCCESS").touch()
+    (folder / ".hidden.jsonl").write_text("{}")
+
+    read = list(dataset(f"{scheme}{folder}").read())
+    ids = [row.id for row in read if isinstance(row, Row)]
+    assert ids == ["a.jsonl:1", "a", "b", "c", "c.parquet:1", "c.parquet:2", "c.parquet:3"]
+    [bad] = [row for row in read if isinstance(row, BadRow)]
+    assert (bad.place, bad.why) == ("a.jsonl:2", "'prompt' is not text")
+    [first] = list_shards(f"{scheme}{folder}/c*")
+    assert isinstance(first, Parquet)
+    assert first.rows() == [2, 1]
+    part = replace(first, row_groups=(1, 2))
+    assert [(r.line, r.fields["prompt"]) for r in part.records()] == [(3, "c 3")]
+    # A file by its name is that file, and its rows are known by their lines alone.
+    assert [row.id for row in dataset(f"{scheme}{folder}/a.jsonl").rows()] == ["1", "a"]
+    with pytest.raises(ConfigurationError, match="there is no such file"):
+        open_source(f"{scheme}{folder}/d*")
+    (folder / "readme.txt").touch()
+    with pytest.raises(ConfigurationError, match=r"readme\.txt: the format is told by the suffix"):
+        open_source(f"{scheme}{folder}")

@@ -3,6 +3,7 @@
 import json
 import os
 import re
+import shlex
 import shutil
 import subprocess
 import tomllib
@@ -15,7 +16,10 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 from prometheus_client import CollectorRegistry, ProcessCollector
 from ruamel.yaml import YAML
+from typer.main import get_command
 
+from shieldgate.batch.pool import Pool, parse_pool
+from shieldgate.cli import app
 from shieldgate.gateway.operations import router
 from shieldgate.settings import ServeSettings, WorkerSettings, variable
 from shieldgate.telemetry import Telemetry
@@ -281,8 +285,9 @@ def test_compose_reads_every_profile_and_each_has_one_gateway(profile: str) -> N
     assert "SHIELDGATE_AUDIT_SECRET" in environment
 
 
-def test_hadolint_finds_nothing() -> None:
-    assert tool("hadolint", "Dockerfile") == ""
+@pytest.mark.parametrize("file", ["Dockerfile", "deploy/kubernetes/ray/Dockerfile"])
+def test_hadolint_finds_nothing(file: str) -> None:
+    assert tool("hadolint", file) == ""
 
 
 @pytest.mark.parametrize("kind", list(manifests("base")))
@@ -291,3 +296,32 @@ def test_the_manifests_are_what_kubernetes_takes(kind: str) -> None:
         path for path in (DEPLOY / "kubernetes/base").glob("*.yaml") if read(path)["kind"] == kind
     ]
     assert "passed" in tool("kubernetes-validate", "--strict", path)
+
+
+def ray_pods() -> dict[str, Any]:
+    cluster = manifests("ray")["RayJob"]["spec"]["rayClusterSpec"]
+    groups = {group["groupName"]: group for group in cluster["workerGroupSpecs"]}
+    groups["head"] = cluster["headGroupSpec"]
+    return {name: group["template"] for name, group in groups.items()}
+
+
+def test_the_ray_job_runs_a_command_of_ours_on_the_ray_of_its_image() -> None:
+    spec = manifests("ray")["RayJob"]["spec"]
+    program, command, *words = shlex.split(spec["entrypoint"])
+    assert program == "shieldgate"
+    parsed = get_command(app).commands[command].make_context(command, words).params
+    assert parse_pool(parsed["actors"], cpus=None, gpus=parsed["actor_gpus"]) == Pool(1, 8, gpus=1)
+    [group] = spec["rayClusterSpec"]["workerGroupSpecs"]
+    assert group["maxReplicas"] == 8
+    [container] = group["template"]["spec"]["containers"]
+    assert int(container["resources"]["limits"]["nvidia.com/gpu"]) == parsed["actor_gpus"]
+    image = (DEPLOY / "kubernetes/ray/Dockerfile").read_text(encoding="utf-8")
+    assert f"FROM rayproject/ray:{spec['rayClusterSpec']['rayVersion']}-" in image
+
+
+@pytest.mark.parametrize("name", list(ray_pods()))
+def test_the_pods_of_the_ray_job_are_what_kubernetes_takes(name: str, tmp_path: Path) -> None:
+    pod = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, **ray_pods()[name]}
+    file = tmp_path / "pod.yaml"
+    file.write_text(json.dumps(pod), encoding="utf-8")
+    assert "passed" in tool("kubernetes-validate", "--strict", file)

@@ -7,6 +7,7 @@ from typing import Annotated
 import typer
 
 from shieldgate.cli import keys, policies
+from shieldgate.cli.batch import batch
 from shieldgate.cli.calibrate import calibrate
 from shieldgate.cli.evaluate import evaluate
 from shieldgate.cli.options import with_settings
@@ -209,6 +210,7 @@ def score(
         raise typer.Exit(3)
 
 
+app.command()(batch)
 app.command()(evaluate)
 app.command()(calibrate)
 app.command()(tune)

@@ -22,8 +22,8 @@ def evaluate(
         str,
         typer.Argument(
             metavar="DATASET",
-            help="A file (.jsonl, .csv, either with .gz, .parquet), or "
-            "hf://owner/name[/config][:split][@revision].",
+            help="A file (.jsonl, .csv, either with .gz, .parquet), a folder of them or a quoted "
+            "pattern, here or in s3:// or gs://; or hf://owner/name[/config][:split][@revision].",
         ),
     ],
     settings: ScoringSettings,
@@ -96,6 +96,14 @@ def evaluate(
             rich_help_panel=_RUN,
         ),
     ] = 8,
+    scores: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DIR",
+            help="Score nothing: take what `shieldgate batch` wrote there of this dataset.",
+            rich_help_panel=_RUN,
+        ),
+    ] = None,
     compare: Annotated[
         tuple[str, str] | None,
         typer.Option(
@@ -149,6 +157,8 @@ def evaluate(
     - `shieldgate evaluate labelled.jsonl --compare policies/ my-policies/`
 
     - `shieldgate evaluate labelled.jsonl --url http://localhost:8000 --concurrency 16`
+
+    - `shieldgate evaluate s3://bucket/labelled --scores s3://bucket/scored`
     """
     with needed("Evaluating", "eval"):
         # Here, because they import numpy, which serving does without.
@@ -173,6 +183,7 @@ def evaluate(
         ),
         settings,
         url=url,
+        scores=scores,
         concurrency=concurrency,
         examples=examples,
         command=_command(),

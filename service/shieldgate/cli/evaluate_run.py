@@ -23,9 +23,10 @@ from rich.progress import (
 from rich.progress import Task as ProgressTask
 from rich.text import Text
 
+from shieldgate.batch.recorded import Recorded
 from shieldgate.cli.options import chosen_profile
 from shieldgate.cli.report_tables import show, show_comparison
-from shieldgate.errors import ScoringError
+from shieldgate.errors import ConfigurationError, ScoringError
 from shieldgate.evaluation.compare import compare
 from shieldgate.evaluation.row_scoring import RowScorer, row_scorer
 from shieldgate.evaluation.score_columns import read_columns
@@ -49,11 +50,15 @@ class Scored:
 
 @dataclass(frozen=True, slots=True)
 class EvaluateCommand:
-    """What to measure, and with what: an engine as the settings say, or the gateway at `url`."""
+    """What to measure, and with what.
+
+    That is an engine as the settings say, the gateway at `url`, or what the folder `scores` holds.
+    """
 
     options: EvaluationOptions
     settings: ScoringSettings
     url: str | None
+    scores: str | None
     concurrency: int
     examples: bool
     command: str
@@ -65,6 +70,10 @@ class EvaluateCommand:
         interrupted.
         """
         configure_logging("warning", as_json=False)
+        if self.scores is not None and (self.url is not None or sides is not None):
+            raise ConfigurationError(
+                "Give one of --scores, --url and --compare: each says what scores."
+            )
         evaluation = Evaluation.of(open_source(data), self.options)
         for note in (*evaluation.survey.notes(), *evaluation.survey.one_sided()):
             typer.echo(f"Note: {note}", err=True)
@@ -124,6 +133,11 @@ class EvaluateCommand:
             settings = settings.model_copy(update={"template": evaluation.protocol.template})
         book = load_book(settings.policies)
         run = evaluation.under(book, chosen_profile(book, settings))
+        if self.scores is not None:
+            recorded = Recorded(self.scores)
+            recorded.check(run.task.policies)
+            yield run, recorded
+            return
         most = self.options.max_batch_tokens
         async with open_scorer(settings, max_batch_tokens=most, max_waiting=sys.maxsize) as scorer:
             yield run, self._row_scorer(scorer)

@@ -12,7 +12,8 @@ import orjson
 
 from shieldgate.errors import ConfigurationError
 from shieldgate.evaluation.adapters import ADAPTERS, Adapter, Example, Fields, RowError
-from shieldgate.evaluation.sources import BadRow, Record, Source
+from shieldgate.evaluation.row_files import BadRow, Record
+from shieldgate.evaluation.sources import Source
 from shieldgate.types import Exchange
 
 _SHOWN = 5  # bad rows that are listed; all are counted
@@ -50,7 +51,7 @@ class Survey:
         """Say what a reader of the figures should know of the data."""
         notes = []
         if self.bad_count:
-            places = ", ".join(f"{bad.line} ({bad.why})" for bad in self.bad)
+            places = ", ".join(f"{bad.place} ({bad.why})" for bad in self.bad)
             more = ", …" if self.bad_count > len(self.bad) else ""
             notes.append(f"{self.bad_count:,} bad rows were left out, in lines {places}{more}")
         if self.duplicates:
@@ -86,7 +87,7 @@ class Dataset:
 
     def rows(self) -> Iterator[Row]:
         """Read the good rows, in bounded memory; raise ConfigurationError."""
-        return islice((row for row in self._read() if isinstance(row, Row)), self.limit)
+        return islice((row for row in self.read() if isinstance(row, Row)), self.limit)
 
     def texts(self, rows: Collection[int]) -> dict[int, Exchange]:
         """Look up what was judged in some rows, by reading the data again."""
@@ -111,10 +112,10 @@ class Dataset:
         harmful: Counter[int | None] = Counter()
         labels: dict[str, Counter[int]] = {}
         bad: list[BadRow] = []
-        for row in self._read():
+        for row in self.read():
             if isinstance(row, BadRow):
                 if strict:
-                    raise ConfigurationError(f"{self.source.name}:{row.line}: {row.why}.")
+                    raise ConfigurationError(f"{self.source.name}:{row.place}: {row.why}.")
                 bad_count += 1
                 bad += [row] if len(bad) < _SHOWN else []
                 continue
@@ -140,7 +141,8 @@ class Dataset:
             bad=tuple(bad),
         )
 
-    def _read(self) -> Iterator[Row | BadRow]:
+    def read(self) -> Iterator[Row | BadRow]:
+        """Read all rows, good and bad, in bounded memory; raise ConfigurationError."""
         number = 0
         for record in self.source.records():
             if isinstance(record, BadRow):
@@ -150,11 +152,11 @@ class Dataset:
                 examples = list(self.adapter.read(record.fields))
                 groups = {column: _group(record.fields, column) for column in self.groups}
             except RowError as refused:
-                yield BadRow(record.line, str(refused))
+                yield BadRow(record.line, str(refused), file=record.file)
                 continue
             for example in examples:
                 turned = _as_response(example) if self.as_response else example
-                yield Row(number, example.id or str(record.line), turned, groups)
+                yield Row(number, example.id or record.place, turned, groups)
                 number += 1
 
     def _nothing(self, rows: int, bad_count: int, bad: Sequence[BadRow]) -> str:
@@ -162,7 +164,7 @@ class Dataset:
         if rows:
             why = f"none of its {rows:,} rows has a label"
         elif bad:
-            why = f"all of its {bad_count:,} rows are bad; line {bad[0].line} {bad[0].why}"
+            why = f"all of its {bad_count:,} rows are bad; line {bad[0].place} {bad[0].why}"
         else:
             why = "it holds no rows"
         first = next((r for r in self.source.records() if isinstance(r, Record)), None)

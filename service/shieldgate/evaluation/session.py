@@ -97,7 +97,8 @@ class Evaluation:
 
     def under(self, book: PolicyBook, profile: Profile) -> "EvaluationRun":
         """Choose the policies and match the labels with them; raise ConfigurationError."""
-        policies = self._policies(book)
+        wanted = self.options.policies or (self.protocol.policies if self.protocol else ())
+        policies = choose_policies(book, wanted, self.options.family)
         labelling = Labelling.of(
             self.survey.labels,
             policies,
@@ -106,28 +107,26 @@ class Evaluation:
         )
         return EvaluationRun(self, book, profile, ScoringTask(policies, labelling))
 
-    def _policies(self, book: PolicyBook) -> Sequence[Policy]:
-        """Choose those that were named, else the protocol's, else a family's."""
-        wanted = self.options.policies or (self.protocol.policies if self.protocol else ())
-        if not wanted:
-            wanted = [id for id in book.policies if id.startswith(f"{self.options.family}/")]
-        if not wanted:
-            families = sorted({id.partition("/")[0] for id in book.policies})
-            raise ConfigurationError(
-                f"--family {self.options.family}: the policy book has none of it. "
-                f"It has: {', '.join(families)}."
-            )
-        try:
-            return book.find(dict.fromkeys(wanted))
-        except UnknownName as unknown:
-            raise ConfigurationError(str(unknown)) from None
-
     def scored_rows(self) -> Iterable[Row]:
         """Read the rows that are scored."""
         rows = self.dataset.rows()
         if self.row_count == self.survey.rows:
             return rows
         return sampled(rows, self.row_count, self.survey.rows, self.options.seed)
+
+
+def choose_policies(book: PolicyBook, wanted: Sequence[str], family: str) -> Sequence[Policy]:
+    """Choose those that were named, else all of a family; raise ConfigurationError."""
+    wanted = wanted or [id for id in book.policies if id.startswith(f"{family}/")]
+    if not wanted:
+        families = sorted({id.partition("/")[0] for id in book.policies})
+        raise ConfigurationError(
+            f"--family {family}: the policy book has none of it. It has: {', '.join(families)}."
+        )
+    try:
+        return book.find(dict.fromkeys(wanted))
+    except UnknownName as unknown:
+        raise ConfigurationError(str(unknown)) from None
 
 
 @dataclass(frozen=True, slots=True)
