@@ -34,7 +34,7 @@ def connected(address: str | None) -> Iterator[None]:
     # A Ray that is started here tells nobody of it, unless its own variable says so.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
     try:
-        ray.init(address=address, logging_level="warning", log_to_driver=False)
+        ray.init(address=address, logging_level=logging.WARNING, log_to_driver=False)
     except (ConnectionError, RuntimeError, ValueError) as refused:
         reason = str(refused).strip().split("\n")[0][:300]
         raise ConfigurationError(
@@ -47,12 +47,17 @@ def connected(address: str | None) -> Iterator[None]:
         ray.shutdown()
 
 
+def _nodes() -> list[dict[str, Any]]:
+    found: list[dict[str, Any]] = ray.nodes()  # type: ignore[no-untyped-call]
+    return found
+
+
 def results(job: Job, todo: Sequence[int], pool: Pool) -> Iterator[dict[str, Any]]:
     """Have parts scored, and give what `PartScorer` says of each, once, as they are done.
 
     Raises ScorerUnavailable where actors keep dying; a defect comes as Ray's own error.
     """
-    nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    nodes = [node["Resources"] for node in _nodes() if node["Alive"]]
     fitted = pool.fitted(nodes, elsewhere="://" in job.settings.model)
     if not any(
         node.get("CPU", 0) >= (fitted.cpus or 0) and node.get("GPU", 0) >= (fitted.gpus or 0)
