@@ -14,7 +14,8 @@ from transformers import AutoModelForCausalLM
 
 from shieldgate.errors import ModelError
 from shieldgate.policy import Policy
-from shieldgate.scoring.local import PackedEngine, load_engine, load_prompts
+from shieldgate.scoring.factory import open_prompts
+from shieldgate.scoring.local import PackedEngine, load_engine
 from shieldgate.types import Exchange
 
 NAMES = {
@@ -142,5 +143,5 @@ def test_a_checkpoint_is_asked_in_its_own_words(whole: Path) -> None:
     assert own.template.for_prompt.startswith("<start_of_turn>{prompt}")
     assert margins(own) != margins(plain)
     assert own.identity.name != plain.identity.name
-    assert load_prompts(str(whole), template="chat").template == own.template
+    assert open_prompts(str(whole), template="chat").template == own.template
     assert load_engine(str(whole), device="cpu", template="paper").template.name == "paper"

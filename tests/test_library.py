@@ -154,7 +154,7 @@ def test_a_long_list_is_worked_off_in_order_by_a_few_tasks(monkeypatch: pytest.M
             return [Score(float(exchange.prompt)) for _ in policies]
 
     fake = Counting()
-    monkeypatch.setitem(factory.REMOTE, "fake+", lambda settings: fake.opened())
+    monkeypatch.setitem(factory.REMOTE, "fake+", lambda *_, **__: fake.opened())
     with shieldgate.open_scorer("fake+", policies=small_book()) as opened:
         verdicts = opened.judge_all(str(n) for n in range(1000))
         assert opened.judge_all([]) == []

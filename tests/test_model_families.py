@@ -31,6 +31,7 @@ from typer.testing import CliRunner
 
 from shieldgate.cli import app
 from shieldgate.errors import ModelError
+from shieldgate.prompt import TEMPLATES
 from shieldgate.scoring.local import PackedEngine, load_checkpoint, load_engine
 from shieldgate.scoring.local.families import FAMILIES
 from shieldgate.scoring.local.packing import Layout
@@ -226,9 +227,9 @@ def test_a_model_in_training_asks_as_it_scores_and_is_saved_as_a_checkpoint(
     opened: Opening, tmp_path: Path, family: str, method: Method
 ) -> None:
     subject = opened(family)
-    trainable = TrainableScorer.of(
-        load_engine(str(subject.folder), device="cpu"), method, tokens=2000, seed=0
-    )
+    # As tune loads it: what only scores can't be trained.
+    engine = PackedEngine(load_checkpoint(str(subject.folder), device="cpu"), TEMPLATES["chat"])
+    trainable = TrainableScorer.of(engine, method, tokens=2000, seed=0)
     asked = [(LONG, POLICIES[:2])]
     [[_, margins]] = trainable.passes(asked)
     margins.sum().backward()

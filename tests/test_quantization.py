@@ -32,7 +32,9 @@ LAYER = "model.layers.1.mlp.up_proj"
 @pytest.fixture(params=WAYS)
 def way(request: pytest.FixtureRequest) -> str:
     name: str = request.param
-    pytest.importorskip(name.split("-", maxsplit=1)[0], reason="needs shieldgate[quantize]")
+    pytest.importorskip(
+        name.split("-", maxsplit=1)[0], reason="runs apart, with shieldgate[quantize]: see .ci/run"
+    )
     return name
 
 
@@ -178,7 +180,9 @@ def test_a_part_that_is_missing_added_or_not_finite_is_refused(calm: Path, way: 
 def test_a_config_that_means_something_else_is_refused(
     calm: Path, way: str, field: str, value: Any
 ) -> None:
-    pytest.importorskip(way.split("-", maxsplit=1)[0], reason="needs shieldgate[quantize]")
+    pytest.importorskip(
+        way.split("-", maxsplit=1)[0], reason="runs apart, with shieldgate[quantize]: see .ci/run"
+    )
     path = stored(calm, way) / "config.json"
     config = json.loads(path.read_text())
     config["quantization_config"][field] = value
@@ -187,7 +191,7 @@ def test_a_config_that_means_something_else_is_refused(
 
 
 def test_only_a_scorer_takes_it_and_it_is_not_quantised_again(calm: Path) -> None:
-    pytest.importorskip("torchao", reason="needs shieldgate[quantize]")
+    pytest.importorskip("torchao", reason="runs apart, with shieldgate[quantize]: see .ci/run")
     folder = stored(calm, "torchao-int8")
     with pytest.raises(ModelError, match="only a scorer takes such weights"):
         load_checkpoint(str(folder), device="cpu")
@@ -200,7 +204,7 @@ def test_what_the_device_cannot_compute_is_refused(calm: Path) -> None:
 
 
 def test_products_in_4_bits_never_compute_in_float16_nor_8_bits_by_outliers() -> None:
-    pytest.importorskip("bitsandbytes", reason="needs shieldgate[quantize]")
+    pytest.importorskip("bitsandbytes", reason="runs apart, with shieldgate[quantize]: see .ci/run")
     assert importlib.import_module("bitsandbytes")
     config = Quantization("bitsandbytes-4bit").config(torch.bfloat16)
     assert config.bnb_4bit_compute_dtype == torch.bfloat16

@@ -15,7 +15,7 @@ from test_keys import entry, written
 from upstream import Script, serving, streamed, whole
 
 from shieldgate.errors import TooLong
-from shieldgate.policy import Policy
+from shieldgate.policy import Passages, Policy
 from shieldgate.scoring import Batched, Cached, Resilient, Scorer, UnixSocketScorer
 from shieldgate.scoring.loading import LoadingScorer
 from shieldgate.scoring.unix_socket import listening
@@ -118,6 +118,9 @@ class Slow(FakeScorer):
         return await super().score(exchange, policies)
 
 
+PASSAGES = {"passages": Passages(scorers=("*",))}
+
+
 @asynccontextmanager
 async def slow(seconds: float, **how: object) -> AsyncIterator[Gateway]:
     @asynccontextmanager
@@ -129,21 +132,26 @@ async def slow(seconds: float, **how: object) -> AsyncIterator[Gateway]:
 
 
 async def test_all_that_a_text_is_read_as_has_one_deadline() -> None:
-    text = "\u202edrow terces\u202c is nót what it s e e m s"  # has four readings
-    async with slow(5) as running:
+    text = "".join(
+        f"This sentence is number {n}. " for n in range(60)
+    )  # a few passages are judged at a time
+    async with slow(5, profile=PASSAGES) as running:
         began = monotonic()
         assert (await running.client.post(SCREEN, json={"prompt": text})).status_code == 200
         needed = monotonic() - began
     assert needed > 0.6
-    async with slow(0.3) as running:
+    async with slow(0.3, profile=PASSAGES) as running:
         began = monotonic()
         assert (await running.client.post(SCREEN, json={"prompt": text})).status_code == 503
         assert monotonic() - began < 0.55
 
 
 async def test_a_check_of_a_streamed_answer_has_one_deadline_however_often_it_is_read() -> None:
-    answer = streamed("\u202edrow terces\u202c is nót what it s e e m s")
-    async with serving(Script(answer)) as url, slow(0.3, upstream=Upstream(url)) as running:
+    answer = streamed("".join(f"This sentence is number {n}. " for n in range(60)), piece=4000)
+    async with (
+        serving(Script(answer)) as url,
+        slow(0.3, profile=PASSAGES, upstream=Upstream(url)) as running,
+    ):
         body = {"model": "m", "stream": True, "messages": [{"role": "user", "content": "x"}]}
         reply = await running.client.post("/v1/chat/completions", json=body)
         assert "moderation_unavailable" in reply.text

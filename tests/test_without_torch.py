@@ -68,7 +68,7 @@ async def test_it_serves_scores_and_checks_without_what_the_extras_bring(
     def use() -> None:
         given = ("--model", url, "--tokenizer", tokenizer_alone)
         without = run(environment, "score", "a text", "--model", "starter")
-        assert "needs torch" in without.stderr, "it is really absent"
+        assert "shieldgate[local]" in without.stderr, "it is really absent"
         scored = run(environment, "score", "a text", *given, "--json")
         assert scored.returncode == 0, scored.stderr
         checked = run(environment, "policies", "check", *given)

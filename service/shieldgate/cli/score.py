@@ -134,7 +134,7 @@ async def _judge(
 ) -> tuple[list[ExchangeResult], Identity]:
     """Judge one exchange after another; the seconds are those of judging, without loading."""
     results = []
-    async with open_scorer(settings, max_batch_tokens=1, max_waiting=1) as scorer:
+    async with open_scorer(settings, max_batch_tokens=1, max_waiting=sys.maxsize) as scorer:
         for exchange in exchanges:
             started = perf_counter()
             verdict = await judge(scorer, exchange, rules)
