@@ -520,7 +520,8 @@ async def test_any_other_route_says_in_its_own_words_what_is_screened(scorer: Fa
     async with front(scorer) as f:
         with pytest.raises(anthropic.NotFoundError) as missing:
             await f.client.messages.batches.list()
-        assert "/v1/messages" in missing.value.message
+        for route in ("messages", "responses", "embeddings", "decisions", "moderations"):
+            assert f"/v1/{route}" in missing.value.message
         assert missing.value.body["error"]["type"] == "not_found_error"
 
 

@@ -15,9 +15,10 @@ from test_normalise import SIX, Starter
 from upstream import streamed, text_of
 
 from shieldgate import moderation
-from shieldgate.errors import ScorerUnavailable
+from shieldgate.errors import ScorerUnavailable, TooLong
 from shieldgate.passages import passages
 from shieldgate.policy import Passages, Policy, load_book
+from shieldgate.scoring import turn
 from shieldgate.scoring.cached import Cached
 from shieldgate.types import Action, Exchange, Score, Verdict
 
@@ -145,6 +146,20 @@ async def test_the_work_is_linear_whatever_stands_beside(diluted: Diluted) -> No
     assert whole == exchange
     assert len(others) <= 1 + len(exchange.response or "") // 40
     assert all(len(e.prompt) <= 200 and len(e.response or "") <= 200 for e in others)
+
+
+async def test_what_its_passages_make_too_long_is_refused_as_soon_as_that_is_known() -> None:
+    class Slow(FakeScorer):
+        async def score(self, exchange: Exchange, policies: Sequence[Policy]) -> list[Score]:
+            await asyncio.sleep(0.02)
+            return await super().score(exchange, policies)
+
+    scorer = Slow()
+    with turn.within(1), pytest.raises(TooLong, match="more than the 1 that it may take"):
+        await judge(scorer, Exchange(kind(1000)))
+    assert len(scorer.calls) < 40
+    with turn.within(60):
+        assert (await judge(scorer, Exchange(kind(100)))).action is Action.ALLOWED
 
 
 async def test_when_one_passage_fails_the_others_are_cancelled(scorer: FakeScorer) -> None:

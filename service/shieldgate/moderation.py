@@ -4,10 +4,11 @@ import asyncio
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 
+from shieldgate.errors import TooLong
 from shieldgate.normalise import readings
 from shieldgate.passages import passages
 from shieldgate.policy import Policy, Profile, Rules, decide
-from shieldgate.scoring import Scorer
+from shieldgate.scoring import Scorer, turn
 from shieldgate.types import Exchange, Score, Verdict
 
 # Characters from which on reading and cutting take long enough for others to wait.
@@ -15,7 +16,10 @@ _LONG = 10_000
 
 # How many ways of one exchange are scored at a time. A request may bring 32 exchanges, and others
 # are to find room in the batcher, too.
-_AT_ONCE = 4
+AT_ONCE = 4
+
+# After so many ways their pace tells whether all of them can be scored in time.
+_TELLING = 4 * AT_ONCE
 
 
 async def judge(scorer: Scorer, exchange: Exchange, rules: Rules) -> Verdict:
@@ -72,15 +76,31 @@ def _passages(way: Exchange, size: int) -> list[Exchange]:
 async def _score_all(
     scorer: Scorer, ways: Sequence[Exchange], policies: Sequence[Policy]
 ) -> dict[Exchange, list[Score]]:
-    """Score each of several ways, some at a time; when one fails the others are cancelled."""
+    """Score each of several ways, some at a time; when one fails the others are cancelled.
+
+    Raises TooLong as soon as their pace tells that not all of them can be scored in time.
+    """
     ways = list(dict.fromkeys(ways))
     if len(ways) == 1:
         return {ways[0]: await scorer.score(ways[0], policies)}
-    places = asyncio.Semaphore(_AT_ONCE)
+    places = asyncio.Semaphore(AT_ONCE)
+    clock, deadline = asyncio.get_running_loop().time, turn.deadline.get()
+    began, done = clock(), 0
 
     async def score(way: Exchange) -> list[Score]:
+        nonlocal done
         async with places:
-            return await scorer.score(way, policies)
+            scores = await scorer.score(way, policies)
+        done += 1
+        if deadline and done >= _TELLING:
+            needed = (clock() - began) / done * (len(ways) - done)
+            if needed > deadline.left:
+                raise TooLong(
+                    f"The text is judged in {len(ways):,} pieces, which would take "
+                    f"{needed - deadline.left:,.0f} seconds more than the {deadline.seconds:g} "
+                    "that it may take. Send less at once."
+                )
+        return scores
 
     try:
         async with asyncio.TaskGroup() as group:

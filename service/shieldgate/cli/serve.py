@@ -26,6 +26,7 @@ from shieldgate.gateway.middleware.drain import Drain
 from shieldgate.gateway.screening import Screener
 from shieldgate.gateway.services import Services
 from shieldgate.history import History, SharedHistory
+from shieldgate.moderation import AT_ONCE
 from shieldgate.policy import LiveBook, PolicyBook
 from shieldgate.prompt import find_template
 from shieldgate.scoring import (
@@ -98,11 +99,12 @@ def run(settings: ServeSettings, part: GatewayProcess | None = None) -> None:
                 observer=telemetry,
             )
 
-    if settings.max_inputs > settings.max_waiting:
+    if settings.max_inputs * AT_ONCE > settings.max_waiting:
         raise ConfigurationError(
             f"{flag('max_inputs')} is {settings.max_inputs} and {flag('max_waiting')} "
-            f"{settings.max_waiting}, so a full request could never be served. Raise "
-            f"{flag('max_waiting')} or lower {flag('max_inputs')}."
+            f"{settings.max_waiting}, and each text may have {AT_ONCE} pieces waiting, so a full "
+            f"request could never be served. Raise {flag('max_waiting')} or lower "
+            f"{flag('max_inputs')}."
         )
     upstream, worker = _answering(settings)
     drain = Drain()

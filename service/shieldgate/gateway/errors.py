@@ -185,8 +185,11 @@ async def _http(request: Request, error: HTTPException) -> Response:
     status = error.status_code
     message = _HTTP_MESSAGES.get(status, str(error.detail))
     if status == 404:
-        screened = ", ".join(dialect.route for dialect in request.app.state.dialects)
-        message += f" Chats are screened at {screened}."
+        posts = [
+            r.path for r in request.app.routes if "POST" in (getattr(r, "methods", None) or ())
+        ]
+        screened = ", ".join(path for path in posts if path.startswith("/v1/"))
+        message += f" What is screened is sent to {screened}."
     headers = error.headers or {}
     if status == 405 and (allowed := headers.get("Allow")):
         head = ", HEAD" if "GET" in allowed else ""
