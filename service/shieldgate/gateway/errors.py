@@ -185,10 +185,8 @@ async def _http(request: Request, error: HTTPException) -> Response:
     status = error.status_code
     message = _HTTP_MESSAGES.get(status, str(error.detail))
     if status == 404:
-        posts = [
-            r.path for r in request.app.routes if "POST" in (getattr(r, "methods", None) or ())
-        ]
-        screened = ", ".join(path for path in posts if path.startswith("/v1/"))
+        paths = request.app.openapi()["paths"].items()
+        screened = ", ".join(p for p, ways in paths if "post" in ways and p.startswith("/v1/"))
         message += f" What is screened is sent to {screened}."
     headers = error.headers or {}
     if status == 405 and (allowed := headers.get("Allow")):
