@@ -1,6 +1,7 @@
 """Opens the scorer that the settings ask for."""
 
 import asyncio
+import logging
 import math
 from collections.abc import AsyncIterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -167,6 +168,9 @@ def open_engine(settings: ScoringSettings, prefix_bytes: int = 0) -> "PackedEngi
 
     `prefix_bytes` is for answers that are judged while they grow.
     """
+    # Where torchao is installed, transformers imports it, and it tells what it was not built for.
+    for name in ("torchao", "torch.utils._pytree"):
+        logging.getLogger(name).setLevel(logging.ERROR)
     with needed("Scoring in this process", "local"):
         # Here, because it imports torch: other commands, and the first answers, do without.
         from shieldgate.scoring.local import load_engine  # noqa: PLC0415
