@@ -155,7 +155,7 @@ async def test_what_its_passages_make_too_long_is_refused_as_soon_as_that_is_kno
             return await super().score(exchange, policies)
 
     scorer = Slow()
-    with turn.within(1), pytest.raises(TooLong, match="more than the 1 that it may take"):
+    with turn.within(1), pytest.raises(TooLong, match="at most 1 are spent"):
         await judge(scorer, Exchange(kind(1000)))
     assert len(scorer.calls) < 40
     with turn.within(60):

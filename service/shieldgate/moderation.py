@@ -95,10 +95,11 @@ async def _score_all(
         if deadline and done >= _TELLING:
             needed = (clock() - began) / done * (len(ways) - done)
             if needed > deadline.left:
+                seconds = deadline.seconds - deadline.left + needed
                 raise TooLong(
-                    f"The text is judged in {len(ways):,} pieces, which would take "
-                    f"{needed - deadline.left:,.0f} seconds more than the {deadline.seconds:g} "
-                    "that it may take. Send less at once."
+                    f"The text is judged in {len(ways):,} pieces, which is about {seconds:,.0f} "
+                    f"seconds of this server's time, and at most {deadline.seconds:g} are spent. "
+                    "Send less at once."
                 )
         return scores
 
