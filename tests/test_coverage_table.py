@@ -8,16 +8,18 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from openai.types import chat
+from openai.types import chat, embedding_create_params
 from openai.types import completion_create_params as completions
 from openai.types.chat import chat_completion_chunk, completion_create_params
 
 from shieldgate.dialects.openai_chat import plan_chat
 from shieldgate.dialects.openai_completions import plan_completion
+from shieldgate.dialects.openai_embeddings import OpenAIEmbeddings
 from shieldgate.dialects.openai_text import answer, split
 from shieldgate.dialects.plan import Plan
 from shieldgate.dialects.text import Contents
 from shieldgate.openai.chat import ChatRequest, CompletionRequest
+from shieldgate.openai.embeddings import EmbeddingRequest
 from shieldgate.policy import Profile
 
 PROFILE = Profile("default", ("acme/spam",))
@@ -50,7 +52,8 @@ def rows(page: Path) -> Iterator[Row]:
 
 ROWS = list(rows(PAGE))
 MESSAGES, CHAT = "Messages", "`POST /v1/chat/completions`"
-COMPLETIONS, ANSWERS = "`POST /v1/completions`", "Answers"
+COMPLETIONS, EMBEDDINGS = "`POST /v1/completions`", "`POST /v1/embeddings`"
+ANSWERS = "Answers"
 CHOICES, AROUND = "Choices", "Around the choices"
 
 
@@ -67,11 +70,14 @@ def body(row: Row) -> dict[str, Any]:
 
 def read(row: Row) -> dict[str, Any]:
     """The body as it is planned with and sent on, once it has been read."""
-    kind = CompletionRequest if row.table == COMPLETIONS else ChatRequest
+    kinds = {COMPLETIONS: CompletionRequest, EMBEDDINGS: EmbeddingRequest}
+    kind = kinds.get(row.table, ChatRequest)
     return kind.model_validate(body(row)).for_upstream()
 
 
 def planned(row: Row) -> Plan:
+    if row.table == EMBEDDINGS:
+        return OpenAIEmbeddings().plan(read(row), PROFILE)
     if row.table == COMPLETIONS:
         return plan_completion(read(row))
     return plan_chat(read(row), PROFILE)
@@ -83,19 +89,20 @@ def judged(plan: Plan) -> bool:
 
 
 def test_the_page_has_the_tables_that_are_read_here():
-    assert {row.table for row in ROWS} == {MESSAGES, CHAT, COMPLETIONS, ANSWERS, CHOICES, AROUND}
+    of_requests = {MESSAGES, CHAT, COMPLETIONS, EMBEDDINGS}
+    assert {row.table for row in ROWS} == of_requests | {ANSWERS, CHOICES, AROUND}
     lines = [line for line in PAGE.read_text(encoding="utf-8").splitlines() if "`{" in line]
     assert len(lines) == len(ROWS) > 90
 
 
-@pytest.mark.parametrize("row", of(MESSAGES, CHAT, COMPLETIONS), ids=str)
+@pytest.mark.parametrize("row", of(MESSAGES, CHAT, COMPLETIONS, EMBEDDINGS), ids=str)
 def test_a_field_of_a_request_becomes_what_the_page_says(row: Row):
     plan = planned(row)
     assert bool(plan.unscreenable) == (row.becomes == "refused")
     assert judged(plan) == (row.becomes == "judged")
 
 
-@pytest.mark.parametrize("row", of(CHAT, COMPLETIONS), ids=str)
+@pytest.mark.parametrize("row", of(CHAT, COMPLETIONS, EMBEDDINGS), ids=str)
 def test_what_is_refused_is_named_by_its_field(row: Row):
     for named in planned(row).unscreenable:
         assert re.fullmatch(rf"{row.field or 'body'}(\[\d+\])?", named)
@@ -109,7 +116,7 @@ def test_what_is_refused_is_named_by_its_place_in_the_messages(row: Row):
         assert row.field in named
 
 
-@pytest.mark.parametrize("row", of(MESSAGES, CHAT, COMPLETIONS), ids=str)
+@pytest.mark.parametrize("row", of(MESSAGES, CHAT, COMPLETIONS, EMBEDDINGS), ids=str)
 def test_every_field_goes_to_upstream_untouched(row: Row):
     assert read(row) == body(row)
 
@@ -148,6 +155,8 @@ def test_every_field_of_the_official_client_has_a_row():
         completions.CompletionCreateParamsBase, completions.CompletionCreateParamsStreaming
     )
     assert asked - {row.field for row in of(COMPLETIONS)} == set()
+    asked = keys(embedding_create_params.EmbeddingCreateParams)
+    assert asked - {row.field for row in of(EMBEDDINGS)} == set()
 
 
 def test_every_field_of_the_official_clients_messages_has_a_row():

@@ -133,3 +133,18 @@ async def test_what_upstream_says_of_its_failure_is_judged(front: Open, scorer: 
         reply = await embed(open_front)
     assert reply.status_code == 400
     assert "crude" not in reply.text
+
+
+async def test_each_input_gets_its_own_numbers_in_whatever_order_they_come(front: Open) -> None:
+    reply = embedded([0.5], [2.0])
+    reply["data"].reverse()
+    async with front(reply) as open_front, open_front.client() as api:
+        found = await api.embeddings.create(model="e", input=["a", "b"], encoding_format="float")
+    assert {item.index: item.embedding for item in found.data} == {0: [0.5], 1: [2.0]}
+
+
+async def test_two_embeddings_of_one_input_are_none(front: Open) -> None:
+    reply = embedded([0.5], [2.0])
+    reply["data"][1]["index"] = 0
+    async with front(reply) as open_front:
+        assert (await embed(open_front, ["a", "b"])).status_code == 502

@@ -64,18 +64,25 @@ def numbers(reply: JsonObject, body: JsonObject) -> dict[str, Any]:
     """Write a reply with the numbers of upstream's, and no word of it; raise UpstreamError."""
     data, usage, model = reply.get("data"), reply.get("usage"), body.get("model")
     embeddings = [_embedding(item) for item in data] if isinstance(data, list) else []
-    if not embeddings or not all(embeddings):
+    places = [_index(item, place) for place, item in enumerate(data or ())]
+    if not embeddings or not all(embeddings) or len(set(places)) < len(places):
         raise UpstreamError("Upstream answered without embeddings.", code="upstream_invalid")
     counted = usage if isinstance(usage, dict) else {}
     return {
         "object": "list",
         "data": [
             {"object": "embedding", "index": place, "embedding": embedding}
-            for place, embedding in enumerate(embeddings)
+            for place, embedding in zip(places, embeddings, strict=True)
         ],
         "model": model if isinstance(model, str) else "",
         "usage": {name: counted[name] if type(counted.get(name)) is int else 0 for name in _COUNTS},
     }
+
+
+def _index(item: Any, place: int) -> int:
+    """Give the index that an item brings along: replies need not be in the order of the inputs."""
+    index = item.get("index") if isinstance(item, dict) else None
+    return index if type(index) is int else place
 
 
 def _embedding(item: Any) -> list[float] | str | None:
