@@ -411,6 +411,23 @@ async def test_no_byte_of_a_blocked_span_leaves_and_open_blocks_are_closed(
     assert events[-2][1]["moderation"]["output"]["results"][0]["flagged"] is True
 
 
+MEDIA: list[Any] = [{"image_url": "harm"}, {"file": {"at": "harm"}}, {"input_ids": ["harm"]}]
+
+
+@pytest.mark.parametrize("given", MEDIA)
+async def test_what_cannot_be_screened_leaves_neither_in_a_ping_nor_beside_a_refusal(
+    scorer: FakeScorer, given: dict[str, Any]
+) -> None:
+    sent = streamed(text(0, "kind"))
+    sent[1] = event("ping", **given)
+    async with front(scorer, sent, profile=CLOSELY) as f:
+        raw, events = await f.events()
+        f.script.body = whole("kind", model=given)
+        reply = await f.gateway.client.post("/v1/messages", json=ASKED)
+    assert b"harm" not in raw + reply.content
+    assert events[-2][1]["delta"]["stop_reason"] == reply.json()["stop_reason"] == "refusal"
+
+
 async def test_a_refusal_as_text_is_a_block_of_its_own(scorer: FakeScorer) -> None:
     scorer.margins = {("harm", "test/threat"): 6.0}
     sent = streamed(text(0, "kind, "), text(1, "harm"))
