@@ -428,6 +428,21 @@ async def test_what_cannot_be_screened_leaves_neither_in_a_ping_nor_beside_a_ref
     assert events[-2][1]["delta"]["stop_reason"] == reply.json()["stop_reason"] == "refusal"
 
 
+async def test_a_block_may_begin_in_the_start_of_the_message(scorer: FakeScorer) -> None:
+    scorer.margins = {("harm", "test/threat"): 6.0}
+    [started, *_] = streamed()
+    begun = json.loads(started.partition(b"data: ")[2])["message"]
+    begun["content"] = [{"type": "text", "text": "I will ha"}]
+    delta = {"type": "text_delta", "text": "rm you"}
+    sent = streamed([event("content_block_delta", index=0, delta=delta)])
+    sent[0] = event("message_start", message=begun)
+    async with front(scorer, sent) as f:
+        raw, _ = await f.events()
+        answer = await f.stream()
+    assert b"rm you" not in raw
+    assert (said(answer), answer.stop_reason) == ("", "refusal")
+
+
 async def test_a_refusal_as_text_is_a_block_of_its_own(scorer: FakeScorer) -> None:
     scorer.margins = {("harm", "test/threat"): 6.0}
     sent = streamed(text(0, "kind, "), text(1, "harm"))
