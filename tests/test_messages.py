@@ -541,10 +541,18 @@ async def test_tokens_are_counted_by_upstream_and_nothing_else_comes_back(
         assert counted.to_dict() == {"input_tokens": 7}
         assert f.script.requests[0]["path"] == "/v1/messages/count_tokens"
         assert f.script.requests[0]["body"] == asked
-        f.script.body = {"input_tokens": "harm"}
-        with pytest.raises(anthropic.APIStatusError) as failed:
+        for wrong in ("harm", -7):
+            f.script.body = {"input_tokens": wrong}
+            with pytest.raises(anthropic.APIStatusError) as failed:
+                await f.client.messages.count_tokens(**asked)
+            assert failed.value.status_code == 502
+            assert failed.value.body["error"]["type"] == "api_error"
+        error = {"type": "not_found_error", "message": "harm", "param": "harm", "code": "harm"}
+        f.script.body, f.script.status = {"type": "error", "error": error}, 404
+        with pytest.raises(anthropic.NotFoundError) as missing:
             await f.client.messages.count_tokens(**asked)
-        assert failed.value.body["error"]["type"] == "api_error"
+        assert missing.value.body["error"]["type"] == "not_found_error"
+        assert "harm" not in missing.value.response.text
     assert scorer.calls == []
 
 
