@@ -411,6 +411,38 @@ async def test_no_byte_of_a_blocked_span_leaves_and_open_blocks_are_closed(
     assert events[-2][1]["moderation"]["output"]["results"][0]["flagged"] is True
 
 
+MEDIA: list[Any] = [{"image_url": "harm"}, {"file": {"at": "harm"}}, {"input_ids": ["harm"]}]
+
+
+@pytest.mark.parametrize("given", MEDIA)
+async def test_what_cannot_be_screened_leaves_neither_in_a_ping_nor_beside_a_refusal(
+    scorer: FakeScorer, given: dict[str, Any]
+) -> None:
+    sent = streamed(text(0, "kind"))
+    sent[1] = event("ping", **given)
+    async with front(scorer, sent, profile=CLOSELY) as f:
+        raw, events = await f.events()
+        f.script.body = whole("kind", model=given)
+        reply = await f.gateway.client.post("/v1/messages", json=ASKED)
+    assert b"harm" not in raw + reply.content
+    assert events[-2][1]["delta"]["stop_reason"] == reply.json()["stop_reason"] == "refusal"
+
+
+async def test_a_block_may_begin_in_the_start_of_the_message(scorer: FakeScorer) -> None:
+    scorer.margins = {("harm", "test/threat"): 6.0}
+    [started, *_] = streamed()
+    begun = json.loads(started.partition(b"data: ")[2])["message"]
+    begun["content"] = [{"type": "text", "text": "I will ha"}]
+    delta = {"type": "text_delta", "text": "rm you"}
+    sent = streamed([event("content_block_delta", index=0, delta=delta)])
+    sent[0] = event("message_start", message=begun)
+    async with front(scorer, sent) as f:
+        raw, _ = await f.events()
+        answer = await f.stream()
+    assert b"rm you" not in raw
+    assert (said(answer), answer.stop_reason) == ("", "refusal")
+
+
 async def test_a_refusal_as_text_is_a_block_of_its_own(scorer: FakeScorer) -> None:
     scorer.margins = {("harm", "test/threat"): 6.0}
     sent = streamed(text(0, "kind, "), text(1, "harm"))
@@ -509,10 +541,18 @@ async def test_tokens_are_counted_by_upstream_and_nothing_else_comes_back(
         assert counted.to_dict() == {"input_tokens": 7}
         assert f.script.requests[0]["path"] == "/v1/messages/count_tokens"
         assert f.script.requests[0]["body"] == asked
-        f.script.body = {"input_tokens": "harm"}
-        with pytest.raises(anthropic.APIStatusError) as failed:
+        for wrong in ("harm", -7):
+            f.script.body = {"input_tokens": wrong}
+            with pytest.raises(anthropic.APIStatusError) as failed:
+                await f.client.messages.count_tokens(**asked)
+            assert failed.value.status_code == 502
+            assert failed.value.body["error"]["type"] == "api_error"
+        error = {"type": "not_found_error", "message": "harm", "param": "harm", "code": "harm"}
+        f.script.body, f.script.status = {"type": "error", "error": error}, 404
+        with pytest.raises(anthropic.NotFoundError) as missing:
             await f.client.messages.count_tokens(**asked)
-        assert failed.value.body["error"]["type"] == "api_error"
+        assert missing.value.body["error"]["type"] == "not_found_error"
+        assert "harm" not in missing.value.response.text
     assert scorer.calls == []
 
 

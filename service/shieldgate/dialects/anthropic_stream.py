@@ -47,7 +47,7 @@ class MessageStream:
         known = kind if isinstance(kind, str) and kind in EVENTS else ""
         # The end is ours to write.
         written = json_event(data, known) if known != "message_stop" else b""
-        if known == "ping" and not said.strands:
+        if known == "ping" and said.empty:
             yield Piece(None, written)
             return
         if known == "message_start" and isinstance(data.get("message"), dict):
@@ -129,7 +129,7 @@ def envelope(
         "id": f"msg_{uuid4().hex}",
         "type": "message",
         "role": "assistant",
-        "model": "" if read(REPLY, given).strands else given["model"],
+        "model": given["model"] if read(REPLY, given).empty else "",
         "content": list(content),
         "stop_reason": None,
         "stop_sequence": None,
@@ -160,8 +160,7 @@ def stop(refusal: Refusal, verdicts: Verdicts | None) -> dict[str, Any]:
 def known_usage(reply: JsonObject) -> Mapping[str, Any]:
     """Give what a reply says of its usage, where that is nothing but counts."""
     usage = reply.get("usage")
-    found = read(REPLY, {"usage": usage})
-    if isinstance(usage, dict) and not (found.strands or found.unscreenable):
+    if isinstance(usage, dict) and read(REPLY, {"usage": usage}).empty:
         return usage
     return NOTHING_SPENT
 

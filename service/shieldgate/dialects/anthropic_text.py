@@ -270,5 +270,8 @@ def event(data: Mapping[str, Any], number: int) -> Contents:
         # Citations follow one another, and don't continue one another.
         cites = isinstance(delta, dict) and delta.get("type") == "citations_delta"
         _DELTA.read(delta, found, f"{at}.citations[{number}]" if cites else at)
+    elif rest.get("type") == "message_start" and isinstance(rest.get("message"), dict):
+        # Deltas may go on with the blocks that it holds.
+        REPLY.read(rest.pop("message"), found, "")
     _EVENT.read(rest, found, "")
     return found.contents()

@@ -68,6 +68,11 @@ class Contents:
     unscreenable: tuple[str, ...]
 
     @property
+    def empty(self) -> bool:
+        """Tell whether there is nothing to judge, and nothing that can't be."""
+        return not (self.strands or self.unscreenable)
+
+    @property
     def texts(self) -> tuple[str, ...]:
         """List what is judged: all of it joined, and what counts alone."""
         whole, parts = whole_and_parts(self.strands)

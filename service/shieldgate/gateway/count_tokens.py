@@ -24,9 +24,13 @@ async def count_tokens(
     body: MessagesRequest, request: Request, services: ServicesDep
 ) -> TokenCount:
     """Count the tokens of a request; nothing is judged, as nobody answers it."""
-    reply = await services.model.post(COUNT_TOKENS, body.for_upstream(), request.headers)
+    try:
+        reply = await services.model.post(COUNT_TOKENS, body.for_upstream(), request.headers)
+    except UpstreamError as failure:
+        # Its words are judged nowhere.
+        raise failure.without_words() from failure
     counted = reply.body.get("input_tokens")
-    if type(counted) is not int:
+    if type(counted) is not int or counted < 0:
         raise UpstreamError(
             "Upstream did not count the tokens.",
             code="upstream_invalid",
