@@ -194,8 +194,8 @@ async def test_who_leaves_takes_along_what_is_queued() -> None:
 
 
 async def test_a_short_text_is_tokenised_while_long_ones_wait() -> None:
-    threads, go_on = FairThreads("test", long=100), threading.Event()
-    long = [threads.submit(f"flood-{n}", 1000, go_on.wait) for n in range(4)]
+    threads, go_on = FairThreads("test"), threading.Event()
+    long = [threads.submit(f"flood-{n}", 1000, go_on.wait, long=True) for n in range(4)]
     short = [threads.submit("small", 10, lambda n=n: n) for n in range(9)]
     assert await asyncio.gather(*(job.done for job in short)) == list(range(9))
     assert not any(job.done.done() for job in long)
@@ -206,19 +206,45 @@ async def test_a_short_text_is_tokenised_while_long_ones_wait() -> None:
 
 
 async def test_long_texts_are_tokenised_in_turn_and_get_a_thread_among_short_ones() -> None:
-    threads, order = FairThreads("test", long=100), list[str]()
+    threads, order = FairThreads("test"), list[str]()
     held = threading.Event()
     first = [threads.submit("", 10, held.wait) for _ in range(2)]
-    jobs = [threads.submit("flood", 1000, lambda n=n: order.append(f"f{n}")) for n in range(3)]
-    jobs.append(threads.submit("other", 500, lambda: order.append("other")))
+    jobs = [
+        threads.submit("flood", 1000, lambda n=n: order.append(f"f{n}"), long=True)
+        for n in range(3)
+    ]
+    jobs.append(threads.submit("other", 500, lambda: order.append("other"), long=True))
     jobs += [threads.submit("short", 10, lambda: None) for _ in range(50)]
     held.set()
     await asyncio.gather(*(job.done for job in (*first, *jobs)))
     assert order == ["other", "f0", "f1", "f2"]
+    nothing = [threads.submit("", 0, lambda n=n: n) for n in range(5)]
+    assert await asyncio.gather(*(job.done for job in nothing)) == list(range(5))
     failing = threads.submit("", 10, lambda: 1 / 0)
     with pytest.raises(ZeroDivisionError):
         await failing.done
     await asyncio.to_thread(threads.close)
+
+
+async def test_who_sends_texts_of_no_characters_has_turns_as_others_at_tokenising() -> None:
+    """It is the guidelines that take time then; were they for free, nobody else had a turn."""
+    engine, go_on, order = LengthEngine(), threading.Event(), list[str]()
+    prepare = engine.prepare
+
+    def recorded(exchange: Exchange, policies: Sequence[Policy]) -> Prepared:
+        go_on.wait(10)
+        order.append(exchange.prompt)
+        return prepare(Exchange("word"), policies)
+
+    engine.prepare = recorded  # type: ignore[method-assign]
+    async with Batched(engine, max_batch_tokens=1000, max_waiting=1000) as scorer:
+        flood = [asking(scorer, "", "flood") for _ in range(200)]
+        await asyncio.sleep(0)
+        small = asking(scorer, "a text of forty-five characters in this place", "small")
+        await asyncio.sleep(0)
+        go_on.set()
+        await asyncio.gather(*flood, small)
+    assert order.index("a text of forty-five characters in this place") < 10
 
 
 async def test_nobody_joins_the_call_of_another_caller_or_one_that_may_last_too_long() -> None:
@@ -253,7 +279,7 @@ async def test_one_deadline_within_another_is_the_other() -> None:
 
 
 async def test_closing_fails_texts_that_wait_to_be_tokenised() -> None:
-    threads, go_on = FairThreads("test", long=100), threading.Event()
+    threads, go_on = FairThreads("test"), threading.Event()
     jobs = [threads.submit("", 1, go_on.wait) for _ in range(3)]
     threads.fail_waiting()
     with pytest.raises(ScorerUnavailable):

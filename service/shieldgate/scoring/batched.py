@@ -116,7 +116,7 @@ class Batched:
         self._started = 0.0  # when the first of them began, or the one before it ended
         self._free = asyncio.Semaphore(passes)
         self._loop_task: asyncio.Task[None] | None = None
-        self._tokenising = FairThreads("tokenise", long=_LONG)
+        self._tokenising = FairThreads("tokenise")
         self._computing = ThreadPoolExecutor(passes, "forward")
         self.identity = engine.identity
 
@@ -166,8 +166,10 @@ class Batched:
         """Raise ConfigurationError where a guideline leaves no room for the text to be judged."""
         if self._loop_task is None:
             raise ScorerUnavailable("The scorer is closed.")
+        policies = list(policies)
+        size = sum(len(text) for policy in policies for text in policy.guidelines.values())
         work = partial(self.engine.check_policies, policies)
-        await self._tokenising.submit(turn.caller.get(), 0, work).done
+        await self._tokenising.submit(turn.caller.get(), size, work).done
 
     def _take_place(self, caller: str) -> _Call:
         """Take a caller in; raise Overloaded where there is no place and none to be taken."""
@@ -196,8 +198,10 @@ class Batched:
                 raise self._too_long("The text takes more than", least)
             if rate:
                 self._check_turn(call.caller, least)
+        # An empty text takes time, too: that of the guidelines.
+        size = characters + sum(len(policy.guidelines[exchange.direction]) for policy in policies)
         work = partial(self.engine.prepare, exchange, policies)
-        job = self._tokenising.submit(call.caller, characters, work)
+        job = self._tokenising.submit(call.caller, size, work, long=characters > _LONG)
         call.awaited = [job.done]
         try:
             return await job.done

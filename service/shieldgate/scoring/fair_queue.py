@@ -16,7 +16,7 @@ class Sized(Protocol):
 
     @property
     def size(self) -> int:
-        """Tell how much of a budget it takes."""
+        """Tell how much of a budget it takes, which is more than 0."""
         ...
 
 

@@ -19,6 +19,7 @@ class Job(Generic[T]):
 
     caller: str
     size: int
+    long: bool
     work: Callable[[], T]
     done: "asyncio.Future[T]"
 
@@ -26,28 +27,28 @@ class Job(Generic[T]):
 class FairThreads:
     """Two threads for blocking work of callers.
 
-    Work over the size `long` has one of them at a time, and the next free one, so that neither
-    kind waits for more than one piece of the other. For one event loop.
+    Work that is `long` has one of them at a time, and the next free one, so that neither kind
+    waits for more than one piece of the other. For one event loop.
     """
 
-    def __init__(self, name: str, *, long: int) -> None:
+    def __init__(self, name: str) -> None:
         self._threads = ThreadPoolExecutor(2, name)
         self._free = 2
-        self._long = long
         self._long_is_free = True
         self._waiting: dict[bool, FairQueue[Job[Any]]] = {True: FairQueue(), False: FairQueue()}
 
-    def submit(self, caller: str, size: int, work: Callable[[], T]) -> Job[T]:
-        """Do work in its caller's turn."""
-        job = Job(caller, size, work, asyncio.get_running_loop().create_future())
-        self._waiting[size > self._long].put(job)
+    def submit(self, caller: str, size: int, work: Callable[[], T], *, long: bool = False) -> Job[T]:
+        """Do work in its caller's turn; `size` is of all that it takes time for."""
+        # What were for free would always be next, and all at once.
+        job = Job(caller, max(1, size), long, work, asyncio.get_running_loop().create_future())
+        self._waiting[long].put(job)
         self._start()
         return job
 
     def withdraw(self, job: Job[Any]) -> None:
         """Leave work out that nobody waits for any more, unless it has begun."""
         job.done.cancel()
-        self._waiting[job.size > self._long].drop([job])
+        self._waiting[job.long].drop([job])
 
     def close(self) -> None:
         """Block until what has begun is done."""
@@ -81,7 +82,7 @@ class FairThreads:
 
     def _ended(self, job: Job[Any], thread: "ThreadFuture[Any]") -> None:
         self._free += 1
-        self._long_is_free |= job.size > self._long
+        self._long_is_free |= job.long
         if not job.done.done():
             if failure := thread.exception():
                 job.done.set_exception(failure)
