@@ -14,6 +14,7 @@ from shieldgate.dialects.anthropic_stream import (
     known_usage,
     stop,
 )
+from shieldgate.dialects.beside import field_items, material_beside
 from shieldgate.dialects.conversation import INSTRUCTING, Message, as_json, converse, definitions
 from shieldgate.dialects.interface import (
     Answer,
@@ -27,7 +28,6 @@ from shieldgate.dialects.interface import (
 )
 from shieldgate.dialects.openai import BEARER, CREDENTIALS, added_screening
 from shieldgate.dialects.openai_moderation import moderation
-from shieldgate.dialects.openai_request import field_items, material_beside
 from shieldgate.dialects.plan import Plan, Subject, distinct
 from shieldgate.dialects.text import Anything, Field, Known, Object, Passed, Unscreenable, read
 from shieldgate.openai.chat import ScreenedRequest

@@ -7,10 +7,10 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from shieldgate.dialects.beside import field_items, material_beside
 from shieldgate.dialects.interface import Endpoint, JsonObject
 from shieldgate.dialects.openai import ACCOUNT, BEARER, answering
 from shieldgate.dialects.openai_completions import OpenAICompletions
-from shieldgate.dialects.openai_request import field_items, material_beside
 from shieldgate.dialects.plan import Plan, Subject, distinct
 from shieldgate.dialects.text import Anything, Field, Known, Passed
 from shieldgate.errors import UpstreamError

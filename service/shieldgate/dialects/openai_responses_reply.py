@@ -5,6 +5,7 @@ from time import time
 from typing import Any
 from uuid import uuid4
 
+from shieldgate.dialects.beside import part_around
 from shieldgate.dialects.interface import JsonObject, Refusal
 from shieldgate.dialects.openai import FILTERED
 from shieldgate.dialects.openai_responses_text import ID, ITEM, NUMBER, STATUS
@@ -18,7 +19,6 @@ from shieldgate.dialects.text import (
     ModelName,
     Object,
     Text,
-    many_words,
 )
 
 NOTHING_SPENT = {
@@ -104,27 +104,14 @@ _AROUND = Object(
 def split(reply: JsonObject, body: JsonObject) -> tuple[dict[str, Any], dict[str, Any]]:
     """Part what stands around the items of a reply to `body`: what passes, and what is judged.
 
-    What the reply repeats of the request passes, because it was judged with it. A field that
-    nobody knows passes if it holds no text, and if the names of such are few words.
+    What the reply repeats of the request passes, because it was judged with it.
     """
-    passed: dict[str, Any] = {}
-    beside: dict[str, Any] = {}
-    unknown: list[str] = []
-    for key, item in reply.items():
-        if key == "output":
-            continue
-        found = Found()
-        own = [(f"{OTHER}/{key}:", key)]
-        if not (key in _ECHOES and _echoes(item, body.get(key))):
-            _AROUND.read({key: item}, found, "")
-        if found.unscreenable or found.strands not in ([], own):
-            beside[key] = item
-        else:
-            passed[key] = item
-            unknown += [key] * len(found.strands)
-    if many_words(unknown):
-        beside |= {key: passed.pop(key) for key in unknown}
-    return passed, beside
+    echoed = {
+        key: item for key, item in reply.items() if key in _ECHOES and _echoes(item, body.get(key))
+    }
+    around = {key: item for key, item in reply.items() if key != "output" and key not in echoed}
+    passed, beside, _ = part_around(around, _AROUND)
+    return {**echoed, **passed}, beside
 
 
 def _echoes(value: Any, given: Any) -> bool:

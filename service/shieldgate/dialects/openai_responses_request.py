@@ -8,9 +8,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from shieldgate.dialects.beside import field_items, material_beside
 from shieldgate.dialects.conversation import Message, as_json, converse, definitions
 from shieldgate.dialects.interface import JsonObject
-from shieldgate.dialects.openai_request import field_items, material_beside
 from shieldgate.dialects.openai_responses_text import (
     DEVELOPER,
     ITEM,

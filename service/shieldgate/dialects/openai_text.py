@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from shieldgate.dialects.beside import part_around
 from shieldgate.dialects.text import (
     OTHER,
     Anything,
@@ -21,7 +22,6 @@ from shieldgate.dialects.text import (
     Text,
     Tokens,
     Unscreenable,
-    many_words,
     read,
 )
 
@@ -226,29 +226,8 @@ def contents(message: Any) -> Contents:
 
 
 def split(reply: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any], list[str]]:
-    """Part what stands around the choices of a reply or chunk: what passes, and what is judged.
-
-    A field that nobody knows passes if it holds no text, and if the names of such are few words:
-    these come last.
-    """
-    passed: dict[str, Any] = {}
-    beside: dict[str, Any] = {}
-    unknown: list[str] = []
-    for key, item in reply.items():
-        if key == "choices":
-            continue
-        found = Found()
-        _REPLY.read({key: item}, found, "")
-        own = [(f"{OTHER}/{key}:", key)]
-        if found.unscreenable or found.strands not in ([], own):
-            beside[key] = item
-        else:
-            passed[key] = item
-            unknown += [key] * len(found.strands)
-    if many_words(unknown):
-        beside |= {key: passed.pop(key) for key in unknown}
-        unknown = []
-    return passed, beside, unknown
+    """Part what stands around the choices of a reply or chunk, as `part_around` says."""
+    return part_around({key: item for key, item in reply.items() if key != "choices"}, _REPLY)
 
 
 def answer(choice: Mapping[str, Any], beside: Mapping[str, Any]) -> Contents:
