@@ -29,7 +29,15 @@ from shieldgate.dialects.interface import (
 from shieldgate.dialects.openai import BEARER, CREDENTIALS, added_screening
 from shieldgate.dialects.openai_moderation import moderation
 from shieldgate.dialects.plan import Plan, Subject, distinct
-from shieldgate.dialects.text import Anything, Field, Known, Object, Passed, Unscreenable, read
+from shieldgate.dialects.text import (
+    Anything,
+    Field,
+    Object,
+    Passed,
+    Unscreenable,
+    known,
+    read,
+)
 from shieldgate.openai.chat import ScreenedRequest
 from shieldgate.policy import Profile
 from shieldgate.sse import Event, json_event
@@ -55,8 +63,8 @@ _ERRORS = {
 _TYPES = frozenset((*_ERRORS.values(), "invalid_request_error", "api_error"))
 
 _TOOL = ("type", "name", "description", "input_schema")
-_LEVEL = Known(frozenset(("none", "low", "medium", "high", "xhigh", "max")))
-_KIND = Known(frozenset(("enabled", "disabled", "adaptive", "between_tools")))
+_LEVEL = known("none", "low", "medium", "high", "xhigh", "max")
+_KIND = known("enabled", "disabled", "adaptive", "between_tools")
 _FIELDS: dict[str, Field] = {
     **dict.fromkeys(
         (
@@ -70,7 +78,7 @@ _FIELDS: dict[str, Field] = {
         {
             "type": _KIND,
             "budget_tokens": Anything(),
-            "display": Known(frozenset(("summarized", "omitted"))),
+            "display": known("summarized", "omitted"),
         }
     ),
     "output_config": Object({"effort": _LEVEL, "format": Passed()}),

@@ -8,16 +8,16 @@ from shieldgate.dialects.openai_text import CONTENT, MEDIA, PREDICTION
 from shieldgate.dialects.text import (
     Anything,
     Field,
-    Known,
     Numbers,
     Object,
     Passed,
     Text,
     Unscreenable,
+    known,
 )
 
 # Templates write these into the prompt, so that only what is known of them passes.
-_LEVEL = Known(frozenset(("none", "minimal", "low", "medium", "high", "xhigh")))
+_LEVEL = known("none", "minimal", "low", "medium", "high", "xhigh")
 _PASSED, _ANYTHING = Passed(), Anything()
 _BOTH: dict[str, Field] = {
     # Prompts in another form than text, as vLLM and SGLang have them, and programs.

@@ -15,10 +15,10 @@ from shieldgate.dialects.text import (
     Contents,
     Found,
     Id,
-    Known,
     ModelName,
     Object,
     Text,
+    known,
 )
 
 NOTHING_SPENT = {
@@ -55,38 +55,34 @@ verbosity version web_search web_search_preview xhigh
 _WORDS = frozenset(_DEFAULTS.split())
 
 
-def _known(*words: str) -> Known:
-    return Known(frozenset(words))
-
-
 _OTHER = Text(OTHER)
 _AROUND = Object(
     {
         "id": Id(short=2),
-        "object": _known("response"),
+        "object": known("response"),
         "status": STATUS,
         "model": ModelName(),
-        "service_tier": _known(
+        "service_tier": known(
             *("auto", "default", "flex", "scale", "priority", "fast", "ultrafast", "standard")
         ),
         "incomplete_details": Object(
-            {"reason": _known("max_output_tokens", "max_messages", FILTERED, "steered")}
+            {"reason": known("max_output_tokens", "max_messages", FILTERED, "steered")}
         ),
         "error": Object({"code": _OTHER, "message": _OTHER, "type": _OTHER, "param": _OTHER}),
         **dict.fromkeys(("usage", "tool_usage"), MEASURES),
-        "truncation": _known("auto", "disabled"),
-        "prompt_cache_retention": _known("in_memory", "24h"),
-        "access_programs": Object({"cyber": _known("standard", "daybreak_blue", "daybreak_red")}),
-        "image": Object({"context_compression": _known("enabled", "disabled")}),
-        "billing": Object({"payer": _known("developer", "openai")}),
+        "truncation": known("auto", "disabled"),
+        "prompt_cache_retention": known("in_memory", "24h"),
+        "access_programs": Object({"cyber": known("standard", "daybreak_blue", "daybreak_red")}),
+        "image": Object({"context_compression": known("enabled", "disabled")}),
+        "billing": Object({"payer": known("developer", "openai")}),
         "prompt_cache_diagnostics": Object(
             {
-                "type": _known(
+                "type": known(
                     *("cache_hit", "cache_miss", "comparison_response_not_found", "unavailable")
                 )
             }
         ),
-        "input_transformations": Object({"type": _known("reasoning"), "id": ID}),
+        "input_transformations": Object({"type": known("reasoning"), "id": ID}),
         **dict.fromkeys(
             (
                 *("created_at", "completed_at", "background", "store", "parallel_tool_calls"),

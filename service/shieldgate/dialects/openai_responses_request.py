@@ -22,7 +22,7 @@ from shieldgate.dialects.openai_responses_text import (
     role_of,
 )
 from shieldgate.dialects.plan import Plan, Subject, distinct
-from shieldgate.dialects.text import Field, Found, Known, Numbers, Object, Text
+from shieldgate.dialects.text import Field, Found, Numbers, Object, Text, known
 from shieldgate.policy import Profile
 
 _OF_TOOLS = ("type", "name", "description", "parameters", "format")
@@ -48,12 +48,8 @@ class _Variables:
             (PARTS if isinstance(item, str) else PART).read(item, found, f"{at}.{name}")
 
 
-def _known(*words: str) -> Known:
-    return Known(frozenset(words))
-
-
-_LEVELS = _known("none", "minimal", "low", "medium", "high", "xhigh", "max")
-_SUMMARY = _known("auto", "concise", "detailed")
+_LEVELS = known("none", "minimal", "low", "medium", "high", "xhigh", "max")
+_SUMMARY = known("auto", "concise", "detailed")
 FIELDS: dict[str, Field] = {
     # What no model reads; `docs/coverage.md` has the reasons.
     **dict.fromkeys(
@@ -69,16 +65,16 @@ FIELDS: dict[str, Field] = {
         {
             "effort": _LEVELS,
             **dict.fromkeys(("summary", "generate_summary"), _SUMMARY),
-            "context": _known("auto", "current_turn", "all_turns"),
-            "mode": _known("standard", "pro"),
+            "context": known("auto", "current_turn", "all_turns"),
+            "mode": known("standard", "pro"),
         }
     ),
     # Its format is a definition, as tools are.
     "text": Object({"verbosity": _LEVELS, "format": PASSED}),
-    "truncation": _known("auto", "disabled"),
-    "context_management": Object({"type": _known("compaction"), "compact_threshold": NUMBER}),
-    "access_programs": Object({"cyber": _known("standard", "daybreak_blue", "daybreak_red")}),
-    "image": Object({"context_compression": _known("auto", "enabled", "disabled")}),
+    "truncation": known("auto", "disabled"),
+    "context_management": Object({"type": known("compaction"), "compact_threshold": NUMBER}),
+    "access_programs": Object({"cyber": known("standard", "daybreak_blue", "daybreak_red")}),
+    "image": Object({"context_compression": known("auto", "enabled", "disabled")}),
     "stream_options": Object({"include_obfuscation": NUMBER}),
     "logit_bias": Numbers(),
     # Numbers and flags.

@@ -201,6 +201,11 @@ class Known:
             found.name(at, value)
 
 
+def known(*words: str) -> Known:
+    """Name the words of the protocol that may stand somewhere."""
+    return Known(frozenset(words))
+
+
 @dataclass(frozen=True, slots=True)
 class Id:
     """What a machine has made up to tell things apart; so `short` ones are no words."""
