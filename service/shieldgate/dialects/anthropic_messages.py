@@ -37,6 +37,7 @@ from shieldgate.dialects.text import (
     Unscreenable,
     known,
     read,
+    string_in,
 )
 from shieldgate.openai.chat import ScreenedRequest
 from shieldgate.policy import Profile
@@ -171,7 +172,7 @@ class AnthropicMessages:
         if body.get("system") is not None:
             messages.insert(0, Message(INSTRUCTING[0], "system", text.system(body["system"])))
         tools = list(field_items(body, ("tools",)))
-        names = [_tool_name(tool) for _, tool in tools]
+        names = [string_in(tool, "name") for _, tool in tools]
         found = converse(messages, profile, set(names))
         subjects = list(found.subjects)
         if profile.instructions == "judge":
@@ -254,11 +255,6 @@ def _role(message: Any) -> str:
         return "tool"
     # Whoever isn't known speaks as a user, whose words are judged in every case.
     return role if role in text.ROLES else "user"
-
-
-def _tool_name(tool: Any) -> str:
-    name = tool.get("name") if isinstance(tool, dict) else None
-    return name if isinstance(name, str) else ""
 
 
 def _formats(body: JsonObject) -> Iterator[Subject]:

@@ -22,7 +22,7 @@ from shieldgate.dialects.openai_responses_text import (
     role_of,
 )
 from shieldgate.dialects.plan import Plan, Subject, distinct
-from shieldgate.dialects.text import Field, Found, Numbers, Object, Text, known
+from shieldgate.dialects.text import Field, Found, Numbers, Object, Text, known, string_in
 from shieldgate.policy import Profile
 
 _OF_TOOLS = ("type", "name", "description", "parameters", "format")
@@ -93,7 +93,7 @@ def plan_response(body: JsonObject, profile: Profile) -> Plan:
     """Say what is judged of a body that was read as a ResponsesRequest."""
     messages = [*_instructions(body), *_turns(body)]
     tools = list(field_items(body, ("tools",)))
-    names = [name for _, tool in tools if (name := _name(tool))]
+    names = [name for _, tool in tools if (name := string_in(tool, "name"))]
     found = converse(messages, profile, names)
     subjects = list(found.subjects)
     if profile.instructions == "judge":
@@ -128,11 +128,6 @@ def _turns(body: JsonObject) -> Iterator[Message]:
             found = Found()
             ITEM.read(item, found, "")
             yield Message(role_of(item), f"{field}[{place}]", found.contents())
-
-
-def _name(tool: Any) -> str:
-    name = tool.get("name") if isinstance(tool, dict) else None
-    return name if isinstance(name, str) else ""
 
 
 def _format(body: JsonObject) -> Iterator[Subject]:
@@ -201,8 +196,7 @@ class ResponsesThread:
 
 
 def _id(item: Any) -> str:
-    name = item.get("id") if isinstance(item, dict) else None
-    return name if isinstance(name, str) else ""
+    return string_in(item, "id")
 
 
 def _meant(item: Any, known: Mapping[str, Sequence[Any]]) -> Any:

@@ -462,6 +462,12 @@ def read(field: Field, value: Any, at: str = "", *, pieces: bool = False) -> Con
     return found.contents()
 
 
+def string_in(value: Any, field: str) -> str:
+    """Give the string in a field of an object; an empty one where there is none."""
+    found = value.get(field) if isinstance(value, dict) else None
+    return found if isinstance(found, str) else ""
+
+
 def many_words(names: Iterable[str]) -> bool:
     """Tell whether names are so many words that they could say something."""
     return len(spaced(names).split()) > _FEW_WORDS
