@@ -27,7 +27,7 @@ check: $(INSTALLED)
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-# The third part takes labelled data and the last one wrk; without, they say what they leave out.
+# `evaluation` takes labelled data and `load` wrk; without, they say what they leave out.
 DATA ?= $(wildcard ../shared/data/eval/openai_mod.jsonl.gz)
 
 bench: $(INSTALLED)

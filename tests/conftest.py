@@ -4,6 +4,7 @@ import logging
 import os
 from collections.abc import AsyncIterator, Generator, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 import structlog
@@ -21,13 +22,16 @@ settings.register_profile("unhurried", deadline=None)
 settings.load_profile("unhurried")
 
 NO_SKIPS = os.environ.get("SHIELDGATE_NO_SKIPS")
-TRANSFORMERS_SERVE = os.environ.get("SHIELDGATE_TRANSFORMERS_SERVE")
-OPENAI_AGENTS = os.environ.get("SHIELDGATE_OPENAI_AGENTS")
-VLLM = os.environ.get("SHIELDGATE_VLLM")
-LLAMA_SERVER = os.environ.get("SHIELDGATE_LLAMA_SERVER")
-LITELLM = os.environ.get("SHIELDGATE_LITELLM")
-NEMO_GUARDRAILS = os.environ.get("SHIELDGATE_NEMO_GUARDRAILS")
-AZURE_CONTENT_SAFETY = os.environ.get("SHIELDGATE_AZURE_CONTENT_SAFETY")
+PEERS = {
+    "TRANSFORMERS_SERVE": "transformers' own server",
+    "OPENAI_AGENTS": "openai-agents",
+    "VLLM": "vLLM",
+    "LLAMA_SERVER": "llama.cpp's llama-server",
+    "LITELLM": "LiteLLM's proxy",
+    "NEMO_GUARDRAILS": "NeMo Guardrails",
+    "AZURE_CONTENT_SAFETY": "azure-ai-contentsafety",
+}
+GIVEN = {name: os.environ.get(f"SHIELDGATE_{name}") for name in PEERS}
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -36,10 +40,7 @@ def only_settings() -> None:
 
     No sooner, because the processes of pytest-xdist inherit what the first one has.
     """
-    for name in (
-        *("NO_SKIPS", "TRANSFORMERS_SERVE", "OPENAI_AGENTS", "LITELLM", "NEMO_GUARDRAILS"),
-        *("AZURE_CONTENT_SAFETY", "VLLM", "LLAMA_SERVER"),
-    ):
+    for name in ("NO_SKIPS", *PEERS):
         os.environ.pop(f"SHIELDGATE_{name}", None)
 
 
@@ -63,64 +64,25 @@ def hot_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return save_hot_checkpoint(tmp_path_factory.mktemp("hot"))
 
 
-@pytest.fixture(scope="session")
-def transformers_serve() -> str:
-    """The program of transformers' own server, which lives in an environment of its own."""
-    if TRANSFORMERS_SERVE is None:
-        pytest.skip("needs transformers' own server: SHIELDGATE_TRANSFORMERS_SERVE, see .ci/run")
-    return TRANSFORMERS_SERVE
+def peer(name: str) -> Any:
+    """Make a fixture of a program, or of the Python of an environment, beside ours."""
+
+    @pytest.fixture(scope="session")
+    def given() -> str:
+        if GIVEN[name] == "absent":
+            pytest.skip(f"{PEERS[name]} can't be had on this machine")
+        return GIVEN[name] or pytest.skip(f"needs {PEERS[name]}: SHIELDGATE_{name}, see .ci/run")
+
+    return given
 
 
-@pytest.fixture(scope="session")
-def openai_agents() -> str:
-    """The Python that has openai-agents."""
-    if OPENAI_AGENTS is None:
-        pytest.skip("needs openai-agents: SHIELDGATE_OPENAI_AGENTS, see .ci/run")
-    return OPENAI_AGENTS
-
-
-@pytest.fixture(scope="session")
-def vllm_python() -> str:
-    """The Python of an environment that has vLLM."""
-    if VLLM is None:
-        pytest.skip("needs a Python that has vLLM: SHIELDGATE_VLLM, see .ci/run")
-    if VLLM == "absent":
-        pytest.skip("vLLM can't be had on this machine")
-    return VLLM
-
-
-@pytest.fixture(scope="session")
-def llama_program() -> str:
-    """llama.cpp's server."""
-    if LLAMA_SERVER is None:
-        pytest.skip("needs llama.cpp's llama-server: SHIELDGATE_LLAMA_SERVER, see .ci/run")
-    if LLAMA_SERVER == "absent":
-        pytest.skip("llama.cpp can't be built on this machine")
-    return LLAMA_SERVER
-
-
-@pytest.fixture(scope="session")
-def litellm_proxy() -> str:
-    """The program of LiteLLM's proxy."""
-    if LITELLM is None:
-        pytest.skip("needs LiteLLM's proxy: SHIELDGATE_LITELLM, see .ci/run")
-    return LITELLM
-
-
-@pytest.fixture(scope="session")
-def nemo_guardrails() -> str:
-    """The Python that has NeMo Guardrails."""
-    if NEMO_GUARDRAILS is None:
-        pytest.skip("needs NeMo Guardrails: SHIELDGATE_NEMO_GUARDRAILS, see .ci/run")
-    return NEMO_GUARDRAILS
-
-
-@pytest.fixture(scope="session")
-def azure_content_safety() -> str:
-    """The Python that has Azure's client."""
-    if AZURE_CONTENT_SAFETY is None:
-        pytest.skip("needs azure-ai-contentsafety: SHIELDGATE_AZURE_CONTENT_SAFETY, see .ci/run")
-    return AZURE_CONTENT_SAFETY
+transformers_serve = peer("TRANSFORMERS_SERVE")
+openai_agents = peer("OPENAI_AGENTS")
+vllm_python = peer("VLLM")
+llama_program = peer("LLAMA_SERVER")
+litellm_proxy = peer("LITELLM")
+nemo_guardrails = peer("NEMO_GUARDRAILS")
+azure_content_safety = peer("AZURE_CONTENT_SAFETY")
 
 
 @pytest.fixture

@@ -23,8 +23,7 @@ from recipes.starter.rows import Row
 from shieldgate.policy import Policy, load_book
 from shieldgate.prompt import find_template
 from shieldgate.scoring.local import PackedEngine, load_engine
-from shieldgate.scoring.local.checkpoint import load_tokenizer
-from shieldgate.scoring.local.tokenizer import prompt_encoder
+from shieldgate.scoring.tokenizer_files import load_tokenizer
 
 TEMPLATE = """\
 control_tokens: ["<start_of_turn>", "<end_of_turn>"]
@@ -63,8 +62,7 @@ def engine(folder: Path) -> PackedEngine:
 @pytest.fixture(scope="module")
 def encoded(folder: Path) -> Encoded:
     template = find_template(str(folder / "template.yaml"))
-    tokenizer, *_ = load_tokenizer(str(folder))
-    return Encoded(template, prompt_encoder(tokenizer, template.control_tokens))
+    return Encoded(*load_tokenizer(str(folder)).encoder(template))
 
 
 @pytest.fixture

@@ -181,8 +181,8 @@ class ScoringSettings(RemoteSettings, ComputeSettings):
     quantize: Quantize = Field(
         "none",
         description="Hold the scorer's weights in fewer bits: int8 for processors with AVX512-VNNI "
-        "(nearly twice as fast), the others by bitsandbytes or torchao, for GPUs; a checkpoint "
-        "that is stored so needs no flag. Calibrate anew.",
+        "(nearly twice as fast), the others by bitsandbytes or torchao; a checkpoint that is stored "
+        "so needs no flag. Calibrate anew.",
     )
     cascade: Path | None = Field(
         None,
@@ -367,20 +367,21 @@ class CacheSettings(Settings):
     )
     cache_secret: Annotated[SecretStr, Field(min_length=16)] | None = Field(
         None,
-        description="Keys the cache, so that its keys tell nothing about texts. Flags show in "
-        "process lists: prefer the variable. Default: random for each process, which Redis rules "
-        "out.",
+        description="Keys the cache, so that its keys tell nothing about texts, and encrypts "
+        "conversations in Redis. Flags show in process lists: prefer the variable. Default: random "
+        "for each process, which Redis rules out.",
     )
     redis_url: SecretStr | None = Field(
         None,
-        description="A Redis in which replicas share scores: redis://host:6379/0, rediss:// for "
-        "TLS, redis+cluster://host:7000,host:7001, redis+sentinel://host:26379/service.",
+        description="A Redis in which replicas share scores, limits and conversations: "
+        "redis://host:6379/0, rediss:// for TLS, redis+cluster://host:7000,host:7001, "
+        "redis+sentinel://host:26379/service.",
     )
     redis_seconds: float = Field(
         0.05,
         gt=0,
         allow_inf_nan=False,
-        description="Longest wait for Redis, in seconds; then the score is computed here.",
+        description="Longest wait for Redis, in seconds; then each replica does without.",
     )
     redis_keep_seconds: int = Field(
         86_400, ge=1, description="How long Redis keeps a score, in seconds."

@@ -14,6 +14,7 @@ from shieldgate.dialects.anthropic_stream import (
     known_usage,
     stop,
 )
+from shieldgate.dialects.beside import field_items, material_beside
 from shieldgate.dialects.conversation import INSTRUCTING, Message, as_json, converse, definitions
 from shieldgate.dialects.interface import (
     Answer,
@@ -27,9 +28,17 @@ from shieldgate.dialects.interface import (
 )
 from shieldgate.dialects.openai import BEARER, CREDENTIALS, added_screening
 from shieldgate.dialects.openai_moderation import moderation
-from shieldgate.dialects.openai_request import field_items, material_beside
 from shieldgate.dialects.plan import Plan, Subject, distinct
-from shieldgate.dialects.text import Anything, Field, Known, Object, Passed, Unscreenable, read
+from shieldgate.dialects.text import (
+    Anything,
+    Field,
+    Object,
+    Passed,
+    Unscreenable,
+    known,
+    read,
+    string_in,
+)
 from shieldgate.openai.chat import ScreenedRequest
 from shieldgate.policy import Profile
 from shieldgate.sse import Event, json_event
@@ -55,8 +64,8 @@ _ERRORS = {
 _TYPES = frozenset((*_ERRORS.values(), "invalid_request_error", "api_error"))
 
 _TOOL = ("type", "name", "description", "input_schema")
-_LEVEL = Known(frozenset(("none", "low", "medium", "high", "xhigh", "max")))
-_KIND = Known(frozenset(("enabled", "disabled", "adaptive", "between_tools")))
+_LEVEL = known("none", "low", "medium", "high", "xhigh", "max")
+_KIND = known("enabled", "disabled", "adaptive", "between_tools")
 _FIELDS: dict[str, Field] = {
     **dict.fromkeys(
         (
@@ -70,7 +79,7 @@ _FIELDS: dict[str, Field] = {
         {
             "type": _KIND,
             "budget_tokens": Anything(),
-            "display": Known(frozenset(("summarized", "omitted"))),
+            "display": known("summarized", "omitted"),
         }
     ),
     "output_config": Object({"effort": _LEVEL, "format": Passed()}),
@@ -163,7 +172,7 @@ class AnthropicMessages:
         if body.get("system") is not None:
             messages.insert(0, Message(INSTRUCTING[0], "system", text.system(body["system"])))
         tools = list(field_items(body, ("tools",)))
-        names = [_tool_name(tool) for _, tool in tools]
+        names = [string_in(tool, "name") for _, tool in tools]
         found = converse(messages, profile, set(names))
         subjects = list(found.subjects)
         if profile.instructions == "judge":
@@ -246,11 +255,6 @@ def _role(message: Any) -> str:
         return "tool"
     # Whoever isn't known speaks as a user, whose words are judged in every case.
     return role if role in text.ROLES else "user"
-
-
-def _tool_name(tool: Any) -> str:
-    name = tool.get("name") if isinstance(tool, dict) else None
-    return name if isinstance(name, str) else ""
 
 
 def _formats(body: JsonObject) -> Iterator[Subject]:

@@ -25,6 +25,7 @@ from shieldgate.dialects.text import (
     Sealed,
     Text,
     Typed,
+    known,
     read,
 )
 
@@ -54,15 +55,11 @@ _ID = Id()
 _OTHER = Text(OTHER)
 _DOCUMENT = Text(DOCUMENTS)
 _TOOLS = Text(TOOLS)
-_ERROR_CODE = Known(
-    frozenset(
-        (
-            *("invalid_tool_input", "unavailable", "max_uses_exceeded", "too_many_requests"),
-            *("query_too_long", "request_too_large", "url_too_long", "url_not_allowed"),
-            *("url_not_accessible", "unsupported_content_type", "execution_time_exceeded"),
-            *("output_file_too_large", "file_not_found"),
-        )
-    )
+_ERROR_CODE = known(
+    *("invalid_tool_input", "unavailable", "max_uses_exceeded", "too_many_requests"),
+    *("query_too_long", "request_too_large", "url_too_long", "url_not_allowed"),
+    *("url_not_accessible", "unsupported_content_type", "execution_time_exceeded"),
+    *("output_file_too_large", "file_not_found"),
 )
 _MARKS: dict[str, Field] = {"cache_control": Passed()}
 
@@ -109,9 +106,7 @@ def _blocks(marks: Mapping[str, Field]) -> dict[str, Field]:
 
     enabled = Object({"enabled": _NUMBER})
     quoted = Parts({"text": text(DOCUMENTS)}, _DOCUMENT)
-    plain = Object(
-        {"type": _INNER_TYPE, "media_type": Known(frozenset(("text/plain",))), "data": _DOCUMENT}
-    )
+    plain = Object({"type": _INNER_TYPE, "media_type": known("text/plain"), "data": _DOCUMENT})
     document = block(
         source=Typed({"text": plain, "content": Object({"type": _INNER_TYPE, "content": quoted})}),
         **dict.fromkeys(("title", "context"), _DOCUMENT),
@@ -144,7 +139,7 @@ def _blocks(marks: Mapping[str, Field]) -> dict[str, Field]:
             "return_code": _NUMBER,
             "tool_references": reference,
             "content": _Produced(Typed({"document": document})),
-            "file_type": Known(frozenset(("text",))),
+            "file_type": known("text"),
             **dict.fromkeys(("num_lines", "start_line", "total_lines"), _NUMBER),
             **dict.fromkeys(("old_start", "old_lines", "new_start", "new_lines"), _NUMBER),
             "is_file_update": _NUMBER,
@@ -168,24 +163,20 @@ def _blocks(marks: Mapping[str, Field]) -> dict[str, Field]:
 
 _ASKED, _SAID = _blocks(_MARKS), _blocks({})
 _CONTENT = Text(CONTENT)
-_MESSAGE = Object({"role": Known(frozenset(ROLES)), "content": Parts(_ASKED, _CONTENT)})
+_MESSAGE = Object({"role": known(*ROLES), "content": Parts(_ASKED, _CONTENT)})
 _SYSTEM = Object({"system": Parts({"text": _ASKED["text"]}, _CONTENT)})
 
 _STOPPED: dict[str, Field] = {
-    "stop_reason": Known(
-        frozenset(
-            (
-                *("end_turn", "max_tokens", "stop_sequence", "tool_use", "pause_turn", "refusal"),
-                "model_context_window_exceeded",
-            )
-        )
+    "stop_reason": known(
+        *("end_turn", "max_tokens", "stop_sequence", "tool_use", "pause_turn", "refusal"),
+        "model_context_window_exceeded",
     ),
     "stop_sequence": _OTHER,
     "stop_details": Object(
         {
-            "type": Known(frozenset(("refusal",))),
-            "category": Known(
-                frozenset(("cyber", "bio", "frontier_llm", "reasoning_extraction", "general_harms"))
+            "type": known("refusal"),
+            "category": known(
+                "cyber", "bio", "frontier_llm", "reasoning_extraction", "general_harms"
             ),
             "explanation": Text(REFUSAL),
         }
@@ -199,8 +190,8 @@ _USAGE = Measures(
 REPLY = Object(
     {
         "id": _ID,
-        "type": Known(frozenset(("message",))),
-        "role": Known(frozenset(("assistant",))),
+        "type": known("message"),
+        "role": known("assistant"),
         "model": ModelName(),
         "content": Parts(_SAID, _CONTENT),
         "usage": _USAGE,

@@ -1,4 +1,4 @@
-"""What OpenAI's chat completions and plain completions share as dialects."""
+"""What OpenAI's APIs share as dialects, and what its two completions share besides."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence

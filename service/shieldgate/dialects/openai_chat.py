@@ -5,10 +5,11 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from shieldgate.dialects.beside import field_items, material_beside
 from shieldgate.dialects.conversation import Message, as_json, converse, definitions
 from shieldgate.dialects.interface import Endpoint, JsonObject, Refusal
 from shieldgate.dialects.openai import ACCOUNT, BEARER, FILTERED, OpenAI
-from shieldgate.dialects.openai_request import CHAT_FIELDS, field_items, material_beside
+from shieldgate.dialects.openai_request import CHAT_FIELDS
 from shieldgate.dialects.openai_text import ROLES, contents
 from shieldgate.dialects.plan import Plan, Subject, distinct
 from shieldgate.openai.chat import ChatRequest

@@ -5,9 +5,10 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from shieldgate.dialects.beside import material_beside
 from shieldgate.dialects.interface import Endpoint, JsonObject, Refusal
 from shieldgate.dialects.openai import ACCOUNT, BEARER, FILTERED, OpenAI
-from shieldgate.dialects.openai_request import COMPLETION_FIELDS, material_beside
+from shieldgate.dialects.openai_request import COMPLETION_FIELDS
 from shieldgate.dialects.plan import Plan, Subject, distinct
 from shieldgate.dialects.text import material
 from shieldgate.openai.chat import CompletionRequest

@@ -7,19 +7,19 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from shieldgate.dialects.beside import field_items, material_beside
 from shieldgate.dialects.interface import Endpoint, JsonObject
 from shieldgate.dialects.openai import ACCOUNT, BEARER, answering
 from shieldgate.dialects.openai_completions import OpenAICompletions
-from shieldgate.dialects.openai_request import field_items, material_beside
 from shieldgate.dialects.plan import Plan, Subject, distinct
-from shieldgate.dialects.text import Anything, Field, Known, Passed
+from shieldgate.dialects.text import Anything, Field, Passed, known
 from shieldgate.errors import UpstreamError
 from shieldgate.openai.embeddings import EmbeddingRequest
 from shieldgate.policy import Profile
 
 _FIELDS: dict[str, Field] = {
     **dict.fromkeys(("model", "user"), Passed()),
-    "encoding_format": Known(frozenset(("float", "base64"))),
+    "encoding_format": known("float", "base64"),
     "dimensions": Anything(),
 }
 _FLOAT_BYTES = 4

@@ -1,4 +1,4 @@
-"""The shapes in which OpenAI's completions tell verdicts: OpenAI's own, and Azure's.
+"""The shapes in which replies tell verdicts: OpenAI's own, and Azure's.
 
 OpenAI's are those of the field `moderation` of its chat completions and responses. Azure's are its
 content filter's: https://learn.microsoft.com/azure/ai-foundry/openai/concepts/content-filter-streaming.

@@ -1,32 +1,23 @@
-"""What stands in OpenAI's requests beside the messages or the prompt, and is judged with them.
+"""Says of each field of OpenAI's requests, beside the messages or the prompt, what it is.
 
 The rule: what the model reads is judged. `docs/coverage.md` says of every field what becomes of
 it, and is held to that by a test.
 """
 
-from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
-
 from shieldgate.dialects.openai_text import CONTENT, MEDIA, PREDICTION
-from shieldgate.dialects.plan import Subject
 from shieldgate.dialects.text import (
     Anything,
     Field,
-    Known,
     Numbers,
     Object,
     Passed,
     Text,
     Unscreenable,
-    are_numbers,
-    is_unreadable,
-    many_words,
-    read,
+    known,
 )
-from shieldgate.strands import spaced
 
 # Templates write these into the prompt, so that only what is known of them passes.
-_LEVEL = Known(frozenset(("none", "minimal", "low", "medium", "high", "xhigh")))
+_LEVEL = known("none", "minimal", "low", "medium", "high", "xhigh")
 _PASSED, _ANYTHING = Passed(), Anything()
 _BOTH: dict[str, Field] = {
     # Prompts in another form than text, as vLLM and SGLang have them, and programs.
@@ -76,52 +67,3 @@ CHAT_FIELDS: dict[str, Field] = {
     ),
 }
 COMPLETION_FIELDS: dict[str, Field] = {**_BOTH, **dict.fromkeys(("echo", "best_of"), _ANYTHING)}
-
-
-def material_beside(
-    body: Mapping[str, Any], fields: Mapping[str, Field], elsewhere: Iterable[str]
-) -> tuple[list[Subject], list[str]]:
-    """Give the texts beside what is read `elsewhere`, and name the fields that can't be screened.
-
-    Documents are taken one by one. A field that is not known is named `body`, because its name
-    may be any text; one whose name differs from a known one in case only is refused.
-    """
-    subjects: list[Subject] = []
-    unreadable: list[str] = []
-    unknown: list[str] = []
-    elsewhere = set(elsewhere)
-    folded = {name.casefold() for name in (*fields, *elsewhere)}
-    for name, value in body.items():
-        field = fields.get(name)
-        if name in elsewhere or value is None:
-            continue
-        if field is None:
-            unknown.append(name)
-            if name.casefold() in folded:
-                unreadable.append(name)
-            elif is_unreadable(name) and isinstance(value, (str, list, dict)) and value:
-                unreadable.append("body")
-                continue
-        at = name if field else "body"
-        items = [(at, value)]
-        if name == "documents":
-            items = list(field_items(body, (name,)))
-            if isinstance(value, list) and are_numbers(value):
-                unreadable.append(name)
-        for where, item in items:
-            found = read(field or _ANYTHING, item, where)
-            subjects.append(Subject.of(where, found.strands))
-            unreadable += [each or where for each in found.unscreenable]
-    if many_words(unknown):
-        subjects.append(Subject.of("body", [("other/", spaced(unknown))]))
-    return subjects, unreadable
-
-
-def field_items(body: Mapping[str, Any], fields: Iterable[str]) -> Iterator[tuple[str, Any]]:
-    """List the values of fields, those of lists one by one, each with its place."""
-    for field in fields:
-        value = body.get(field)
-        if isinstance(value, list):
-            yield from ((f"{field}[{place}]", item) for place, item in enumerate(value))
-        elif value is not None:
-            yield field, value

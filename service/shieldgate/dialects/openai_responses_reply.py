@@ -5,6 +5,7 @@ from time import time
 from typing import Any
 from uuid import uuid4
 
+from shieldgate.dialects.beside import part_around
 from shieldgate.dialects.interface import JsonObject, Refusal
 from shieldgate.dialects.openai import FILTERED
 from shieldgate.dialects.openai_responses_text import ID, ITEM, NUMBER, STATUS
@@ -14,11 +15,10 @@ from shieldgate.dialects.text import (
     Contents,
     Found,
     Id,
-    Known,
     ModelName,
     Object,
     Text,
-    many_words,
+    known,
 )
 
 NOTHING_SPENT = {
@@ -55,38 +55,34 @@ verbosity version web_search web_search_preview xhigh
 _WORDS = frozenset(_DEFAULTS.split())
 
 
-def _known(*words: str) -> Known:
-    return Known(frozenset(words))
-
-
 _OTHER = Text(OTHER)
 _AROUND = Object(
     {
         "id": Id(short=2),
-        "object": _known("response"),
+        "object": known("response"),
         "status": STATUS,
         "model": ModelName(),
-        "service_tier": _known(
+        "service_tier": known(
             *("auto", "default", "flex", "scale", "priority", "fast", "ultrafast", "standard")
         ),
         "incomplete_details": Object(
-            {"reason": _known("max_output_tokens", "max_messages", FILTERED, "steered")}
+            {"reason": known("max_output_tokens", "max_messages", FILTERED, "steered")}
         ),
         "error": Object({"code": _OTHER, "message": _OTHER, "type": _OTHER, "param": _OTHER}),
         **dict.fromkeys(("usage", "tool_usage"), MEASURES),
-        "truncation": _known("auto", "disabled"),
-        "prompt_cache_retention": _known("in_memory", "24h"),
-        "access_programs": Object({"cyber": _known("standard", "daybreak_blue", "daybreak_red")}),
-        "image": Object({"context_compression": _known("enabled", "disabled")}),
-        "billing": Object({"payer": _known("developer", "openai")}),
+        "truncation": known("auto", "disabled"),
+        "prompt_cache_retention": known("in_memory", "24h"),
+        "access_programs": Object({"cyber": known("standard", "daybreak_blue", "daybreak_red")}),
+        "image": Object({"context_compression": known("enabled", "disabled")}),
+        "billing": Object({"payer": known("developer", "openai")}),
         "prompt_cache_diagnostics": Object(
             {
-                "type": _known(
+                "type": known(
                     *("cache_hit", "cache_miss", "comparison_response_not_found", "unavailable")
                 )
             }
         ),
-        "input_transformations": Object({"type": _known("reasoning"), "id": ID}),
+        "input_transformations": Object({"type": known("reasoning"), "id": ID}),
         **dict.fromkeys(
             (
                 *("created_at", "completed_at", "background", "store", "parallel_tool_calls"),
@@ -104,27 +100,14 @@ _AROUND = Object(
 def split(reply: JsonObject, body: JsonObject) -> tuple[dict[str, Any], dict[str, Any]]:
     """Part what stands around the items of a reply to `body`: what passes, and what is judged.
 
-    What the reply repeats of the request passes, because it was judged with it. A field that
-    nobody knows passes if it holds no text, and if the names of such are few words.
+    What the reply repeats of the request passes, because it was judged with it.
     """
-    passed: dict[str, Any] = {}
-    beside: dict[str, Any] = {}
-    unknown: list[str] = []
-    for key, item in reply.items():
-        if key == "output":
-            continue
-        found = Found()
-        own = [(f"{OTHER}/{key}:", key)]
-        if not (key in _ECHOES and _echoes(item, body.get(key))):
-            _AROUND.read({key: item}, found, "")
-        if found.unscreenable or found.strands not in ([], own):
-            beside[key] = item
-        else:
-            passed[key] = item
-            unknown += [key] * len(found.strands)
-    if many_words(unknown):
-        beside |= {key: passed.pop(key) for key in unknown}
-    return passed, beside
+    echoed = {
+        key: item for key, item in reply.items() if key in _ECHOES and _echoes(item, body.get(key))
+    }
+    around = {key: item for key, item in reply.items() if key != "output" and key not in echoed}
+    passed, beside, _ = part_around(around, _AROUND)
+    return {**echoed, **passed}, beside
 
 
 def _echoes(value: Any, given: Any) -> bool:

@@ -8,9 +8,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from shieldgate.dialects.beside import field_items, material_beside
 from shieldgate.dialects.conversation import Message, as_json, converse, definitions
 from shieldgate.dialects.interface import JsonObject
-from shieldgate.dialects.openai_request import field_items, material_beside
 from shieldgate.dialects.openai_responses_text import (
     DEVELOPER,
     ITEM,
@@ -22,7 +22,7 @@ from shieldgate.dialects.openai_responses_text import (
     role_of,
 )
 from shieldgate.dialects.plan import Plan, Subject, distinct
-from shieldgate.dialects.text import Field, Found, Known, Numbers, Object, Text
+from shieldgate.dialects.text import Field, Found, Numbers, Object, Text, known, string_in
 from shieldgate.policy import Profile
 
 _OF_TOOLS = ("type", "name", "description", "parameters", "format")
@@ -48,12 +48,8 @@ class _Variables:
             (PARTS if isinstance(item, str) else PART).read(item, found, f"{at}.{name}")
 
 
-def _known(*words: str) -> Known:
-    return Known(frozenset(words))
-
-
-_LEVELS = _known("none", "minimal", "low", "medium", "high", "xhigh", "max")
-_SUMMARY = _known("auto", "concise", "detailed")
+_LEVELS = known("none", "minimal", "low", "medium", "high", "xhigh", "max")
+_SUMMARY = known("auto", "concise", "detailed")
 FIELDS: dict[str, Field] = {
     # What no model reads; `docs/coverage.md` has the reasons.
     **dict.fromkeys(
@@ -69,16 +65,16 @@ FIELDS: dict[str, Field] = {
         {
             "effort": _LEVELS,
             **dict.fromkeys(("summary", "generate_summary"), _SUMMARY),
-            "context": _known("auto", "current_turn", "all_turns"),
-            "mode": _known("standard", "pro"),
+            "context": known("auto", "current_turn", "all_turns"),
+            "mode": known("standard", "pro"),
         }
     ),
     # Its format is a definition, as tools are.
     "text": Object({"verbosity": _LEVELS, "format": PASSED}),
-    "truncation": _known("auto", "disabled"),
-    "context_management": Object({"type": _known("compaction"), "compact_threshold": NUMBER}),
-    "access_programs": Object({"cyber": _known("standard", "daybreak_blue", "daybreak_red")}),
-    "image": Object({"context_compression": _known("auto", "enabled", "disabled")}),
+    "truncation": known("auto", "disabled"),
+    "context_management": Object({"type": known("compaction"), "compact_threshold": NUMBER}),
+    "access_programs": Object({"cyber": known("standard", "daybreak_blue", "daybreak_red")}),
+    "image": Object({"context_compression": known("auto", "enabled", "disabled")}),
     "stream_options": Object({"include_obfuscation": NUMBER}),
     "logit_bias": Numbers(),
     # Numbers and flags.
@@ -97,7 +93,7 @@ def plan_response(body: JsonObject, profile: Profile) -> Plan:
     """Say what is judged of a body that was read as a ResponsesRequest."""
     messages = [*_instructions(body), *_turns(body)]
     tools = list(field_items(body, ("tools",)))
-    names = [name for _, tool in tools if (name := _name(tool))]
+    names = [name for _, tool in tools if (name := string_in(tool, "name"))]
     found = converse(messages, profile, names)
     subjects = list(found.subjects)
     if profile.instructions == "judge":
@@ -132,11 +128,6 @@ def _turns(body: JsonObject) -> Iterator[Message]:
             found = Found()
             ITEM.read(item, found, "")
             yield Message(role_of(item), f"{field}[{place}]", found.contents())
-
-
-def _name(tool: Any) -> str:
-    name = tool.get("name") if isinstance(tool, dict) else None
-    return name if isinstance(name, str) else ""
 
 
 def _format(body: JsonObject) -> Iterator[Subject]:
@@ -205,8 +196,7 @@ class ResponsesThread:
 
 
 def _id(item: Any) -> str:
-    name = item.get("id") if isinstance(item, dict) else None
-    return name if isinstance(name, str) else ""
+    return string_in(item, "id")
 
 
 def _meant(item: Any, known: Mapping[str, Sequence[Any]]) -> Any:

@@ -15,7 +15,6 @@ from shieldgate.dialects.text import (
     Found,
     Id,
     Json,
-    Known,
     Object,
     Parts,
     Passed,
@@ -24,27 +23,23 @@ from shieldgate.dialects.text import (
     Tokens,
     Typed,
     Unscreenable,
+    known,
 )
-
-
-def _known(*words: str) -> Known:
-    return Known(frozenset(words))
-
 
 PASSED, ID, NUMBER = Passed(), Id(), Anything()
 _SAID, _TOOLS, _OTHER, _JSON = Text(CONTENT), Text(TOOLS), Text(OTHER), Json(TOOLS)
 _THOUGHT, _SEALED = Text(REASONING), Sealed(REASONING)
-STATUS = _known(
+STATUS = known(
     *("in_progress", "completed", "incomplete", "failed", "cancelled", "queued"),
     *("searching", "interpreting", "generating", "calling"),
 )
-_CALLER = Object({"type": _known("direct", "program"), "caller_id": ID})
+_CALLER = Object({"type": known("direct", "program"), "caller_id": ID})
 _LOGPROBS = frozenset(("token", "bytes", "logprob", "top_logprobs"))
 LOGPROBS = Tokens("logprobs", _LOGPROBS, frozenset(("logprob",)))
 
 ANNOTATION = Object(
     {
-        "type": _known("file_citation", "url_citation", "container_file_citation", "file_path"),
+        "type": known("file_citation", "url_citation", "container_file_citation", "file_path"),
         **dict.fromkeys(("file_id", "container_id"), ID),
         **dict.fromkeys(("url", "title", "filename"), _OTHER),
         **dict.fromkeys(("index", "start_index", "end_index"), NUMBER),
@@ -81,11 +76,11 @@ def _item(**fields: Field) -> Object:
 
 _ACTION = Object(
     {
-        "type": _known(
+        "type": known(
             *("click", "double_click", "drag", "keypress", "move", "screenshot", "scroll"),
             *("type", "wait"),
         ),
-        "button": _known("left", "right", "wheel", "back", "forward"),
+        "button": known("left", "right", "wheel", "back", "forward"),
         "text": _TOOLS,
         "keys": _JSON,
         "path": Object(dict.fromkeys(("x", "y"), NUMBER)),
@@ -95,24 +90,24 @@ _ACTION = Object(
 _CHECKS = Object({"id": ID, "code": _OTHER, "message": _OTHER})
 _SEARCH = Object(
     {
-        "type": _known("search", "open_page", "find_in_page"),
+        "type": known("search", "open_page", "find_in_page"),
         **dict.fromkeys(("query", "url", "pattern"), _TOOLS),
         "queries": _JSON,
-        "sources": Object({"type": _known("url"), "url": _OTHER}),
+        "sources": Object({"type": known("url"), "url": _OTHER}),
     }
 )
 _COMMAND = Object(
     {
-        "type": _known("exec"),
+        "type": known("exec"),
         **dict.fromkeys(("command", "commands", "env"), _JSON),
         **dict.fromkeys(("user", "working_directory"), _TOOLS),
         **dict.fromkeys(("timeout_ms", "max_output_length"), NUMBER),
     }
 )
-_ENVIRONMENT = Object({"type": _known("local", "container_reference"), "container_id": ID})
+_ENVIRONMENT = Object({"type": known("local", "container_reference"), "container_id": ID})
 SHELL_OUTPUT = Object(
     {
-        "outcome": Object({"type": _known("exit", "timeout"), "exit_code": NUMBER}),
+        "outcome": Object({"type": known("exit", "timeout"), "exit_code": NUMBER}),
         **dict.fromkeys(("stdout", "stderr"), _SAID),
         "created_by": ID,
     },
@@ -120,13 +115,13 @@ SHELL_OUTPUT = Object(
 )
 _PATCH = Object(
     {
-        "type": _known("create_file", "delete_file", "update_file"),
+        "type": known("create_file", "delete_file", "update_file"),
         **dict.fromkeys(("path", "diff"), _TOOLS),
     }
 )
 _ERROR = Object(
     {
-        "type": _known(
+        "type": known(
             *("mcp_protocol_error", "mcp_tool_execution_error", "http_error"),
             *("image_generation_error", "image_generation_user_error"),
         ),
@@ -138,23 +133,23 @@ _ERROR = Object(
 _IMAGE = _item(
     result=Unscreenable(),
     revised_prompt=_TOOLS,
-    action=_known("generate", "edit", "auto"),
-    background=_known("transparent", "opaque", "auto"),
-    output_format=_known("png", "webp", "jpeg", "gif", "svg"),
-    quality=_known("low", "medium", "high", "xhigh", "max", "auto"),
-    size=_known("auto", "1024x1024", "1024x1536", "1536x1024"),
+    action=known("generate", "edit", "auto"),
+    background=known("transparent", "opaque", "auto"),
+    output_format=known("png", "webp", "jpeg", "gif", "svg"),
+    quality=known("low", "medium", "high", "xhigh", "max", "auto"),
+    size=known("auto", "1024x1024", "1024x1536", "1536x1024"),
     error=_ERROR,
 )
 _LOGS = Parts({"logs": _part(logs=_SAID)}, _SAID)
 _RESULT = Object({"file_id": ID, "filename": _OTHER, "score": NUMBER, "text": _SAID})
-_EXECUTION = _known("server", "client")
+_EXECUTION = known("server", "client")
 
 USER, ASSISTANT, TOOL, DEVELOPER = "user", "assistant", "tool", "developer"
 ROLES = (USER, ASSISTANT, "system", DEVELOPER)
 
 MESSAGE = _item(
-    role=Known(frozenset(ROLES)),
-    phase=_known("commentary", "final_answer"),
+    role=known(*ROLES),
+    phase=known("commentary", "final_answer"),
     content=PARTS,
 )
 # What each kind of item is, and who speaks in it: what calls and results hold together is
@@ -195,7 +190,7 @@ _ITEMS: dict[str, tuple[str, Object]] = {
     "tool_search_output": (TOOL, _item(tools=_JSON, execution=_EXECUTION)),
     "program": (ASSISTANT, _item(code=_TOOLS, fingerprint=_SEALED)),
     "program_output": (TOOL, _item(result=_SAID)),
-    "additional_tools": (DEVELOPER, _item(tools=_JSON, role=Known(frozenset(ROLES)))),
+    "additional_tools": (DEVELOPER, _item(tools=_JSON, role=known(*ROLES))),
     "configuration_update": (DEVELOPER, _item(reasoning=_JSON, text=_JSON)),
     # What of a conversation is left after it was made shorter; only its server can read it.
     "compaction": (ASSISTANT, _item(encrypted_content=_SEALED)),

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from shieldgate.dialects.beside import part_around
 from shieldgate.dialects.text import (
     OTHER,
     Anything,
@@ -12,7 +13,6 @@ from shieldgate.dialects.text import (
     Found,
     Id,
     Json,
-    Known,
     Measures,
     ModelName,
     Object,
@@ -21,21 +21,17 @@ from shieldgate.dialects.text import (
     Text,
     Tokens,
     Unscreenable,
-    many_words,
+    known,
     read,
 )
 
 CONTENT, REFUSAL, REASONING, TOOLS = "content", "refusal", "reasoning", "tools"
 ROLES = ("system", "developer", "user", "assistant", "tool", "function")
 
-_TYPE = Known(
-    frozenset(
-        (
-            *("text", "input_text", "output_text", "refusal", "thinking", "reasoning", "content"),
-            *("function", "custom", "url_citation", "ephemeral", "summary_text", "reasoning_text"),
-            *("reasoning.text", "reasoning.summary", "reasoning.encrypted"),
-        )
-    )
+_TYPE = known(
+    *("text", "input_text", "output_text", "refusal", "thinking", "reasoning", "content"),
+    *("function", "custom", "url_citation", "ephemeral", "summary_text", "reasoning_text"),
+    *("reasoning.text", "reasoning.summary", "reasoning.encrypted"),
 )
 _ID = Id()
 _NUMBER = Anything()
@@ -88,8 +84,8 @@ _CITATION = Object(
 )
 _SAID: dict[str, Field] = {
     **MEDIA,
-    "role": Known(frozenset(ROLES)),
-    "name": Known(frozenset()),
+    "role": known(*ROLES),
+    "name": known(),
     "tool_call_id": _ID,
     "refusal": Text(REFUSAL),
     "reasoning": _THOUGHTS,
@@ -100,7 +96,7 @@ _SAID: dict[str, Field] = {
             "type": _TYPE,
             "id": _ID,
             "index": _NUMBER,
-            "format": Known(frozenset(("unknown",))),
+            "format": known("unknown"),
             **dict.fromkeys(("text", "summary"), _THOUGHT),
             **dict.fromkeys(("data", "signature"), _OTHER),
         },
@@ -125,28 +121,24 @@ _MESSAGE = Object({**_SAID, **_MARKS, "content": _parts(_MARKS)})
 _ANSWER = Object({**_SAID, "content": _parts({})})
 PREDICTION = Object({"type": _TYPE, "content": _parts(_MARKS)})
 
-_FINISHES = Known(
-    frozenset(
-        (
-            *(
-                "",
-                " ",
-                "null",
-                "none",
-                "None",
-                "stop",
-                "length",
-                "tool_calls",
-                "function_call",
-                "content_filter",
-                "error",
-            ),
-            *("abort", "eos", "eos_token", "stop_sequence", "end_turn", "max_tokens", "tool_use"),
-            *("STOP", "MAX_TOKENS", "SAFETY", "COMPLETE"),
-        )
-    )
+_FINISHES = known(
+    *(
+        "",
+        " ",
+        "null",
+        "none",
+        "None",
+        "stop",
+        "length",
+        "tool_calls",
+        "function_call",
+        "content_filter",
+        "error",
+    ),
+    *("abort", "eos", "eos_token", "stop_sequence", "end_turn", "max_tokens", "tool_use"),
+    *("STOP", "MAX_TOKENS", "SAFETY", "COMPLETE"),
 )
-_SEVERITY = Known(frozenset(("safe", "low", "medium", "high")))
+_SEVERITY = known("safe", "low", "medium", "high")
 _FILTERED = Object({"filtered": _NUMBER, "detected": _NUMBER, "severity": _SEVERITY})
 _FILTERS = Object(
     dict.fromkeys(
@@ -197,12 +189,12 @@ _REPLY = Object(
     {
         "choices": Passed(),
         "id": Id(short=2),
-        "object": Known(frozenset(("chat.completion", "chat.completion.chunk", "text_completion"))),
+        "object": known("chat.completion", "chat.completion.chunk", "text_completion"),
         "created": _NUMBER,
         **dict.fromkeys(("model", "provider"), ModelName()),
         "system_fingerprint": Id(frozenset(("", "fp", "fp_ollama"))),
-        "service_tier": Known(
-            frozenset(("auto", "default", "flex", "scale", "priority", "standard", "on_demand"))
+        "service_tier": known(
+            "auto", "default", "flex", "scale", "priority", "standard", "on_demand"
         ),
         **dict.fromkeys(("usage", "timings", "time_info"), MEASURES),
         "prompt_filter_results": Object(
@@ -211,7 +203,7 @@ _REPLY = Object(
         "x_groq": Object({"id": _ID, "usage": MEASURES}),
         "prompt_logprobs": Tokens("prompt_logprobs", _TOKEN_FIELDS, _TOKEN_NUMBERS),
         # Those of a stream that differ from its first, and names of fields in many chunks.
-        **dict.fromkeys(("ids", "models", "fields"), Known(frozenset())),
+        **dict.fromkeys(("ids", "models", "fields"), known()),
         "kv_transfer_params": Anything(),
         **dict.fromkeys(("token_ids", "prompt_token_ids", "output_ids"), Unscreenable()),
     }
@@ -226,29 +218,8 @@ def contents(message: Any) -> Contents:
 
 
 def split(reply: Mapping[str, Any]) -> tuple[dict[str, Any], dict[str, Any], list[str]]:
-    """Part what stands around the choices of a reply or chunk: what passes, and what is judged.
-
-    A field that nobody knows passes if it holds no text, and if the names of such are few words:
-    these come last.
-    """
-    passed: dict[str, Any] = {}
-    beside: dict[str, Any] = {}
-    unknown: list[str] = []
-    for key, item in reply.items():
-        if key == "choices":
-            continue
-        found = Found()
-        _REPLY.read({key: item}, found, "")
-        own = [(f"{OTHER}/{key}:", key)]
-        if found.unscreenable or found.strands not in ([], own):
-            beside[key] = item
-        else:
-            passed[key] = item
-            unknown += [key] * len(found.strands)
-    if many_words(unknown):
-        beside |= {key: passed.pop(key) for key in unknown}
-        unknown = []
-    return passed, beside, unknown
+    """Part what stands around the choices of a reply or chunk, as `part_around` says."""
+    return part_around({key: item for key, item in reply.items() if key != "choices"}, _REPLY)
 
 
 def answer(choice: Mapping[str, Any], beside: Mapping[str, Any]) -> Contents:

@@ -206,6 +206,11 @@ class Known:
             found.name(at, value)
 
 
+def known(*words: str) -> Known:
+    """Name the words of the protocol that may stand somewhere."""
+    return Known(frozenset(words))
+
+
 @dataclass(frozen=True, slots=True)
 class Id:
     """What a machine has made up to tell things apart; so `short` ones are no words."""
@@ -460,6 +465,12 @@ def read(field: Field, value: Any, at: str = "", *, pieces: bool = False) -> Con
     found = Found(pieces=pieces)
     field.read(value, found, at)
     return found.contents()
+
+
+def string_in(value: Any, field: str) -> str:
+    """Give the string in a field of an object; an empty one where there is none."""
+    found = value.get(field) if isinstance(value, dict) else None
+    return found if isinstance(found, str) else ""
 
 
 def many_words(names: Iterable[str]) -> bool:

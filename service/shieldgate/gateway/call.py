@@ -1,6 +1,6 @@
 """One request for an answer of the model, and the judging of its prompts."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import reduce
@@ -153,10 +153,6 @@ class Call:
             return failure.without_words()
         return failure.without_words() if judged.verdict.action.stops else failure
 
-    def name_outcome(self, judged: Iterable[Judged]) -> None:
-        """Name the outcome that verdicts have."""
-        self.state.name_outcome(judged)
-
     async def judge_prompts(self) -> list[Judged]:
         """Judge all that the model will read; raise ScoringError where the guard fails closed."""
         exchanges = [subject.exchange for subject in self.plan.prompts]
@@ -166,7 +162,7 @@ class Call:
         """Write the reply to a request whose prompts are blocked; None where they are not."""
         if not any(judged.verdict.action.stops for judged in inputs):
             return None
-        self.name_outcome(inputs)
+        self.state.name_outcome(inputs)
         verdicts = Verdicts(inputs, (), self.services.screener.name)
         profile, choices = self.prompt_profile, self.plan.choices
         refusal = Refusal.of(profile)

@@ -94,7 +94,7 @@ async def _screened(call: Call, inputs: Sequence[Judged], reply: Reply) -> Respo
         async with together() as group:
             tasks = [group.create_task(_judge(call, answer)) for answer in answers]
     outputs = [task.result() for task in tasks]
-    call.name_outcome(outputs)
+    call.state.name_outcome(outputs)
     if not any(judged.verdict.action.stops for judged in outputs):
         await call.remember(reply.body)
     body = call.dialect.screened(

@@ -40,7 +40,7 @@ async def embed(body: EmbeddingRequest, request: Request, services: ServicesDep)
 
 async def _embed(call: Call) -> Response:
     inputs = await call.judge_prompts()
-    call.name_outcome(inputs)
+    call.state.name_outcome(inputs)
     if any(judged.verdict.action.stops for judged in inputs):
         blocked = _EMBEDDINGS.blocked(Verdicts(inputs, (), call.services.screener.name))
         return JSONResponse(blocked, 400, {"x-should-retry": "false"})

@@ -74,7 +74,7 @@ class StreamedAnswer(Response):
         if isinstance(failure, UpstreamError):
             failure = await self._call.screen_error(failure)
         if failure is None:
-            self._call.name_outcome(relay.outputs)
+            self._call.state.name_outcome(relay.outputs)
             if relay.reply is not None:
                 await self._call.remember(relay.reply)
             last = first + relay.closing(inputs)

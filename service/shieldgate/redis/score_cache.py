@@ -5,7 +5,7 @@ import struct
 from collections.abc import Mapping, Sequence
 
 from shieldgate.redis.client import RedisClient
-from shieldgate.redis.urls import Client
+from shieldgate.redis.values import find, storing
 from shieldgate.types import Score
 
 _PREFIX = b"shieldgate:score:"
@@ -28,36 +28,21 @@ class RedisScoreCache:
 
     async def find(self, keys: Sequence[bytes]) -> dict[bytes, Score]:
         """Look keys up in one round trip; what can't be had is missing."""
-
-        async def get(client: Client) -> list[bytes | None]:
-            # MGET in a form that a cluster, where the keys lie on several nodes, knows as well.
-            pipeline = client.pipeline(transaction=False)
-            for key in keys:
-                pipeline.get(_PREFIX + key)
-            values: list[bytes | None] = await pipeline.execute()
-            return values
-
-        values = await self._redis.ask("redis_read", get) or ()
-        opened = {key: self._open(key, value) for key, value in zip(keys, values, strict=False)}
+        found = await find(self._redis, _PREFIX, keys)
+        opened = {key: self._open(key, value) for key, value in found.items()}
         return {key: score for key, score in opened.items() if score is not None}
 
     def keep(self, scores: Mapping[bytes, Score]) -> None:
         """Store scores in one round trip, for which nobody waits."""
-
-        async def put(client: Client) -> None:
-            pipeline = client.pipeline(transaction=False)
-            for key, score in scores.items():
-                pipeline.set(_PREFIX + key, self._sealed(key, score), ex=self._keep_seconds)
-            await pipeline.execute()
-
-        self._redis.tell(put)
+        values = {key: self._sealed(key, score) for key, score in scores.items()}
+        self._redis.tell(storing(_PREFIX, values, self._keep_seconds))
 
     def _sealed(self, key: bytes, score: Score) -> bytes:
         fields = _FIELDS.pack(score.margin, score.windows, score.prompt_omitted)
         return fields + self._seal(key, fields)
 
-    def _open(self, key: bytes, value: bytes | None) -> Score | None:
-        if value is None or len(value) != _FIELDS.size + _SEAL_BYTES:
+    def _open(self, key: bytes, value: bytes) -> Score | None:
+        if len(value) != _FIELDS.size + _SEAL_BYTES:
             return None
         fields, seal = value[: _FIELDS.size], value[_FIELDS.size :]
         if not hmac.compare_digest(seal, self._seal(key, fields)):

@@ -147,9 +147,9 @@ def compile_for_gpu(engine: "PackedEngine", max_batch_tokens: int) -> None:
 def open_prompts(model: str, *, revision: str | None = None, template: str) -> "PromptBuilder":
     """Load what builds the prompts of a model, but not the model; raise ConfigurationError."""
     if model.endswith(".gguf"):
-        from shieldgate.scoring.local import load_prompts  # noqa: PLC0415
+        from shieldgate.scoring.local import load_gguf_prompts  # noqa: PLC0415
 
-        return load_prompts(model, template=template)
+        return load_gguf_prompts(model, template=template)
     from shieldgate.scoring.prompts import PromptBuilder  # noqa: PLC0415
     from shieldgate.scoring.tokenizer_files import load_tokenizer  # noqa: PLC0415
 

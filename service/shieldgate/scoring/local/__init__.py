@@ -3,7 +3,7 @@
 from transformers import PreTrainedModel
 
 from shieldgate.prompt import find_template
-from shieldgate.scoring.local.checkpoint import Checkpoint, load_checkpoint, load_tokenizer
+from shieldgate.scoring.local.checkpoint import Checkpoint, load_checkpoint, load_gguf_tokenizer
 from shieldgate.scoring.local.engine import PackedEngine
 from shieldgate.scoring.local.last_layer import use_last_layer
 from shieldgate.scoring.local.linear import pack_linears
@@ -43,10 +43,13 @@ def use_for_scoring(model: PreTrainedModel, quantize: str | None = None) -> None
     pack_linears(model, quantize)
 
 
-def load_prompts(model: str, *, revision: str | None = None, template: str) -> PromptBuilder:
-    """Load what builds a checkpoint's prompts, without its weights; raise ConfigurationError."""
-    tokenizer, context = load_tokenizer(model, revision=revision)
-    words = adopted(find_template(template), tokenizer, model)
+def load_gguf_prompts(file: str, *, template: str) -> PromptBuilder:
+    """Load what builds the prompts of a GGUF file, without its weights; raise ConfigurationError.
+
+    Of a folder, `scoring.tokenizer_files` reads the tokenizer without torch.
+    """
+    tokenizer, context = load_gguf_tokenizer(file)
+    words = adopted(find_template(template), tokenizer, file)
     return PromptBuilder(words, prompt_encoder(tokenizer, words.control_tokens), context)
 
 
@@ -55,6 +58,6 @@ __all__ = [
     "PackedEngine",
     "load_checkpoint",
     "load_engine",
-    "load_prompts",
+    "load_gguf_prompts",
     "use_for_scoring",
 ]

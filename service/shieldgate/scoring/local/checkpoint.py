@@ -234,16 +234,14 @@ def _is_no_load_report(record: logging.LogRecord) -> bool:
     return "LOAD REPORT" not in record.getMessage()
 
 
-def load_tokenizer(
-    model: str, *, revision: str | None = None
-) -> tuple[PreTrainedTokenizerBase, int]:
-    """Load a checkpoint's tokenizer without its weights; gives the model's context in tokens, too.
+def load_gguf_tokenizer(file: str) -> tuple[PreTrainedTokenizerBase, int]:
+    """Load the tokenizer of a GGUF file without its weights; gives the model's context, too.
 
     Raises ModelError.
     """
-    source, _ = locate(model, revision, ("*.json", "*.jinja"))
-    _, config, _ = _config(source, model)
-    return _tokenizer(source, model), int(config.max_position_embeddings)
+    source, _ = locate(file, None, ())
+    _, config, _ = _config(source, file)
+    return _tokenizer(source, file), int(config.max_position_embeddings)
 
 
 def _tokenizer(source: Path, model: str) -> PreTrainedTokenizerBase:
