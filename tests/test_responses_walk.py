@@ -116,6 +116,7 @@ ALL = EVENTS | st.builds(
 @fuzzed
 @given(st.lists(ALL, min_size=1, max_size=6))
 @example([{"type": "response.shell_call_command.delta", "delta": [1, 1], "output_index": 0}])
+@example([{"type": "response.shell_call_command.done", "command": [1, 1], "output_index": 0}])
 def test_every_string_that_leaves_in_a_stream_is_judged_refused_or_named_as_passed(
     events: list[dict[str, Any]],
 ) -> None:

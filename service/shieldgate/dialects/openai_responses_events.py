@@ -129,8 +129,8 @@ def read_event(kind: str, event: JsonObject, body: JsonObject) -> Said:
         path, field, tree = said
         found = goes_on if kind in _DELTAS else repeats
         if (value := rest.pop(field, None)) is not None:
-            # A delta is a string, whatever it goes on with.
-            of_protocol = kind not in _DELTAS or isinstance(value, str)
+            # In an event JSON is a string, or a piece of one.
+            of_protocol = isinstance(value, str) or not isinstance(tree, Json)
             (tree if of_protocol else _ANYTHING).read(value, found, path.format_map(at))
         if tokens := rest.pop("logprobs", None):
             LOGPROBS.read(tokens, found, f"{_CONTENT}.logprobs".format_map(at))
