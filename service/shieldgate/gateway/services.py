@@ -14,7 +14,7 @@ from shieldgate.gateway.errors import RETRY_SECONDS, RequestError
 from shieldgate.gateway.middleware.drain import Drain
 from shieldgate.gateway.screening import Screener
 from shieldgate.history import History
-from shieldgate.policy import PolicyBook, Profile, join_profiles
+from shieldgate.policy import Draft, PolicyBook, Profile, join_profiles
 from shieldgate.settings import ServeSettings, flag
 from shieldgate.telemetry import Telemetry
 from shieldgate.types import Direction, Exchange
@@ -27,6 +27,14 @@ class Policies(Protocol):
     @property
     def current(self) -> PolicyBook:
         """Give the book in force, a snapshot."""
+        ...
+
+    async def read(self, draft: Draft | None = None) -> PolicyBook:
+        """Read the book with a draft among its files; raise ShieldgateError where it is refused."""
+        ...
+
+    async def texts(self) -> dict[str, str]:
+        """Read what the files say, by their names; raise PolicyError where they are refused."""
         ...
 
     async def watch(self) -> None:

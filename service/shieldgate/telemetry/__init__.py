@@ -6,6 +6,7 @@ may quote it.
 """
 
 from shieldgate.telemetry.audit import Audit, Decision, Sink
+from shieldgate.telemetry.figures import Figures, RecentFigures
 from shieldgate.telemetry.logs import Level, configure_logging, log_as_library
 from shieldgate.telemetry.metrics import (
     BreakerName,
@@ -17,6 +18,7 @@ from shieldgate.telemetry.metrics import (
     Phase,
     Telemetry,
 )
+from shieldgate.telemetry.recent_decisions import RecentDecision, RecentDecisions
 from shieldgate.telemetry.traces import NoTraces, Traces
 
 __all__ = [
@@ -26,11 +28,15 @@ __all__ = [
     "CacheLevel",
     "CascadePart",
     "Decision",
+    "Figures",
     "GuardFailure",
     "Level",
     "NoTraces",
     "Outcome",
     "Phase",
+    "RecentDecision",
+    "RecentDecisions",
+    "RecentFigures",
     "Sink",
     "Telemetry",
     "Traces",

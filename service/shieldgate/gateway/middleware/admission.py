@@ -18,7 +18,7 @@ from shieldgate.scoring import turn
 
 # What probes and newcomers read: nothing of anybody's.
 OPEN = frozenset({"/healthz", "/health", "/readyz", "/docs", "/openapi.json"})
-ADMIN = frozenset({"/metrics"})
+ADMIN = ("/metrics", "/admin/")
 
 
 class AdmissionMiddleware:
@@ -65,7 +65,7 @@ class AdmissionMiddleware:
         key = self._keys.current.find(secret)
         if key is None:
             raise UnknownKey("The API key is not one of this server's.")
-        if scope["path"] in ADMIN and not key.admin:
+        if scope["path"].startswith(ADMIN) and not key.admin:
             raise NotAllowed("This takes a key with `admin: true`.")
         return key
 

