@@ -12,6 +12,7 @@ from shieldgate.dialects import DIALECTS, Dialect
 from shieldgate.dialects.interface import Wording
 from shieldgate.gateway import (
     chat,
+    console,
     count_tokens,
     decisions,
     embeddings,
@@ -103,7 +104,7 @@ def create_app(services: Services, dialects: Sequence[Dialect] = DIALECTS) -> Fa
     routers = (
         chat.routes(dialects, everywhere),
         *(part.router for part in (count_tokens, embeddings, decisions)),
-        *(part.router for part in (moderations, screen, operations)),
+        *(part.router for part in (moderations, screen, operations, console)),
         *guards.routers(everywhere, dialects[0]),
     )
     for router in routers:

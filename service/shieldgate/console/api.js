@@ -1,0 +1,93 @@
+// How views ask this server, with the key of the person who looks.
+
+const KEPT = "shieldgate.key";
+const ROOT = new URL("../", import.meta.url);
+
+// This server's own address, without a slash at the end.
+export const address = ROOT.href.replace(/\/$/, "");
+
+// Why a request has no answer. `status` is 0 where nothing answered.
+export class Problem extends Error {
+  constructor(message, { status = 0, code = null, param = null, requestId = null } = {}) {
+    super(message);
+    Object.assign(this, { status, code, param, requestId });
+  }
+}
+
+// Give the response to a request; throw a Problem where it is an error. A `body` is sent as JSON.
+// Where a key is missing or isn't one, or lacks the right, the person is asked for another.
+export async function request(path, { body, signal } = {}) {
+  let key = keptKey();
+  let response = await send(path, body, signal, key);
+  while (response.status === 401 || (response.status === 403 && key !== null)) {
+    const refused = await problemOf(response);
+    // Meanwhile another request may have been given one.
+    if (keptKey() === key && !(await askForKey(refused.message))) throw refused;
+    key = keptKey();
+    response = await send(path, body, signal, key);
+  }
+  if (!response.ok) throw await problemOf(response);
+  return response;
+}
+
+// The same, read as JSON.
+export const ask = async (path, options) => (await request(path, options)).json();
+
+async function send(path, body, signal, key) {
+  const headers = {};
+  if (key !== null) headers.authorization = `Bearer ${key}`;
+  if (body !== undefined) headers["content-type"] = "application/json";
+  try {
+    return await fetch(new URL(path.replace(/^\//, ""), ROOT), {
+      method: body === undefined ? "GET" : "POST",
+      headers, signal, body: body === undefined ? undefined : JSON.stringify(body),
+    });
+  } catch (error) {
+    if (error.name === "AbortError") throw error;
+    throw new Problem("The server does not answer. Is it still running?");
+  }
+}
+
+async function problemOf(response) {
+  const about = { status: response.status, requestId: response.headers.get("x-request-id") };
+  try {
+    const { message, code, param } = (await response.json()).error;
+    return new Problem(message, { ...about, code, param });
+  } catch {
+    return new Problem(`The server answered ${response.status}.`, about);
+  }
+}
+
+// -- the key ---------------------------------------------------------------------------------
+
+const dialog = document.getElementById("key");
+const forget = document.getElementById("forget");
+const keptKey = () => sessionStorage.getItem(KEPT);
+const showForget = () => { forget.hidden = keptKey() === null; };
+let asking = null;
+
+// Several requests may be refused at the same time, and the person is asked once.
+function askForKey(why) {
+  asking ??= new Promise((done) => {
+    const given = dialog.querySelector("input");
+    document.getElementById("key-why").textContent = why;
+    given.value = "";
+    dialog.returnValue = "";
+    dialog.addEventListener("close", () => {
+      const used = dialog.returnValue === "use";
+      if (used) sessionStorage.setItem(KEPT, given.value.trim());
+      given.value = "";
+      asking = null;
+      showForget();
+      done(used);
+    }, { once: true });
+    dialog.showModal();
+  });
+  return asking;
+}
+
+forget.addEventListener("click", () => {
+  sessionStorage.removeItem(KEPT);
+  location.reload();
+});
+showForget();
