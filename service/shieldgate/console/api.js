@@ -6,11 +6,11 @@ const ROOT = new URL("../", import.meta.url);
 // This server's own address, without a slash at the end.
 export const address = ROOT.href.replace(/\/$/, "");
 
-// Why a request has no answer. `status` is 0 where nothing answered.
+// Why a request has no answer. `status` is 0 where nothing answered; `body` is the answer's JSON.
 export class Problem extends Error {
-  constructor(message, { status = 0, code = null, param = null, requestId = null } = {}) {
+  constructor(message, { status = 0, code = null, param = null, requestId = null, body = null } = {}) {
     super(message);
-    Object.assign(this, { status, code, param, requestId });
+    Object.assign(this, { status, code, param, requestId, body });
   }
 }
 
@@ -51,8 +51,9 @@ async function send(path, body, signal, key) {
 async function problemOf(response) {
   const about = { status: response.status, requestId: response.headers.get("x-request-id") };
   try {
-    const { message, code, param } = (await response.json()).error;
-    return new Problem(message, { ...about, code, param });
+    const body = await response.json();
+    const { message, code, param } = body.error;
+    return new Problem(message, { ...about, code, param, body });
   } catch {
     return new Problem(`The server answered ${response.status}.`, about);
   }

@@ -1,13 +1,14 @@
 // The frame: a tab for each view, and the fragment of the address, which says what is shown.
 
 import { h } from "./page.js";
+import { view as chat } from "./chat.js";
 import { view as connect } from "./connect.js";
 import { view as tryOut } from "./try.js";
 
 // A view has an `id` for the fragment, a `title`, and `build(root, setting)`, which is called once,
 // when it is first shown. What that gives may have `shown(setting)` and `hidden()`; a setting is
 // the URLSearchParams behind the view's id: `#try?profile=strict`.
-const VIEWS = [tryOut, connect];
+const VIEWS = [tryOut, chat, connect];
 
 const main = document.querySelector("main");
 const nav = document.querySelector("nav");
