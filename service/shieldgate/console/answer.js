@@ -1,4 +1,5 @@
-// A streamed answer as the guard lets it out: which text leaves when, and what was said of it.
+// A message and its streamed answer as the guard lets it out: which text leaves when, and what was
+// said of both.
 
 import { count, failure, h, plural } from "./page.js";
 import { judged, verdict } from "./verdict.js";
@@ -13,19 +14,21 @@ export class Answer {
   #shown = h("p", { class: "text" });
   #steps = h("ol", { class: "steps" });
   #state = h("p", { class: "held", role: "status" }, "Held: the prompt is being judged …");
-  #end = h("div");
+  #ofPrompt = h("div");
+  #ofAnswer = h("div");
   #bursts = []; // what left together: its element, its line among the steps, when, how much
   #open = false; // whether text leaves before it is judged
   #covered = 0;
   text = "";
   blocked = false;
 
-  constructor(book) {
+  constructor(prompt, book) {
     this.#titles = new Map(book.policies.map((policy) => [policy.id, policy.title]));
     this.#profiles = new Map(book.profiles.map((profile) => [profile.name, profile]));
-    this.element = h("article", { class: "turn" },
-      h("h2", null, "Model"), this.#shown, this.#state, this.#end,
-      h("details", null, h("summary", null, "What left when"), this.#steps));
+    this.element = h("div", null,
+      h("article", { class: "turn" }, h("h2", null, "You"), h("p", { class: "text" }, prompt), this.#ofPrompt),
+      h("article", { class: "turn" }, h("h2", null, "Model"), this.#shown, this.#state, this.#ofAnswer,
+        h("details", null, h("summary", null, "What left when"), this.#steps)));
   }
 
   // Say by which profiles the answer is judged: "default", or "default+strict".
@@ -62,7 +65,7 @@ export class Answer {
   }
   failed(error) {
     this.#state.remove();
-    this.#end.append(failure(error));
+    this.#ofAnswer.append(failure(error));
   }
   promptBlocked(moderation) {
     this.blocked = true;
@@ -99,26 +102,25 @@ export class Answer {
   }
   #refused(sentence) {
     this.blocked = true;
-    this.#end.append(h("p", { class: "refusal" }, sentence));
+    this.#ofAnswer.append(h("p", { class: "refusal" }, sentence));
   }
 
   #tell({ input, output }) {
     const [asked, answered] = [worst(input), worst(output)];
     // Where the answer was blocked, what was found in the prompt was let pass.
-    this.#side("Prompt", input, asked, this.blocked && !answered.length);
-    this.#side("Answer", output, answered, this.blocked);
+    this.#side(this.#ofPrompt, input, asked, this.blocked && !answered.length);
+    this.#side(this.#ofAnswer, output, answered, this.blocked);
   }
-  #side(name, side, found, blocked) {
+  #side(element, side, found, blocked) {
     if (side.type === "error") {
-      this.#end.append(h("h3", null, name), verdict(blocked ? "failed_closed" : "failed_open", side.message));
+      element.append(verdict(blocked ? "failed_closed" : "failed_open", side.message));
       return;
     }
     if (!found.length) return;
     const rows = found.map((row) => ({ ...row, name: this.#titles.get(row.policy) ?? row.policy }));
     const violated = rows.filter((row) => row.violated).map((row) => row.name).join(", ");
     const action = !violated ? "allowed" : blocked ? "blocked" : "would_block";
-    this.#end.append(h("h3", null, name), verdict(action, violated),
-      h("details", null, h("summary", null, "Probabilities"), judged(rows)));
+    element.append(h("details", { class: "side" }, h("summary", null, verdict(action, violated)), judged(rows)));
   }
 }
 

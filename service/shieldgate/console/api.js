@@ -17,14 +17,14 @@ export class Problem extends Error {
 // Give the response to a request; throw a Problem where it is an error. A `body` is sent as JSON.
 // Where a key is missing or isn't one, or lacks the right, the person is asked for another.
 export async function request(path, { body, signal } = {}) {
-  let key = keptKey();
-  let response = await send(path, body, signal, key);
-  while (response.status === 401 || (response.status === 403 && key !== null)) {
+  let shown = key;
+  let response = await send(path, body, signal);
+  while (response.status === 401 || (response.status === 403 && shown !== null)) {
     const refused = await problemOf(response);
     // Meanwhile another request may have been given one.
-    if (keptKey() === key && !(await askForKey(refused.message))) throw refused;
-    key = keptKey();
-    response = await send(path, body, signal, key);
+    if (key === shown && !(await askForKey(refused.message))) throw refused;
+    shown = key;
+    response = await send(path, body, signal);
   }
   if (!response.ok) throw await problemOf(response);
   return response;
@@ -33,7 +33,7 @@ export async function request(path, { body, signal } = {}) {
 // The same, read as JSON.
 export const ask = async (path, options) => (await request(path, options)).json();
 
-async function send(path, body, signal, key) {
+async function send(path, body, signal) {
   const headers = {};
   if (key !== null) headers.authorization = `Bearer ${key}`;
   if (body !== undefined) headers["content-type"] = "application/json";
@@ -63,8 +63,7 @@ async function problemOf(response) {
 
 const dialog = document.getElementById("key");
 const forget = document.getElementById("forget");
-const keptKey = () => sessionStorage.getItem(KEPT);
-const showForget = () => { forget.hidden = keptKey() === null; };
+let key = null;
 let asking = null;
 
 // Several requests may be refused at the same time, and the person is asked once.
@@ -76,10 +75,9 @@ function askForKey(why) {
     dialog.returnValue = "";
     dialog.addEventListener("close", () => {
       const used = dialog.returnValue === "use";
-      if (used) sessionStorage.setItem(KEPT, given.value.trim());
+      if (used) keep(given.value.trim());
       given.value = "";
       asking = null;
-      showForget();
       done(used);
     }, { once: true });
     dialog.showModal();
@@ -87,8 +85,22 @@ function askForKey(why) {
   return asking;
 }
 
+function keep(given) {
+  key = given;
+  forget.hidden = key === null;
+  try {
+    if (key === null) sessionStorage.removeItem(KEPT);
+    else sessionStorage.setItem(KEPT, key);
+  } catch {
+    // A browser that lends pages no storage: the key is known until the page is left.
+  }
+}
 forget.addEventListener("click", () => {
-  sessionStorage.removeItem(KEPT);
+  keep(null);
   location.reload();
 });
-showForget();
+try {
+  keep(sessionStorage.getItem(KEPT));
+} catch {
+  // The same.
+}

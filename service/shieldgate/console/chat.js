@@ -16,6 +16,7 @@ export const view = {
   build(root, setting) {
     const model = h("input", { list: "models", autocomplete: "off", spellcheck: "false", required: true });
     const models = h("datalist", { id: "models" });
+    const none = h("small");
     const profile = h("div");
     const said = h("textarea", { rows: 2, required: true });
     const send = h("button", { class: "main" }, "Send");
@@ -25,7 +26,7 @@ export const view = {
     const problem = h("div");
     const form = h("form", { onsubmit: submit, onkeydown: onKey },
       field("Message", said, "Ctrl + Enter sends, too"), h("div", { class: "buttons" }, send, stop, anew));
-    const settings = h("div", { class: "settings" }, field("Model", model), models, profile);
+    const settings = h("div", { class: "settings" }, h("div", null, field("Model", model), none, models), profile);
     let book = null;
     let chosen = null;
     let running = null;
@@ -51,6 +52,7 @@ export const view = {
         const upstreams = ids.slice(0, ids.lastIndexOf(book.profiles[0].name));
         models.replaceChildren(...upstreams.map((id) => h("option", { value: id })));
         model.value = setting.get("model") ?? upstreams[0] ?? "";
+        if (!upstreams.length) none.textContent = "None is listed: there is no model behind this server, or it does not list them.";
       } catch (error) {
         problem.append(failure(error, load));
         return;
@@ -80,8 +82,8 @@ export const view = {
       event.preventDefault();
       if (running) return;
       const asked = { role: "user", content: said.value };
-      const answer = new Answer(book);
-      log.append(h("article", { class: "turn" }, h("h2", null, "You"), h("p", { class: "text" }, asked.content)), answer.element);
+      const answer = new Answer(asked.content, book);
+      log.append(answer.element);
       said.value = "";
       answer.element.scrollIntoView({ block: "nearest" });
       running = new AbortController();
@@ -91,7 +93,7 @@ export const view = {
         await converse(asked, answer, running.signal);
       } catch (error) {
         if (error.name === "AbortError") answer.stopped();
-        else if (error.code === BLOCKED) answer.promptBlocked(error.body.moderation);
+        else if (error.code === BLOCKED && error.body?.moderation) answer.promptBlocked(error.body.moderation);
         else answer.failed(error);
       } finally {
         running = null;
@@ -122,7 +124,6 @@ export const view = {
         } else if (chosen) link();
         else setting = now;
       },
-      hidden() {},
     };
   },
 };

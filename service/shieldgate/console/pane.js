@@ -5,7 +5,7 @@ import { chooser, count, duration, failure, field, h, plural } from "./page.js";
 import { compare, judged, verdict } from "./verdict.js";
 
 const OPERATORS = "the server's own";
-const YOURS = "your policy";
+const YOURS = "Your policy";
 // A name that no profile has is served by the operator's.
 const ANY_MODEL = "omni-moderation-latest";
 
@@ -18,11 +18,14 @@ export class Pane {
   #unfold;
   #chosen;
   #about = h("small");
+  #said = h("div", { "aria-live": "polite" }, h("p", { class: "pale" }, "What the policies say will stand here."));
+  #reasons = h("div");
 
   // Calls `onchange` when another profile is chosen.
   constructor(book, label, onchange) {
     this.#book = book;
-    this.result = h("div", { role: "group", "aria-label": `What is said of it: ${label}`, "aria-live": "polite" });
+    this.result = h("div", { role: "group", "aria-label": `${label}: what the policies say` },
+      h("h2", { class: "which" }, label), this.#said, this.#reasons);
     this.#titles = new Map(book.policies.map((policy) => [policy.id, policy.title]));
     this.#chosen = chooser([OPERATORS, ...book.profiles.map((profile) => profile.name)], OPERATORS, () => {
       this.#describe();
@@ -34,7 +37,7 @@ export class Pane {
       field("What is true of a text that violates it", this.#own,
         "Such as: The text gives medical advice. It is judged beside the others, and not calibrated."));
     this.element = h("div", { role: "group", "aria-label": label, oninput: () => this.#stale() },
-      field("Prompt", this.#prompt),
+      h("h2", { class: "which" }, label), field("Prompt", this.#prompt),
       field("Answer, if you like", this.#answer, "With one, it is the answer that is judged, together with its prompt."),
       profile, this.#unfold);
     this.#describe();
@@ -73,18 +76,19 @@ export class Pane {
   // Ask, and show what comes. Gives the probabilities by policy; null where nothing was judged.
   async judge(signal) {
     this.result.classList.remove("stale");
-    this.result.replaceChildren(h("p", { class: "pale" }, "Judging …"));
+    this.#said.replaceChildren(h("p", { class: "pale" }, "Judging …"));
+    this.#reasons.replaceChildren();
     try {
       const { rows, ...found } = await (this.#own.value.trim() ? this.#decide(signal) : this.#screen(signal));
       this.#show(found, rows);
       return rows.length ? new Map(rows.map((row) => [row.policy, row.probability])) : null;
     } catch (error) {
-      if (error.name !== "AbortError") this.result.replaceChildren(failure(error));
+      if (error.name !== "AbortError") this.#said.replaceChildren(failure(error));
       return null;
     }
   }
   compareWith(first) {
-    compare(this.result, first);
+    compare(this.#reasons, first);
   }
 
   async #screen(signal) {
@@ -125,8 +129,8 @@ export class Pane {
       ["scored", scored === 1 ? "the text as it is" : `${plural(scored, "text")}: its readings, passages and windows; the worst counts`],
       omitted ? ["not shown", `${count(omitted)} characters of the prompt, which is too long beside the answer`] : null,
     ];
-    this.result.replaceChildren(
-      verdict(action, error ? error.message : violated),
+    this.#said.replaceChildren(verdict(action, error ? error.message : violated));
+    this.#reasons.replaceChildren(
       judged(rows),
       h("dl", null, facts.filter(Boolean).map(([name, value]) => [h("dt", null, name), h("dd", null, value)])));
   }

@@ -29,7 +29,7 @@ export const view = {
 
     root.append(
       h("h1", null, "Try"),
-      h("p", { class: "pale" }, "What the policies say of a text. It is judged and not kept. Examples: ",
+      h("p", { class: "pale" }, "What the policies say of a text. It is judged and not kept, and the address of this page holds the setting alone. Examples: ",
         EXAMPLES.map(([name, prompt, answer], i) => [
           i ? ", " : "",
           h("button", { type: "button", class: "link", onclick: () => panes[0]?.fill(prompt, answer) }, name)])),
@@ -58,7 +58,7 @@ export const view = {
       changed();
     }
     function add() {
-      const pane = new Pane(book, panes.length ? "Second text" : "Text", changed);
+      const pane = new Pane(book, panes.length ? "Second text" : "First text", changed);
       if (panes[0]) pane.copy(panes[0]);
       panes.push(pane);
       texts.append(pane.element);

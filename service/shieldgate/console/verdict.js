@@ -10,9 +10,8 @@ const ACTIONS = {
   failed_closed: "Stopped unjudged",
 };
 
-export function verdict(action, about = null) {
-  return h("p", { class: `verdict ${action}` }, h("strong", null, ACTIONS[action]), about ? `: ${about}` : null);
-}
+export const verdict = (action, about) =>
+  h("p", { class: `verdict ${action}` }, h("strong", null, ACTIONS[action]), about ? `: ${about}` : null);
 
 // A line for each policy: { name, policy, probability, violated }, with its `threshold` and
 // `calibrated` where they are known.
@@ -24,7 +23,7 @@ function line({ name, policy, probability: p, threshold = null, violated, calibr
   if (threshold !== null) bar.style.setProperty("--threshold", threshold);
   const about = [
     threshold === null ? null : `threshold ${probability(threshold)}`,
-    calibrated === false ? "not calibrated for this scorer" : null].filter(Boolean).join(", ");
+    calibrated === false ? "not calibrated" : null].filter(Boolean).join(", ");
   return h("li", { class: violated ? "violated" : null, "data-policy": policy, "data-probability": p },
     h("span", { class: "name", title: policy }, name),
     h("span", { class: "value" }, probability(p)), bar,
@@ -34,9 +33,13 @@ function line({ name, policy, probability: p, threshold = null, violated, calibr
 // Say beside each number of `element` how far it is from that in `first`, by policy.
 export function compare(element, first) {
   for (const of of element.querySelectorAll("[data-policy]")) {
-    const before = first.get(of.dataset.policy);
-    const difference = of.dataset.probability - before;
-    const said = before === undefined ? "only here" : `${difference < 0 ? "−" : "+"}${Math.abs(difference).toFixed(3)}`;
-    of.querySelector(".value").prepend(h("small", null, `${said} `));
+    const difference = of.dataset.probability - first.get(of.dataset.policy);
+    of.querySelector(".value").prepend(h("small", null, `${said(difference)} `));
   }
+}
+
+function said(difference) {
+  if (Number.isNaN(difference)) return "only here";
+  if (Math.abs(difference) < 0.0005) return "the same";
+  return `${difference < 0 ? "−" : "+"}${Math.abs(difference).toFixed(3)}`;
 }
