@@ -14,6 +14,7 @@ from shieldgate.dialects.interface import Wording
 from shieldgate.gateway import (
     admin,
     chat,
+    console,
     count_tokens,
     decisions,
     embeddings,
@@ -106,7 +107,7 @@ def create_app(services: Services, dialects: Sequence[Dialect] = DIALECTS) -> Fa
     routers = (
         chat.routes(dialects, everywhere),
         *(part.router for part in (count_tokens, embeddings, decisions)),
-        *(part.router for part in (moderations, screen, operations)),
+        *(part.router for part in (moderations, screen, operations, console)),
         *guards.routers(everywhere, dialects[0]),
     )
     asked = {

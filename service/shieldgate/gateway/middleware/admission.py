@@ -12,12 +12,13 @@ from shieldgate.access.keys import Key, LiveKeys
 from shieldgate.access.rate_limits import RateLimiter
 from shieldgate.dialects.interface import Wording
 from shieldgate.errors import LimitReached, NotAllowed, ShieldgateError, UnknownKey
+from shieldgate.gateway import console
 from shieldgate.gateway.errors import problem_of, respond
 from shieldgate.gateway.state import state_of
 from shieldgate.scoring import turn
 
 # What probes and newcomers read: nothing of anybody's.
-OPEN = frozenset({"/healthz", "/health", "/readyz", "/docs", "/openapi.json"})
+OPEN = frozenset({"/healthz", "/health", "/readyz", "/docs", "/openapi.json", *console.PATHS})
 ADMIN = ("/metrics", "/admin/")
 
 
