@@ -130,7 +130,7 @@ async def test_figures_count_what_was_asked_and_found(served: Gateway) -> None:
     assert 0 < found["seconds"] < 60
     assert (found["ready"], found["scorer"], found["policy_book"]) == (True, "fake@0", "book-1")
     assert found["breakers"]["scorer"] == "closed"
-    assert (found["in_progress"], found["queued"]) == (1, 0)
+    assert (found["in_progress"], found["queued"]) == (0, 0)
     assert {p: sum(point[p] for point in found["points"]) for p in ("requests", "blocked")} == {
         "requests": 4,
         "blocked": 1,
@@ -381,6 +381,10 @@ async def test_a_draft_says_what_would_change(filed: Gateway) -> None:
     assert found["changes"] == [
         {"at": "profiles.strict.mode", "before": "monitor", "after": "enforce"},
         {"at": "profiles.strict.thresholds.test/spam.response", "before": 0.2, "after": 0.9},
+    ]
+    both = await tried(filed, PROFILES.replace("0.3", "0.25"), file="profiles.yaml")
+    assert both["changes"] == [
+        {"at": "profiles.strict.max_thresholds.test/threat", "before": 0.3, "after": 0.25}
     ]
     assert len(found["version"]) == 12
     assert found["warnings"] == []

@@ -15,7 +15,7 @@ from shieldgate.gateway.state import state_of
 from shieldgate.openai.text import Text
 from shieldgate.policy import Draft, PolicyBook, Rules, lax_thresholds
 from shieldgate.schemas import ExchangeIn, ExchangeResult, Name, PoliciesReply
-from shieldgate.types import Exchange
+from shieldgate.types import DIRECTIONS, Exchange
 
 router = APIRouter()
 
@@ -170,14 +170,21 @@ def _changes(old: PolicyBook, new: PolicyBook, scorer: str) -> Iterator[Change]:
     for name in dict.fromkeys((*before, *after)):
         if name not in before or name not in after:
             # Who is new or gone is named, and not all that it says.
-            yield Change(at=name, before=_title(before.get(name)), after=_title(after.get(name)))
+            yield _change(name, values=(_title(before.get(name)), _title(after.get(name))))
             continue
         left, right = dict(_flat(before[name])), dict(_flat(after[name]))
-        for path in dict.fromkeys((*left, *right)):
-            if left.get(path) != right.get(path):
-                yield Change(
-                    at=".".join((name, *path)), before=left.get(path), after=right.get(path)
-                )
+        paths = dict.fromkeys((*left, *right))
+        new = {p: (left.get(p), right.get(p)) for p in paths if left.get(p) != right.get(p)}
+        for path, change in new.items():
+            prompts, responses = (new.get((*path[:-1], direction)) for direction in DIRECTIONS)
+            if path[-1] not in DIRECTIONS or prompts != responses:
+                yield _change(name, *path, values=change)
+            elif path[-1] == DIRECTIONS[0]:  # what is the same for both is said once
+                yield _change(name, *path[:-1], values=change)
+
+
+def _change(*path: str, values: tuple[Any, Any]) -> Change:
+    return Change(at=".".join(path), before=values[0], after=values[1])
 
 
 def _said(book: PolicyBook, scorer: str) -> dict[str, dict[str, Any]]:

@@ -54,7 +54,8 @@ class FiguresReply(BaseModel):
 
     `requests` are counted by outcome, `verdicts` by policy and result, `lookups` of scores by where
     they were found, `failures` of the guard by reason. `times` are those of phases.
-    docs/metrics.md says what each word means. `points` are steps of those seconds.
+    docs/metrics.md says what each word means. `points` are steps of those seconds. What is
+    `in_progress` is so beside the request that asked.
     """
 
     seconds: float
@@ -98,7 +99,7 @@ async def figures(
         policy_book=services.policies.current.version,
         policies_refused=now.policies_refused,
         keys_refused=now.keys_refused,
-        in_progress=now.in_progress,
+        in_progress=max(0, now.in_progress - 1),
         queued=now.queued,
         breakers=now.breakers,
         requests=new.requests,
