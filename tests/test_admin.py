@@ -16,7 +16,13 @@ from upstream import streamed
 
 from shieldgate.errors import ConfigurationError, ScorerUnavailable
 from shieldgate.policy import LiveBook, Policy, Streaming
-from shieldgate.telemetry import RecentDecisions, RecentFigures, Telemetry
+from shieldgate.telemetry import (
+    DecisionQuery,
+    RecentDecisions,
+    RecentFigures,
+    SharedDecisions,
+    Telemetry,
+)
 
 CANARY = "canary-77ac"
 ADMIN = {"authorization": "Bearer sg-admin"}
@@ -258,13 +264,44 @@ async def test_decisions_come_in_pages_that_new_ones_do_not_shift(served: Gatewa
     assert last["next"] is None
 
 
-def test_only_the_last_decisions_are_kept_each_at_a_place_of_its_own() -> None:
+async def test_only_the_last_decisions_are_kept_each_at_a_place_of_its_own() -> None:
     kept = RecentDecisions(kept=3)
     for number in range(1000):
         kept.write({"number": number})
-    found = list(kept)
+    found = (await kept.find(DecisionQuery(limit=9))).decisions
     assert [decision.record["number"] for decision in found] == [999, 998, 997]
     assert found[0].at > found[1].at > found[2].at
+
+
+async def test_decisions_of_several_processes_are_found_together(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    kept = [RecentDecisions(), RecentDecisions()]
+    shared = []
+    for process, own in zip((11, 12), kept, strict=True):
+        monkeypatch.setattr("os.getpid", lambda process=process: process)
+        shared.append(SharedDecisions(own, tmp_path))
+    running = [asyncio.create_task(each.run()) for each in shared]
+    # One that was killed, and one that has the folder of no process of ours.
+    (tmp_path / "decisions-13").touch()
+    for number in range(7):
+        name = "odd" if number % 2 else "even"
+        kept[number % 2].write({"number": number, "caller": name, "violated": [], "action": "x"})
+    async with asyncio.timeout(10):
+        while (page := await shared[0].find(DecisionQuery(limit=4))).processes < 2:
+            await asyncio.sleep(0.01)
+    assert [decision.record["number"] for decision in page.decisions] == [6, 5, 4, 3]
+    assert (page.more, page.kept, sorted(page.callers)) == (True, 7, ["even", "odd"])
+    rest = await shared[1].find(DecisionQuery(limit=4, before=page.decisions[-1].at))
+    assert [decision.record["number"] for decision in rest.decisions] == [2, 1, 0]
+    assert not rest.more
+    odd = await shared[0].find(DecisionQuery(limit=4, caller="odd"))
+    assert [decision.record["number"] for decision in odd.decisions] == [5, 3, 1]
+    for task in running:
+        task.cancel()
+    await asyncio.gather(*running, return_exceptions=True)
+    alone = await shared[0].find(DecisionQuery(limit=9))
+    assert (alone.kept, alone.processes) == (4, 1)
 
 
 async def test_a_guard_that_failed_is_among_the_decisions(

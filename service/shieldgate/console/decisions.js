@@ -87,13 +87,13 @@ export class Decisions {
     select.value = this.#chosen[name];
   }
 
-  #show({ decisions, next, callers, kept, since }) {
+  #show({ decisions, next, callers, kept, since, processes }) {
     this.#offer("caller", callers);
     this.#next = next;
     this.#older.disabled = next === null;
     this.#newest.disabled = this.#before === null;
     this.#about.textContent = kept
-      ? `${decisions.length ? "" : "None of them is like that. "}The last ${plural(kept, "decision")} are in memory, since ${new Date(since).toLocaleString()}. Texts are not.`
+      ? `${decisions.length ? "" : "None of them is like that. "}The last ${plural(kept, "decision")} are in memory${processes > 1 ? ` of ${processes} processes` : ""}, since ${new Date(since).toLocaleString()}. Texts are not.`
       : "There was no decision yet.";
     const places = decisions.map(({ at }) => at);
     if (String(places) === String([...this.#rows.keys()])) return;

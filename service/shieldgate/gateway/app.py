@@ -162,6 +162,8 @@ async def _run(services: Services, figures: RecentFigures) -> None:
             group.create_task(services.policies.watch())
             group.create_task(services.limiter.run())
             group.create_task(figures.run())
+            if services.shared_decisions:
+                group.create_task(services.shared_decisions.run())
             if services.keys:
                 group.create_task(services.keys.watch())
             if services.worker:

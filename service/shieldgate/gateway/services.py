@@ -16,7 +16,7 @@ from shieldgate.gateway.screening import Screener
 from shieldgate.history import History
 from shieldgate.policy import Draft, PolicyBook, Profile, join_profiles
 from shieldgate.settings import ServeSettings, flag
-from shieldgate.telemetry import Telemetry
+from shieldgate.telemetry import SharedDecisions, Telemetry
 from shieldgate.types import Direction, Exchange
 from shieldgate.upstream import Upstream
 
@@ -62,7 +62,7 @@ class Services:
     `stop` ends the server; it is told what made that necessary. `upstream` answers chats, where
     there is a model to answer them. Without `keys` whoever reaches the server may use it.
     `shared` is opened and closed with the server. Without a `history`, what requests refer to is
-    not known.
+    not known. `shared_decisions` are those of other processes, too, where there are some.
     """
 
     settings: ServeSettings
@@ -77,6 +77,7 @@ class Services:
     limiter: RateLimiter = field(default_factory=RateLimiter)
     shared: AbstractAsyncContextManager[object] | None = None
     history: History | None = None
+    shared_decisions: SharedDecisions | None = None
 
     @property
     def model(self) -> Upstream:

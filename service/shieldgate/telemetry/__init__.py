@@ -18,7 +18,11 @@ from shieldgate.telemetry.metrics import (
     Phase,
     Telemetry,
 )
-from shieldgate.telemetry.recent_decisions import RecentDecision, RecentDecisions
+from shieldgate.telemetry.recent_decisions import (
+    DecisionQuery,
+    RecentDecisions,
+    SharedDecisions,
+)
 from shieldgate.telemetry.traces import NoTraces, Traces
 
 __all__ = [
@@ -28,15 +32,16 @@ __all__ = [
     "CacheLevel",
     "CascadePart",
     "Decision",
+    "DecisionQuery",
     "Figures",
     "GuardFailure",
     "Level",
     "NoTraces",
     "Outcome",
     "Phase",
-    "RecentDecision",
     "RecentDecisions",
     "RecentFigures",
+    "SharedDecisions",
     "Sink",
     "Telemetry",
     "Traces",

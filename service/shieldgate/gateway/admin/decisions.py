@@ -1,7 +1,6 @@
 """`GET /admin/decisions`: the last records of decisions."""
 
-from datetime import datetime
-from itertools import islice
+from datetime import UTC, datetime
 from typing import Annotated, Any
 
 from fastapi import APIRouter, Query
@@ -9,6 +8,7 @@ from pydantic import BaseModel
 
 from shieldgate.gateway.services import ServicesDep
 from shieldgate.schemas import Name
+from shieldgate.telemetry import DecisionQuery
 from shieldgate.types import Action
 
 router = APIRouter()
@@ -25,8 +25,8 @@ class DecisionInfo(BaseModel):
 class DecisionsReply(BaseModel):
     """Records, the newest first; with `next` as `before` come those that are older.
 
-    `callers` are all that are known here. `kept` records are there in all, the oldest of them is
-    from `since`.
+    `kept` records are there in all, of so many `processes`; the oldest of them is from `since`, and
+    `callers` are all that they name.
     """
 
     decisions: list[DecisionInfo]
@@ -34,6 +34,7 @@ class DecisionsReply(BaseModel):
     callers: list[str]
     kept: int
     since: datetime | None
+    processes: int
 
 
 @router.get("/admin/decisions")
@@ -47,21 +48,20 @@ async def decisions(
     limit: Annotated[int, Query(ge=1, le=200)] = 50,
 ) -> DecisionsReply:
     """Show the last decisions of a `caller`, with an `action`, that violated a `policy`."""
-    recent = list(services.screener.audit.recent)
-    wanted = (
-        decision
-        for decision in recent
-        if (before is None or decision.at < before)
-        and (caller is None or decision.record.get("caller") == caller)
-        and (action is None or decision.record["action"] == action)
-        and (policy is None or policy in decision.record["violated"])
-    )
-    found = list(islice(wanted, limit + 1))
-    page, older = found[:limit], found[limit:]
+    finding = services.shared_decisions or services.screener.audit.recent
+    page = await finding.find(DecisionQuery(limit, before, caller, policy, action))
     return DecisionsReply(
-        decisions=[DecisionInfo(at=d.at, timestamp=d.time, record=dict(d.record)) for d in page],
-        next=page[-1].at if older else None,
-        callers=sorted({d.record["caller"] for d in recent if "caller" in d.record}),
-        kept=len(recent),
-        since=recent[-1].time if recent else None,
+        decisions=[
+            DecisionInfo(at=found.at, timestamp=_time(found.at), record=dict(found.record))
+            for found in page.decisions
+        ],
+        next=page.decisions[-1].at if page.more else None,
+        callers=sorted(page.callers),
+        kept=page.kept,
+        since=None if page.since is None else _time(page.since),
+        processes=page.processes,
     )
+
+
+def _time(at: int) -> datetime:
+    return datetime.fromtimestamp(at / 1e6, UTC)

@@ -174,9 +174,9 @@ def _changes(old: PolicyBook, new: PolicyBook, scorer: str) -> Iterator[Change]:
             continue
         left, right = dict(_flat(before[name])), dict(_flat(after[name]))
         paths = dict.fromkeys((*left, *right))
-        new = {p: (left.get(p), right.get(p)) for p in paths if left.get(p) != right.get(p)}
-        for path, change in new.items():
-            prompts, responses = (new.get((*path[:-1], direction)) for direction in DIRECTIONS)
+        said = {p: (left.get(p), right.get(p)) for p in paths if left.get(p) != right.get(p)}
+        for path, change in said.items():
+            prompts, responses = (said.get((*path[:-1], direction)) for direction in DIRECTIONS)
             if path[-1] not in DIRECTIONS or prompts != responses:
                 yield _change(name, *path, values=change)
             elif path[-1] == DIRECTIONS[0]:  # what is the same for both is said once
