@@ -5,6 +5,7 @@ import { count, failure, h, plural } from "./page.js";
 import { judged, verdict } from "./verdict.js";
 
 const TOGETHER_MS = 60; // what leaves after one check comes at once
+const seconds = (ms) => `${(ms / 1000).toFixed(2)} s`;
 const STRICTEST = ["full", "hold", "async"];
 
 export class Answer {
@@ -12,8 +13,9 @@ export class Answer {
   #profiles;
   #began = performance.now();
   #shown = h("p", { class: "text" });
+  #when = h("summary", null, "What left when");
   #steps = h("ol", { class: "steps" });
-  #state = h("p", { class: "held", role: "status" }, "Held: the prompt is being judged …");
+  #state = h("p", { class: "held", role: "status" }, "Nothing may leave yet: the prompt is judged, and the first words of the answer …");
   #ofPrompt = h("div");
   #ofAnswer = h("div");
   #bursts = []; // what left together: its element, its line among the steps, when, how much
@@ -28,7 +30,7 @@ export class Answer {
     this.element = h("div", null,
       h("article", { class: "turn" }, h("h2", null, "You"), h("p", { class: "text" }, prompt), this.#ofPrompt),
       h("article", { class: "turn" }, h("h2", null, "Model"), this.#shown, this.#state, this.#ofAnswer,
-        h("details", null, h("summary", null, "What left when"), this.#steps)));
+        h("details", null, this.#when, this.#steps)));
   }
 
   // Say by which profiles the answer is judged: "default", or "default+strict".
@@ -53,12 +55,14 @@ export class Answer {
       }
       if (delta.refusal) this.#refused(delta.refusal);
       if (choice.content_filter_offsets) this.#covers(choice.content_filter_offsets.end_offset);
-      if (choice.finish_reason === "content_filter") this.blocked = true;
+      if (choice.finish_reason === "content_filter") this.#isBlocked();
     }
     if (data.moderation) this.#tell(data.moderation);
   }
   ended() {
     this.#state.remove();
+    const [first] = this.#bursts;
+    if (first) this.#when.textContent = `What left when: the first text after ${seconds(first.first)}, the end at ${seconds(this.#now)}`;
   }
   stopped() {
     this.#state.replaceWith(h("p", { class: "pale" }, "You stopped it."));
@@ -73,8 +77,14 @@ export class Answer {
     this.#tell(moderation);
   }
 
+  get #now() {
+    return performance.now() - this.#began;
+  }
+  #step(what) {
+    this.#steps.append(h("li", null, `${seconds(this.#now)}: ${what}`));
+  }
   #release(text, kind = null) {
-    const now = performance.now() - this.#began;
+    const now = this.#now;
     let burst = this.#bursts.at(-1);
     if (!burst || now - burst.at > TOGETHER_MS) {
       burst = { characters: 0, first: now, element: h("span", { class: this.#open ? "unjudged" : null }), line: h("li") };
@@ -87,7 +97,7 @@ export class Answer {
     burst.characters += [...text].length;
     burst.element.append(kind ? h("span", { class: kind }, text) : text);
     const how = this.#open ? "left, not yet judged" : "judged, and released";
-    burst.line.textContent = `${(burst.first / 1000).toFixed(2)} s: ${plural(burst.characters, "character")} ${how}`;
+    burst.line.textContent = `${seconds(burst.first)}: ${plural(burst.characters, "character")} ${how}`;
     this.#state.textContent = this.#open ? "Leaves as it comes, judged behind …" : "Held: what comes next waits for its check …";
   }
   // The checks have come so far, in characters.
@@ -98,10 +108,13 @@ export class Answer {
       before += burst.characters;
       if (before <= this.#covered) burst.element.classList.remove("unjudged");
     }
-    this.#steps.append(h("li", null, `${((performance.now() - this.#began) / 1000).toFixed(2)} s: judged up to character ${count(end)}`));
+    this.#step(`judged up to character ${count(end)}`);
+  }
+  #isBlocked() {
+    this.blocked = true;
+    if (this.#bursts.length) this.#step("a check stopped it, and nothing after that left");
   }
   #refused(sentence) {
-    this.blocked = true;
     this.#ofAnswer.append(h("p", { class: "refusal" }, sentence));
   }
 

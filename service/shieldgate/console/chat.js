@@ -2,12 +2,10 @@
 
 import { ask, request } from "./api.js";
 import { Answer } from "./answer.js";
-import { chooser, failure, field, h } from "./page.js";
+import { failure, field, h } from "./page.js";
+import { choose, NO_PROFILE, profileChooser } from "./profiles.js";
 import { events } from "./sse.js";
 
-const OPERATORS = "the server's own";
-// Asks for verdicts, and for no other profile than the operator's.
-const ANY_MODEL = "omni-moderation-latest";
 const BLOCKED = "content_filter";
 
 export const view = {
@@ -57,7 +55,8 @@ export const view = {
         problem.append(failure(error, load));
         return;
       }
-      chosen = chooser([OPERATORS, ...book.profiles.map((each) => each.name)], setting.get("profile"), link);
+      chosen = profileChooser(book, link);
+      choose(chosen, setting.get("profile") ?? "");
       profile.append(field("Profile", chosen, "Judges beside the operator's; the stricter word holds."));
       model.addEventListener("change", link);
       settings.hidden = form.hidden = false;
@@ -65,7 +64,7 @@ export const view = {
     function link() {
       const now = new URLSearchParams();
       if (model.value) now.set("model", model.value);
-      if (chosen.value !== OPERATORS) now.set("profile", chosen.value);
+      if (chosen.value) now.set("profile", chosen.value);
       history.replaceState(null, "", now.size ? `#chat?${now}` : "#chat");
     }
 
@@ -81,6 +80,7 @@ export const view = {
     async function submit(event) {
       event.preventDefault();
       if (running) return;
+      const before = messages;
       const asked = { role: "user", content: said.value };
       const answer = new Answer(asked.content, book);
       log.append(answer.element);
@@ -90,7 +90,7 @@ export const view = {
       send.disabled = true;
       stop.hidden = false;
       try {
-        await converse(asked, answer, running.signal);
+        await converse([...before, asked], answer, running.signal);
       } catch (error) {
         if (error.name === "AbortError") answer.stopped();
         else if (error.code === BLOCKED && error.body?.moderation) answer.promptBlocked(error.body.moderation);
@@ -102,14 +102,14 @@ export const view = {
         answer.element.scrollIntoView({ block: "nearest" });
       }
       // What was blocked would be judged again with every later message.
-      if (answer.text && !answer.blocked) messages.push(asked, { role: "assistant", content: answer.text });
+      if (answer.text && !answer.blocked) before.push(asked, { role: "assistant", content: answer.text });
     }
-    async function converse(asked, answer, signal) {
+    async function converse(told, answer, signal) {
       const block = { mode: "block" };
-      const moderation = chosen.value === OPERATORS
-        ? { model: ANY_MODEL }
-        : { model: chosen.value, policy: { input: block, output: block } };
-      const body = { model: model.value, stream: true, messages: [...messages, asked], moderation };
+      const moderation = chosen.value
+        ? { model: chosen.value, policy: { input: block, output: block } }
+        : { model: NO_PROFILE };
+      const body = { model: model.value, stream: true, messages: told, moderation };
       const response = await request("/v1/chat/completions", { body, signal });
       answer.judgedBy(response.headers.get("x-shieldgate-profile"));
       for await (const data of events(response)) answer.take(data);
@@ -120,7 +120,7 @@ export const view = {
       shown(now) {
         if (book && now.size) {
           model.value = now.get("model") ?? model.value;
-          chosen.value = now.get("profile") ?? OPERATORS;
+          choose(chosen, now.get("profile") ?? "");
         } else if (chosen) link();
         else setting = now;
       },

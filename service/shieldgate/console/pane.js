@@ -1,13 +1,11 @@
 // One text with its setting (`element`), and what the policies say of it (`result`).
 
 import { ask } from "./api.js";
-import { chooser, count, duration, failure, field, h, plural } from "./page.js";
+import { count, duration, failure, field, h, plural } from "./page.js";
+import { choose, NO_PROFILE, profileChooser } from "./profiles.js";
 import { compare, judged, verdict } from "./verdict.js";
 
-const OPERATORS = "the server's own";
 const YOURS = "Your policy";
-// A name that no profile has is served by the operator's.
-const ANY_MODEL = "omni-moderation-latest";
 
 export class Pane {
   #book;
@@ -27,7 +25,7 @@ export class Pane {
     this.result = h("div", { role: "group", "aria-label": `${label}: what the policies say` },
       h("h2", { class: "which" }, label), this.#said, this.#reasons);
     this.#titles = new Map(book.policies.map((policy) => [policy.id, policy.title]));
-    this.#chosen = chooser([OPERATORS, ...book.profiles.map((profile) => profile.name)], OPERATORS, () => {
+    this.#chosen = profileChooser(book, () => {
       this.#describe();
       onchange();
     });
@@ -44,11 +42,10 @@ export class Pane {
   }
 
   get profile() {
-    return this.#chosen.value === OPERATORS ? "" : this.#chosen.value;
+    return this.#chosen.value;
   }
   choose(name) {
-    const known = name === "" || this.#book.profiles.some((profile) => profile.name === name);
-    this.#chosen.value = known && name ? name : OPERATORS;
+    const known = choose(this.#chosen, name);
     this.#describe(known ? null : `The link asks for the profile “${name}”, which this server does not have.`);
   }
   fill(prompt, answer) {
@@ -103,7 +100,7 @@ export class Pane {
     const prompt = this.#prompt.value;
     const turns = [{ role: "user", content: prompt }, { role: "assistant", content: this.#answer.value }];
     const body = {
-      model: this.profile || ANY_MODEL,
+      model: this.profile || NO_PROFILE,
       input: this.#answered ? turns : prompt,
       questions: [{ type: "predicate", instructions: this.#own.value }],
     };

@@ -89,8 +89,9 @@ export const view = {
       event.preventDefault();
       running?.abort();
       const { signal } = (running = new AbortController());
-      const [first, second] = await Promise.all(panes.map((pane) => pane.judge(signal)));
-      if (first && second && !signal.aborted) panes[1].compareWith(first);
+      const judged = [...panes];
+      const [first, second] = await Promise.all(judged.map((pane) => pane.judge(signal)));
+      if (first && second && !signal.aborted) judged[1].compareWith(first);
     }
 
     return {

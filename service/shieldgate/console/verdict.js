@@ -11,7 +11,7 @@ const ACTIONS = {
 };
 
 export const verdict = (action, about) =>
-  h("p", { class: `verdict ${action}` }, h("strong", null, ACTIONS[action]), about ? `: ${about}` : null);
+  h("span", { class: `verdict ${action}` }, h("strong", null, ACTIONS[action]), about ? `: ${about}` : null);
 
 // A line for each policy: { name, policy, probability, violated }, with its `threshold` and
 // `calibrated` where they are known.

@@ -29,7 +29,8 @@ PATHS = frozenset({"/", *(f"/console/{name}" for name in _FILES)})
 # no text becomes markup, because where the browser knows how, even our own scripts can't make it.
 _POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self'; connect-src 'self'; "
-    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'; require-trusted-types-for 'script'"
+    "base-uri 'none'; form-action 'none'; frame-ancestors 'none'; "
+    "require-trusted-types-for 'script'"
 )
 _HEADERS = {
     "content-security-policy": _POLICY,

@@ -17,8 +17,11 @@ from shieldgate.telemetry import Outcome, Telemetry
 
 log = structlog.get_logger(__name__)
 
-# Asked every few seconds, and nothing to read about.
-_PROBES = {"/healthz", "/readyz", "/metrics", "/admin/figures", "/admin/decisions"}
+# Probes, the files of one page, and what that asks every few seconds.
+_OFTEN = {
+    *("/healthz", "/readyz", "/metrics"),
+    *("/console/{name}", "/admin/figures", "/admin/decisions"),
+}
 _REFUSALS: dict[int, Outcome] = {429: "limited", 499: "left"}
 
 
@@ -93,7 +96,7 @@ class RequestMiddleware:
                 route, seconds = _route(scope), perf_counter() - started
                 self._telemetry.ended(route, status or 500, outcome, seconds)
                 answered(route, status or 500, outcome)
-                write = log.debug if route in _PROBES else log.info
+                write = log.debug if route in _OFTEN else log.info
                 write(
                     "request",
                     route=route,
