@@ -15,6 +15,7 @@ export class Decisions {
   #chosen = { caller: ALL, policy: ALL, action: ALL };
   #filters = {};
   #rows = new Map(); // by place, so that what is unfolded or has the focus stays
+  #policies = null;
   #before = null;
   #next = null;
   #changed;
@@ -50,8 +51,10 @@ export class Decisions {
 
   // Ask for what is shown; older pages stay as they are.
   async refresh(signal) {
-    const policies = this.#filters.policy.options.length > 2 ? null : await ask("/v1/policies", { signal });
-    if (policies) this.#offer("policy", policies.policies.map(({ id }) => id));
+    if (!this.#policies) {
+      this.#policies = (await ask("/v1/policies", { signal })).policies;
+      this.#offer("policy", this.#policies.map(({ id }) => id));
+    }
     if (this.#before === null) await this.#load(signal);
   }
   async #load(signal) {
