@@ -175,6 +175,8 @@ async def test_figures_and_decisions_are_shown_and_follow(
 ) -> None:
     await screen(filed, "crude", "bread")
     async with opened(browser, f"{filed.url}/#now") as page:
+        await page.clock.install()
+        await page.reload()
         assert (await tile(page, "Blocked").locator(".value").inner_text()) == "1"
         assert "2 requests" in await tile(page, "Requests a minute").inner_text()
         chart = page.get_by_role(
@@ -187,6 +189,7 @@ async def test_figures_and_decisions_are_shown_and_follow(
         await first.locator("summary").press("Enter")
         await first.get_by_text("threshold 0.600").wait_for()
         await screen(filed, "crude again")
+        await page.clock.fast_forward(3500)
         await page.locator(".decisions > li").nth(2).wait_for()
         # What was unfolded is so, and the focus is where it was.
         assert await page.locator(".decisions details[open]").count() == 1
@@ -197,14 +200,16 @@ async def test_figures_and_decisions_are_shown_and_follow(
         await page.get_by_role("button", name="Pause").click()
         asked: list[str] = []
         page.on("request", lambda request: asked.append(request.url))
-        await page.wait_for_timeout(3500)
+        await page.clock.fast_forward(9000)
+        await page.wait_for_timeout(200)
         assert asked == []
-        await page.get_by_role("button", name="Go on").click()
-        await page.wait_for_timeout(300)
-        assert any("/admin/figures" in url for url in asked)
+        async with page.expect_request("**/admin/figures*"):
+            await page.get_by_role("button", name="Go on").click()
         await page.get_by_role("link", name="Connect").click()
+        await page.locator("#view-connect").wait_for()
         asked.clear()
-        await page.wait_for_timeout(3500)
+        await page.clock.fast_forward(9000)
+        await page.wait_for_timeout(200)
         assert not any("/admin/" in url for url in asked)
 
 
@@ -240,7 +245,10 @@ async def test_decisions_are_filtered_by_a_link_and_paged(
             await page.get_by_role("button", name="Older").click()
             await decisions.nth(24).wait_for(state="detached")
             assert await decisions.count() == 5
-            await page.wait_for_timeout(3500)
+            async with page.expect_response("**/admin/figures*"):
+                await page.get_by_role("button", name="Pause").click()
+                await page.get_by_role("button", name="Go on").click()
+            await page.wait_for_timeout(200)
             assert await decisions.count() == 5  # an older page stays
             await page.get_by_role("button", name="Newest").click()
             await decisions.nth(24).wait_for()

@@ -58,12 +58,16 @@ export class Decisions {
     if (this.#before === null) await this.#load(signal);
   }
   async #load(signal) {
+    const query = this.#query;
+    const found = await ask(`/admin/decisions?${query}`, { signal });
+    // Meanwhile other ones may be wanted, which are asked for by themselves.
+    if (query === this.#query) this.#show(found);
+  }
+  get #query() {
     const query = this.setting;
     query.set("limit", PAGE);
     if (this.#before !== null) query.set("before", this.#before);
-    const found = await ask(`/admin/decisions?${query}`, { signal });
-    // Meanwhile another filter may have been chosen, which asks by itself.
-    if (!signal?.aborted) this.#show(found);
+    return query.toString();
   }
   async #turn(before) {
     this.#before = before;

@@ -1,9 +1,8 @@
 // A draft of a policy file: checked as `policies check` does, and tried on rows. Nothing is written.
 
 import { ask } from "./api.js";
-import { written } from "./policies.js";
 import { chooser, count, failure, field, h, plural, probability } from "./page.js";
-import { stacked } from "./tables.js";
+import { stacked, written } from "./tables.js";
 
 const WHOLE = "the whole book";
 const NEW = "a new file";
@@ -67,9 +66,14 @@ export class Draft {
     this.#text.value = this.#drafts.get(file) ?? this.#files[file] ?? "";
     this.#result.replaceChildren();
   }
-  #restore() {
-    this.#text.value = this.#files[this.#file] ?? "";
-    this.#text.focus();
+  async #restore() {
+    try {
+      this.#files = (await ask("/admin/policies/files")).files;
+      this.#text.value = this.#files[this.#file] ?? "";
+      this.#text.focus();
+    } catch (error) {
+      this.#result.replaceChildren(failure(error));
+    }
   }
 
   async #submit(event) {

@@ -3,7 +3,7 @@
 import { ask } from "./api.js";
 import { Draft } from "./draft.js";
 import { chooser, failure, field, h, plural } from "./page.js";
-import { stacked } from "./tables.js";
+import { stacked, written } from "./tables.js";
 
 const DIRECTIONS = ["prompt", "response"];
 const SOURCES = {
@@ -112,15 +112,4 @@ function calibration(direction, { threshold: from, temperature, bias, provenance
   return h("details", { class: "fitted" },
     h("summary", null, `Calibrated for ${direction}s: flagged from ${from}`),
     h("dl", null, facts.map(([name, value]) => [h("dt", null, name.replaceAll("_", " ")), h("dd", null, written(value))])));
-}
-
-// A value as YAML's readers write it on one line.
-export function written(value) {
-  if (value === null || value === undefined) return "off";
-  if (Array.isArray(value)) return value.map(written).join(", ");
-  if (typeof value !== "object") return String(value);
-  const entries = Object.entries(value);
-  // What is the same both ways is said once.
-  if (entries.length === 2 && DIRECTIONS.every((direction) => direction in value) && value.prompt === value.response) return written(value.prompt);
-  return entries.map(([name, each]) => `${name} ${written(each)}`).join(", ");
 }
