@@ -123,24 +123,28 @@ async def test_without_keys_it_is_there_for_this_machine_only(served: Gateway, p
 # -- figures -------------------------------------------------------------------------------------
 
 
-async def test_figures_count_what_was_asked_and_found(served: Gateway) -> None:
-    before = await asked(served, "/admin/figures")
-    assert (before["requests"], before["verdicts"], before["times"]) == ({}, {}, {})
-    await screen(served, f"crude {CANARY}", "bread")
-    await screen(served, "crude buy", profile="monitor")
-    await served.client.get("/v1/policies")
-    await served.client.post("/v1/screen", json={"prompt": 3})
-    found = await asked(served, "/admin/figures")
-    assert found["requests"] == {"answered": 3, "refused": 1}
-    assert found["verdicts"] == {"test/threat": {"blocked": 1, "allowed": 1, "would_block": 1}}
-    assert 0 < found["seconds"] < 60
-    assert (found["ready"], found["scorer"], found["policy_book"]) == (True, "fake@0", "book-1")
-    assert found["breakers"]["scorer"] == "closed"
-    assert (found["in_progress"], found["queued"]) == (0, 0)
-    assert {p: sum(point[p] for point in found["points"]) for p in ("requests", "blocked")} == {
-        "requests": 4,
-        "blocked": 1,
-    }
+async def test_figures_count_what_was_asked_and_found(scorer: FakeScorer) -> None:
+    telemetry = Telemetry(CollectorRegistry())
+    telemetry.ended("/v1/screen", 200, "blocked", 0.1)  # before anybody looked
+    telemetry.phase("held", 0.1)
+    async with gateway(scorer, telemetry=telemetry) as served:
+        before = await asked(served, "/admin/figures")
+        assert (before["requests"], before["verdicts"], before["times"]) == ({}, {}, {})
+        await screen(served, f"crude {CANARY}", "bread")
+        await screen(served, "crude buy", profile="monitor")
+        await served.client.get("/v1/policies")
+        await served.client.post("/v1/screen", json={"prompt": 3})
+        found = await asked(served, "/admin/figures")
+        assert found["requests"] == {"answered": 3, "refused": 1}
+        assert found["verdicts"] == {"test/threat": {"blocked": 1, "allowed": 1, "would_block": 1}}
+        assert 0 < found["seconds"] < 60
+        assert (found["ready"], found["scorer"], found["policy_book"]) == (True, "fake@0", "book-1")
+        assert found["breakers"]["scorer"] == "closed"
+        assert (found["in_progress"], found["queued"]) == (0, 0)
+        assert {p: sum(point[p] for point in found["points"]) for p in ("requests", "blocked")} == {
+            "requests": 4,
+            "blocked": 1,
+        }
 
 
 async def test_figures_tell_how_long_text_was_held(front: Open) -> None:
@@ -194,7 +198,7 @@ async def test_figures_that_cannot_be_taken_stop_nothing(
     telemetry = Telemetry(CollectorRegistry())
     kept = recent(telemetry, step_seconds=0.001)
     monkeypatch.setenv("PROMETHEUS_MULTIPROC_DIR", str(tmp_path))
-    (tmp_path / "counter_1.db").write_bytes(b"\xff" * 64)
+    (tmp_path / "gauge_liveall_of-nobody.db").touch()
     running = asyncio.create_task(kept.run())
     await asyncio.sleep(0.05)
     assert not running.done()
@@ -302,6 +306,8 @@ async def test_decisions_of_several_processes_are_found_together(
     await asyncio.gather(*running, return_exceptions=True)
     alone = await shared[0].find(DecisionQuery(limit=9))
     assert (alone.kept, alone.processes) == (4, 1)
+    # A path that is too long for a socket ends nothing.
+    await SharedDecisions(kept[0], tmp_path / ("x" * 120)).run()
 
 
 async def test_a_guard_that_failed_is_among_the_decisions(

@@ -12,9 +12,12 @@ from pathlib import Path
 from typing import Any, Self
 
 import orjson
+import structlog
 
 _KEPT = 1000
 _ANSWER_SECONDS = 1.0
+
+log = structlog.get_logger(__name__)
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,8 +110,13 @@ class SharedDecisions:
         self._socket = folder / f"decisions-{os.getpid()}"
 
     async def run(self) -> None:
-        """Answer the others until cancelled."""
-        async with await asyncio.start_unix_server(self._answer, self._socket) as server:
+        """Answer the others until cancelled; where that can't be, they do without."""
+        try:
+            server = await asyncio.start_unix_server(self._answer, self._socket)
+        except OSError as refused:
+            log.warning("other processes can't ask for decisions", why=str(refused))
+            return
+        async with server:
             await server.serve_forever()
 
     async def find(self, query: DecisionQuery) -> DecisionPage:
