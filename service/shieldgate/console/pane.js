@@ -67,7 +67,7 @@ export class Pane {
   }
   // What is shown was said of another text, or by another profile.
   #stale() {
-    this.result.classList.add("stale");
+    this.result.classList.toggle("stale", this.#reasons.hasChildNodes());
   }
 
   // Ask, and show what comes. Gives the probabilities by policy; null where nothing was judged.

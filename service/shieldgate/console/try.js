@@ -29,10 +29,10 @@ export const view = {
 
     root.append(
       h("h1", null, "Try"),
-      h("p", { class: "pale" }, "What the policies say of a text. It is judged and not kept, and the address of this page holds the setting alone. Examples: ",
-        EXAMPLES.map(([name, prompt, answer], i) => [
-          i ? ", " : "",
-          h("button", { type: "button", class: "link", onclick: () => panes[0]?.fill(prompt, answer) }, name)])),
+      h("p", { class: "pale" }, "What the policies say of a text. It is judged and not kept; the address of this page holds the setting alone."),
+      h("p", { class: "pale" }, "Examples: ", EXAMPLES.map(([name, prompt, answer], i) => [
+        i ? ", " : "",
+        h("button", { type: "button", class: "link", onclick: () => panes[0]?.fill(prompt, answer) }, name)])),
       problem, whole);
     whole.hidden = true;
     load();
