@@ -24,7 +24,7 @@ from shieldgate.policy import Streaming, load_book
 from shieldgate.upstream import Upstream
 
 if TYPE_CHECKING:
-    from playwright.async_api import Browser, Page
+    from playwright.async_api import Browser, Page, Route
 
 pytestmark = pytest.mark.asyncio(loop_scope="module")
 
@@ -112,7 +112,9 @@ async def test_a_prompt_is_tried_and_its_verdict_seen(served: Gateway, browser: 
         assert await page.locator(".verdict").inner_text() == "Blocked: Threats"
         said = await judgements(page)
         # The margin of the scorer is 3, and the small book has no calibration.
-        assert said == {"Threats": ["0.953", "threshold 0.500, not calibrated", "violated"]}
+        assert said == {
+            "Threats": ["0.953", "test/threat · threshold 0.500 · not calibrated", "violated"]
+        }
         assert "a prompt" in await page.locator("dl").inner_text()
         [bar] = await page.locator(".bar").all()
         outer, inner, mark = [
@@ -122,7 +124,9 @@ async def test_a_prompt_is_tried_and_its_verdict_seen(served: Gateway, browser: 
         assert (mark["x"] - outer["x"]) / outer["width"] == pytest.approx(0.5, abs=0.01)
 
         await judge(page, "What do you think of it?", TEXT)
-        assert (await judgements(page))["Threats"][1] == "threshold 0.400, not calibrated"
+        assert (await judgements(page))["Threats"][
+            1
+        ] == "test/threat · threshold 0.400 · not calibrated"
         assert "an answer" in await page.locator("dl").inner_text()
         await judge(page, "bread")
         assert await page.locator(".verdict").inner_text() == "Allowed"
@@ -153,8 +157,12 @@ async def test_two_wordings_and_two_profiles_are_compared(
             "Blocked: Spam",
         ]
         said = await judgements(page, "Second text")
-        assert said["Threats"] == ["−0.950 0.002", "threshold 0.100, not calibrated"]
-        assert said["Spam"] == ["only here 0.881", "threshold 0.500, not calibrated", "violated"]
+        assert said["Threats"] == ["−0.950 0.002", "test/threat · threshold 0.100 · not calibrated"]
+        assert said["Spam"] == [
+            "only here 0.881",
+            "test/spam · threshold 0.500 · not calibrated",
+            "violated",
+        ]
 
         await page.get_by_role("button", name="Remove the second").click()
         assert page.url == f"{served.url}/#try"
@@ -217,6 +225,29 @@ async def test_what_fails_is_said_in_the_servers_words(served: Gateway, browser:
         said = await page.get_by_role("alert").inner_text()
         assert "The scorer failed." in said
         assert "moderation_unavailable · req_" in said
+        await page.get_by_label("Profile").select_option("open")
+        await page.get_by_role("button", name="Judge").click()
+        await page.get_by_text("Passes unjudged: The scorer failed.").wait_for()
+
+
+async def test_what_comes_late_leaves_the_address_to_the_view_that_is_shown(
+    served: Gateway, browser: "Browser"
+) -> None:
+    go_on = asyncio.Event()
+
+    async def late(route: "Route") -> None:
+        await go_on.wait()
+        await route.continue_()
+
+    async with opened(browser, f"{served.url}/") as page:
+        await page.route("**/v1/policies", late)
+        await page.goto(f"{served.url}/?late#try?profile=strict")
+        await page.get_by_role("link", name="Connect").click()
+        go_on.set()
+        await page.locator("#view-try select").wait_for(state="attached")
+        assert page.url.endswith("#connect")
+        await page.get_by_role("link", name="Try").click()
+        await page.wait_for_url("**#try?profile=strict")
 
 
 # -- people ----------------------------------------------------------------------------------------
@@ -281,7 +312,6 @@ async def test_with_keys_one_is_asked_for_and_kept_in_the_tab(
             opened(browser, f"{served.url}/", expected=(401,)) as page,
         ):
             dialog = page.get_by_role("dialog")
-            await dialog.get_by_text("Give an API key of this server").wait_for()
             await dialog.get_by_label("API key").fill("sg-wrong")
             await page.keyboard.press("Enter")
             await dialog.get_by_text("The API key is not one of this server's.").wait_for()

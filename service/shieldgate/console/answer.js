@@ -15,6 +15,7 @@ export class Answer {
   #shown = h("p", { class: "text" });
   #when = h("summary", null, "What left when");
   #steps = h("ol", { class: "steps" });
+  #course = h("details", { hidden: true }, this.#when, this.#steps);
   #state = h("p", { class: "held", role: "status" }, "Nothing may leave yet: the prompt is judged, and the first words of the answer …");
   #ofPrompt = h("div");
   #ofAnswer = h("div");
@@ -29,8 +30,7 @@ export class Answer {
     this.#profiles = new Map(book.profiles.map((profile) => [profile.name, profile]));
     this.element = h("div", null,
       h("article", { class: "turn" }, h("h2", null, "You"), h("p", { class: "text" }, prompt), this.#ofPrompt),
-      h("article", { class: "turn" }, h("h2", null, "Model"), this.#shown, this.#state, this.#ofAnswer,
-        h("details", null, this.#when, this.#steps)));
+      h("article", { class: "turn" }, h("h2", null, "Model"), this.#shown, this.#state, this.#ofAnswer, this.#course));
   }
 
   // Say by which profiles the answer is judged: "default", or "default+strict".
@@ -92,6 +92,7 @@ export class Answer {
       this.#bursts.push(burst);
       this.#shown.append(burst.element);
       this.#steps.append(burst.line);
+      this.#course.hidden = false;
     }
     burst.at = now;
     burst.characters += [...text].length;

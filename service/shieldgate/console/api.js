@@ -22,7 +22,7 @@ export async function request(path, { body, signal } = {}) {
   while (response.status === 401 || (response.status === 403 && shown !== null)) {
     const refused = await problemOf(response);
     // Meanwhile another request may have been given one.
-    if (key === shown && !(await askForKey(refused.message))) throw refused;
+    if (key === shown && !(await askForKey(key === null ? "" : refused.message))) throw refused;
     shown = key;
     response = await send(path, body, signal);
   }

@@ -2,7 +2,7 @@
 
 import { ask, request } from "./api.js";
 import { Answer } from "./answer.js";
-import { failure, field, h } from "./page.js";
+import { failure, field, h, link } from "./page.js";
 import { choose, NO_PROFILE, profileChooser } from "./profiles.js";
 import { events } from "./sse.js";
 
@@ -55,17 +55,17 @@ export const view = {
         problem.append(failure(error, load));
         return;
       }
-      chosen = profileChooser(book, link);
+      chosen = profileChooser(book, changed);
       choose(chosen, setting.get("profile") ?? "");
       profile.append(field("Profile", chosen, "Judges beside the operator's; the stricter word holds."));
-      model.addEventListener("change", link);
+      model.addEventListener("change", changed);
       settings.hidden = form.hidden = false;
     }
-    function link() {
+    function changed() {
       const now = new URLSearchParams();
       if (model.value) now.set("model", model.value);
       if (chosen.value) now.set("profile", chosen.value);
-      history.replaceState(null, "", now.size ? `#chat?${now}` : "#chat");
+      link(view.id, now);
     }
 
     function begin() {
@@ -121,7 +121,7 @@ export const view = {
         if (book && now.size) {
           model.value = now.get("model") ?? model.value;
           choose(chosen, now.get("profile") ?? "");
-        } else if (chosen) link();
+        } else if (chosen) changed();
         else setting = now;
       },
     };

@@ -56,3 +56,10 @@ export function failure(error, again = null) {
     facts ? h("small", null, facts) : null,
     again ? h("p", null, h("button", { type: "button", onclick: again }, "Try again")) : null);
 }
+
+// Write the setting of a view into the address, for as long as the view is what is shown.
+export function link(view, setting) {
+  const [shown] = location.hash.slice(1).split("?");
+  if (shown && shown !== view) return;
+  history.replaceState(null, "", setting.size ? `#${view}?${setting}` : `#${view}`);
+}

@@ -67,7 +67,7 @@ export class Pane {
   }
   // What is shown was said of another text, or by another profile.
   #stale() {
-    this.result.classList.add("stale");
+    this.result.classList.toggle("stale", this.#reasons.hasChildNodes());
   }
 
   // Ask, and show what comes. Gives the probabilities by policy; null where nothing was judged.
@@ -123,8 +123,8 @@ export class Pane {
       ["judged as", direction === "prompt" ? "a prompt" : "an answer"],
       ["by profile", `${profile}, policy book ${policy_book}`],
       ["took", duration(milliseconds)],
-      ["scored", scored === 1 ? "the text as it is" : `${plural(scored, "text")}: its readings, passages and windows; the worst counts`],
-      omitted ? ["not shown", `${count(omitted)} characters of the prompt, which is too long beside the answer`] : null,
+      rows.length && ["scored", scored === 1 ? "the text as it is" : `${plural(scored, "text")}: its readings, passages and windows; the worst counts`],
+      omitted && ["not shown", `${count(omitted)} characters of the prompt, which is too long beside the answer`],
     ];
     this.#said.replaceChildren(verdict(action, error ? error.message : violated));
     this.#reasons.replaceChildren(

@@ -3,7 +3,7 @@
 
 import { ask } from "./api.js";
 import { Pane } from "./pane.js";
-import { failure, h } from "./page.js";
+import { failure, h, link } from "./page.js";
 
 const EXAMPLES = [
   ["a question", "How do I bake a sourdough loaf?", ""],
@@ -29,10 +29,10 @@ export const view = {
 
     root.append(
       h("h1", null, "Try"),
-      h("p", { class: "pale" }, "What the policies say of a text. It is judged and not kept, and the address of this page holds the setting alone. Examples: ",
-        EXAMPLES.map(([name, prompt, answer], i) => [
-          i ? ", " : "",
-          h("button", { type: "button", class: "link", onclick: () => panes[0]?.fill(prompt, answer) }, name)])),
+      h("p", { class: "pale" }, "What the policies say of a text. It is judged and not kept; the address of this page holds the setting alone."),
+      h("p", { class: "pale" }, "Examples: ", EXAMPLES.map(([name, prompt, answer], i) => [
+        i ? ", " : "",
+        h("button", { type: "button", class: "link", onclick: () => panes[0]?.fill(prompt, answer) }, name)])),
       problem, whole);
     whole.hidden = true;
     load();
@@ -77,9 +77,8 @@ export const view = {
       const compared = panes.length > 1;
       compare.textContent = compared ? "Remove the second" : "Compare";
       whole.classList.toggle("two", compared);
-      const profiles = panes.map((pane) => pane.profile);
-      const chosen = compared || profiles[0] ? new URLSearchParams(profiles.map((name) => ["profile", name])) : null;
-      history.replaceState(null, "", chosen ? `#try?${chosen}` : "#try");
+      const chosen = panes.map((pane) => ["profile", pane.profile]);
+      link(view.id, new URLSearchParams(compared || panes[0].profile ? chosen : []));
     }
 
     function onKey(event) {

@@ -22,19 +22,20 @@ function line({ name, policy, probability: p, threshold = null, violated, calibr
   bar.style.setProperty("--probability", p);
   if (threshold !== null) bar.style.setProperty("--threshold", threshold);
   const about = [
+    policy === name ? null : policy,
     threshold === null ? null : `threshold ${probability(threshold)}`,
-    calibrated === false ? "not calibrated" : null].filter(Boolean).join(", ");
+    calibrated === false ? "not calibrated" : null].filter(Boolean).join(" · ");
   return h("li", { class: violated ? "violated" : null, "data-policy": policy, "data-probability": p },
-    h("span", { class: "name", title: policy }, name),
+    h("span", { class: "name" }, name),
     h("span", { class: "value" }, probability(p)), bar,
     h("small", null, h("span", null, about), violated ? h("strong", null, "violated") : null));
 }
 
 // Say beside each number of `element` how far it is from that in `first`, by policy.
 export function compare(element, first) {
-  for (const of of element.querySelectorAll("[data-policy]")) {
-    const difference = of.dataset.probability - first.get(of.dataset.policy);
-    of.querySelector(".value").prepend(h("small", null, `${said(difference)} `));
+  for (const item of element.querySelectorAll("[data-policy]")) {
+    const difference = item.dataset.probability - first.get(item.dataset.policy);
+    item.querySelector(".value").prepend(h("small", null, `${said(difference)} `));
   }
 }
 
