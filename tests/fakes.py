@@ -7,7 +7,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 
 from shieldgate.errors import ScorerUnavailable
-from shieldgate.policy import Policy, PolicyBook, Profile
+from shieldgate.policy import Draft, Policy, PolicyBook, Profile
 from shieldgate.scoring import Identity, Prepared, Scorer
 from shieldgate.types import Exchange, Score
 
@@ -61,10 +61,16 @@ class FakeScorer:
 
 
 class FixedPolicies:
-    """Policies that don't change."""
+    """Policies that don't change, and have no files."""
 
     def __init__(self, book: PolicyBook) -> None:
         self.current = book
+
+    async def read(self, draft: Draft | None = None) -> PolicyBook:
+        return self.current
+
+    async def texts(self) -> dict[str, str]:
+        return {}
 
     async def watch(self) -> None:
         await asyncio.Event().wait()

@@ -475,7 +475,8 @@ async def test_a_gateway_is_a_scorer_like_the_others():
 
 def gateways_book() -> shieldgate.PolicyBook:
     """One whose verdicts need its profiles' thresholds and a calibration."""
-    book = small_book(thresholds={("test/threat", "prompt"): 0.99})
+    threat = {("test/threat", "prompt"): 0.99}
+    book = small_book(thresholds=threat, max_thresholds=threat)
     fitted = Calibration(threshold=0.3, temperature=5.0, bias=-1.0)
     spam = replace(
         book.policies["test/spam"],

@@ -61,6 +61,10 @@ async def test_every_reply_is_declared_and_none_is_a_500(
         *("/v1/guards/portkey", "/v1/guards/chat/completions", "/request", "/response", "/health"),
         *("/v1/embeddings", "/v1/decisions", "/v1/systemone"),
         *("/v1/policies", "/v1/models", "/v1/models/{model}", "/healthz", "/readyz", "/metrics"),
+        *(
+            f"/admin/{what}"
+            for what in ("figures", "decisions", "policies/files", "policies/draft")
+        ),
     }
 
 

@@ -85,6 +85,11 @@ def test_two_gateways_share_a_scorer_a_port_and_their_figures(  # noqa: PLR0915 
                 assert metric(url, "shieldgate_requests_total", route="/v1/screen") == 2
                 assert metric(url, "shieldgate_forward_seconds_count") == 2
                 assert metric(url, "shieldgate_ready") == 1
+                figures = httpx.get(f"{url}/admin/figures").json()
+                assert figures["requests"] == {"answered": 2}
+        # And the decisions of all that answer.
+        found = httpx.get(f"{url}/admin/decisions").json()
+        assert (len(found["decisions"]), found["processes"]) == (2, 2)
 
         # New policies reach both.
         profiles = policies / "profiles.yaml"

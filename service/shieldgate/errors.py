@@ -21,8 +21,10 @@
 Messages are for people and never contain text that was to be judged.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
 
 
 class ShieldgateError(Exception):
@@ -45,8 +47,24 @@ def needed(for_what: str, extra: str) -> Iterator[None]:
         ) from missing
 
 
+class FileProblem(NamedTuple):
+    """What is wrong on one line of a file, and how to mend it."""
+
+    file: Path
+    line: int
+    what: str
+
+    def __str__(self) -> str:
+        """Write it as compilers do, so that editors find the place."""
+        return f"{self.file}:{self.line}: {self.what}"
+
+
 class PolicyError(ConfigurationError):
-    """A policy book can't be built from its files."""
+    """A policy book can't be built from its files; `problems` are those that have a place."""
+
+    def __init__(self, message: str, problems: Sequence[FileProblem] = ()) -> None:
+        super().__init__(message)
+        self.problems = problems
 
 
 class ModelError(ConfigurationError):

@@ -1,6 +1,6 @@
 """Wire types of our own routes; also what `shieldgate score --json` prints."""
 
-from dataclasses import fields
+from dataclasses import asdict, fields
 from typing import Annotated, Any, Self, get_type_hints
 
 from pydantic import (
@@ -16,9 +16,15 @@ from pydantic_core import PydanticCustomError
 
 from shieldgate.errors import ScoringError
 from shieldgate.openai.text import Text
-from shieldgate.policy import Policy, PolicyBook, Profile
+from shieldgate.policy import (
+    Policy,
+    PolicyBook,
+    Profile,
+    ThresholdInForce,
+    threshold_in_force,
+)
 from shieldgate.scoring import Identity
-from shieldgate.types import Action, Direction, Exchange, Verdict
+from shieldgate.types import DIRECTIONS, Action, Direction, Exchange, Verdict
 
 Name = Annotated[Text, StringConstraints(max_length=200)]
 
@@ -171,8 +177,17 @@ class ScreenReply(_Wire):
     milliseconds: float
 
 
+class CalibrationInfo(_Wire):
+    """What was fitted for a scorer; `provenance` says from what."""
+
+    threshold: float
+    temperature: float
+    bias: float
+    provenance: dict[str, Any]
+
+
 class PolicyInfo(_Wire):
-    """One policy as it is in force."""
+    """One policy as it is in force; `calibration` is what holds for the scorer that is loaded."""
 
     id: str
     title: str
@@ -180,13 +195,14 @@ class PolicyInfo(_Wire):
     guidelines: dict[Direction, str]
     thresholds: dict[Direction, float]
     calibrated_for: dict[str, list[Direction]]
+    calibration: dict[Direction, CalibrationInfo]
 
     @classmethod
-    def of(cls, policy: Policy) -> Self:
+    def of(cls, policy: Policy, scorer: str) -> Self:
         """Write a policy out."""
         calibrated: dict[str, list[Direction]] = {}
-        for scorer, direction in policy.calibrations:
-            calibrated.setdefault(scorer, []).append(direction)
+        for name, direction in policy.calibrations:
+            calibrated.setdefault(name, []).append(direction)
         return cls(
             id=policy.id,
             title=policy.title,
@@ -194,6 +210,11 @@ class PolicyInfo(_Wire):
             guidelines=dict(policy.guidelines),
             thresholds=dict(policy.thresholds),
             calibrated_for=calibrated,
+            calibration={
+                direction: CalibrationInfo(**asdict(fitted))
+                for direction in DIRECTIONS
+                if (fitted := policy.calibration(scorer, direction))
+            },
         )
 
 
@@ -230,20 +251,45 @@ def _profile(profile: Profile) -> BaseModel:
 ProfileInfo = Annotated[Any, PlainSerializer(_profile, return_type=_ProfileInfo)]
 
 
+def _own_fields(profile: Profile) -> list[str]:
+    """List what a profile says other than one that leaves it out."""
+    bare = Profile(profile.name, profile.policies)
+    names = _ProfileInfo.model_fields
+    return [name for name in names if getattr(profile, name) != getattr(bare, name)]
+
+
 class PoliciesReply(_Wire):
-    """The policy book in force."""
+    """The policy book in force.
+
+    `in_force` has the thresholds of each profile for `scorer`, which is empty while none is loaded;
+    `own` the fields in which a profile differs from one that says only its policies.
+    """
 
     version: str
+    scorer: str
     policies: list[PolicyInfo]
     profiles: list[ProfileInfo]
+    in_force: dict[str, dict[str, dict[Direction, ThresholdInForce]]]
+    own: dict[str, list[str]]
 
     @classmethod
-    def of(cls, book: PolicyBook) -> Self:
-        """Write a book out."""
+    def of(cls, book: PolicyBook, scorer: str = "") -> Self:
+        """Write a book out; `scorer` is the name under which calibrations are filed."""
         return cls(
             version=book.version,
-            policies=[PolicyInfo.of(policy) for policy in book.policies.values()],
+            scorer=scorer,
+            policies=[PolicyInfo.of(policy, scorer) for policy in book.policies.values()],
             profiles=list(book.profiles.values()),
+            in_force={
+                profile.name: {
+                    policy.id: {
+                        d: threshold_in_force(profile, policy, d, scorer) for d in DIRECTIONS
+                    }
+                    for policy in book.find(profile.policies)
+                }
+                for profile in book.profiles.values()
+            },
+            own={profile.name: _own_fields(profile) for profile in book.profiles.values()},
         )
 
 

@@ -15,6 +15,8 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import MarkedYAMLError, YAMLError
 from ruamel.yaml.nodes import MappingNode, Node, ScalarNode
 
+from shieldgate.errors import FileProblem
+
 # Far more than people write, and little enough to be parsed beside requests.
 _MOST_BYTES = 4 * 1024 * 1024
 
@@ -37,8 +39,10 @@ class Document:
     content to speak of; the reason is then among the problems.
     """
 
-    def __init__(self, path: Path) -> None:
+    def __init__(self, path: Path, text: str | None = None) -> None:
+        """Take the path; a `text` stands for what is in the file."""
         self.path = path
+        self.text = text
         self.content: Any = None
         self.places: dict[Location, Place] = {}
         self.readable = False
@@ -49,7 +53,9 @@ class Document:
     def read(self) -> None:
         """Read the file; what is wrong with it as YAML becomes a problem, never an exception."""
         try:
-            root = self._yaml.compose(_text(self.path))
+            if self.text is None:
+                self.text = _text(self.path)
+            root = self._yaml.compose(self.text)
         except _Unfit as refused:
             self._add(1, str(refused))
         except OSError as refused:
@@ -85,10 +91,15 @@ class Document:
         value = textwrap.shorten(place.written, 60, placeholder=" ...") if quote else ""
         self._add(place.line, *filter(None, (_dotted(at), value)), why)
 
-    def report(self) -> list[str]:
-        """Write the problems as `file:line: key: value: why; mend`, in the order of their lines."""
+    @property
+    def problems(self) -> list[FileProblem]:
+        """List the problems in the order of their lines."""
         # A value that stands for both directions is refused twice, in the same words.
-        return [f"{self.path}:{line}: {text}" for line, text in sorted(set(self._problems))]
+        return [FileProblem(self.path, line, what) for line, what in sorted(set(self._problems))]
+
+    def report(self) -> list[str]:
+        """Write the problems as `file:line: key: value: why; mend`."""
+        return [str(problem) for problem in self.problems]
 
     def _add(self, line: int, *parts: str) -> None:
         self._problems.append((line, ": ".join(parts)))

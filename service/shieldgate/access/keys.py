@@ -34,7 +34,7 @@ _INDEX_BYTES = 8
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """What one key allows. `admin` keys may read the figures of all callers."""
+    """What one key allows. `admin` keys may read the figures and decisions of all callers."""
 
     name: str
     profile: str

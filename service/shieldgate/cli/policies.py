@@ -11,7 +11,13 @@ from rich.console import Console
 from rich.table import Table
 
 from shieldgate.errors import ConfigurationError, PolicyError, ScoringError
-from shieldgate.policy import PolicyBook, load_book, policy_files, shipped_policies
+from shieldgate.policy import (
+    PolicyBook,
+    lax_thresholds,
+    load_book,
+    policy_files,
+    shipped_policies,
+)
 from shieldgate.schemas import PoliciesReply
 from shieldgate.scoring.factory import open_prompts, open_scorer
 from shieldgate.settings import ScoringSettings, load
@@ -69,7 +75,7 @@ def check(
             _refuse(f"Error: {failure}")
         if refused:
             _refuse(refused)
-    for line in _lax(book):
+    for line in lax_thresholds(book):
         typer.echo(f"Warning: {line}", err=True)
     typer.echo(
         f"{path or 'The shipped policies'}: {len(book.policies)} policies, "
@@ -141,20 +147,6 @@ def init(
         _refuse(f"{refused.filename}: {refused.strerror}; choose a directory that can be written")
     typer.echo(f"Edit them, then: shieldgate policies check {directory}")
     typer.echo(f"Serve with them:  shieldgate serve --policies {directory}")
-
-
-def _lax(book: PolicyBook) -> Iterator[str]:
-    """Say where a profile lets pass what the threshold fitted for a scorer would stop."""
-    for profile in book.profiles.values():
-        for policy in book.policies.values():
-            for (scorer, direction), fitted in policy.calibrations.items():
-                threshold = profile.threshold(policy, direction, scorer)
-                if threshold > fitted.threshold:
-                    yield (
-                        f"profiles.{profile.name}.thresholds.{policy.id}: {threshold:g} is above "
-                        f"the {fitted.threshold:g} calibrated for {scorer} ({direction}); write it "
-                        "under max_thresholds, and the lower of the two counts"
-                    )
 
 
 def _load(path: Path | None) -> PolicyBook:

@@ -41,7 +41,7 @@ from shieldgate.scoring.cascade import load_cascade
 from shieldgate.scoring.factory import open_served
 from shieldgate.scoring.loading import LoadingScorer
 from shieldgate.settings import ServeSettings, flag, variable
-from shieldgate.telemetry import Audit, Sink, Telemetry
+from shieldgate.telemetry import Audit, SharedDecisions, Sink, Telemetry
 from shieldgate.types import DIRECTIONS
 from shieldgate.upstream import Upstream
 from shieldgate.worker.supervisor import Supervisor
@@ -135,6 +135,9 @@ def run(settings: ServeSettings, part: GatewayProcess | None = None) -> None:
                     keep_seconds=settings.history_seconds,
                     shared=_shared_history(settings, secret, shared),
                 ),
+                shared_decisions=SharedDecisions(audit.recent, part.scorer.parent)
+                if part
+                else None,
             )
         )
 

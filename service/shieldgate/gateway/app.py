@@ -6,12 +6,15 @@ from contextlib import asynccontextmanager, nullcontext, suppress
 from typing import Any
 
 from fastapi import FastAPI
+from fastapi.routing import APIRoute
 from starlette.middleware.cors import CORSMiddleware
 
 from shieldgate.dialects import DIALECTS, Dialect
 from shieldgate.dialects.interface import Wording
 from shieldgate.gateway import (
+    admin,
     chat,
+    console,
     count_tokens,
     decisions,
     embeddings,
@@ -27,6 +30,7 @@ from shieldgate.gateway.middleware.drain import DrainMiddleware
 from shieldgate.gateway.middleware.loopback import LoopbackMiddleware
 from shieldgate.gateway.middleware.requests import RequestMiddleware
 from shieldgate.gateway.services import Services
+from shieldgate.telemetry import RecentFigures
 from shieldgate.version import __version__
 
 # What pages of other origins may see of a reply's headers.
@@ -69,7 +73,7 @@ def create_app(services: Services, dialects: Sequence[Dialect] = DIALECTS) -> Fa
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        running = asyncio.create_task(_run(services), name="services")
+        running = asyncio.create_task(_run(services, app.state.figures), name="services")
         try:
             async with services.upstream or nullcontext(), services.shared or nullcontext():
                 yield
@@ -103,9 +107,17 @@ def create_app(services: Services, dialects: Sequence[Dialect] = DIALECTS) -> Fa
     routers = (
         chat.routes(dialects, everywhere),
         *(part.router for part in (count_tokens, embeddings, decisions)),
-        *(part.router for part in (moderations, screen, operations)),
+        *(part.router for part in (moderations, screen, operations, console)),
         *guards.routers(everywhere, dialects[0]),
     )
+    asked = {
+        route.path
+        for router in routers
+        for route in router.routes
+        if isinstance(route, APIRoute) and "POST" in (route.methods or ())
+    }
+    app.state.figures = RecentFigures(services.telemetry, asked.__contains__)
+    routers = (*routers, *admin.routers)
     for router in routers:
         app.include_router(router)
     install(app)
@@ -142,13 +154,16 @@ def create_app(services: Services, dialects: Sequence[Dialect] = DIALECTS) -> Fa
     return app
 
 
-async def _run(services: Services) -> None:
+async def _run(services: Services, figures: RecentFigures) -> None:
     """Hold what runs beside the routes until cancelled; stop the server on failure."""
     try:
         async with asyncio.TaskGroup() as group:
             group.create_task(services.screener.scorer.hold(services.telemetry.ready))
             group.create_task(services.policies.watch())
             group.create_task(services.limiter.run())
+            group.create_task(figures.run())
+            if services.shared_decisions:
+                group.create_task(services.shared_decisions.run())
             if services.keys:
                 group.create_task(services.keys.watch())
             if services.worker:

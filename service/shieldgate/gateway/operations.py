@@ -18,8 +18,8 @@ log = structlog.get_logger(__name__)
 
 @router.get("/v1/policies")
 async def policies(services: ServicesDep) -> PoliciesReply:
-    """Show the policies and profiles in force."""
-    return PoliciesReply.of(services.policies.current)
+    """Show the policies and profiles in force, and where their thresholds come from."""
+    return PoliciesReply.of(services.policies.current, services.screener.name)
 
 
 @router.get("/v1/models")

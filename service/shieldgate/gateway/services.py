@@ -14,9 +14,9 @@ from shieldgate.gateway.errors import RETRY_SECONDS, RequestError
 from shieldgate.gateway.middleware.drain import Drain
 from shieldgate.gateway.screening import Screener
 from shieldgate.history import History
-from shieldgate.policy import PolicyBook, Profile, join_profiles
+from shieldgate.policy import Draft, PolicyBook, Profile, join_profiles
 from shieldgate.settings import ServeSettings, flag
-from shieldgate.telemetry import Telemetry
+from shieldgate.telemetry import SharedDecisions, Telemetry
 from shieldgate.types import Direction, Exchange
 from shieldgate.upstream import Upstream
 
@@ -27,6 +27,14 @@ class Policies(Protocol):
     @property
     def current(self) -> PolicyBook:
         """Give the book in force, a snapshot."""
+        ...
+
+    async def read(self, draft: Draft | None = None) -> PolicyBook:
+        """Read the book with a draft among its files; raise ShieldgateError where it is refused."""
+        ...
+
+    async def texts(self) -> dict[str, str]:
+        """Read what the files say, by their names; raise PolicyError where they are refused."""
         ...
 
     async def watch(self) -> None:
@@ -54,7 +62,7 @@ class Services:
     `stop` ends the server; it is told what made that necessary. `upstream` answers chats, where
     there is a model to answer them. Without `keys` whoever reaches the server may use it.
     `shared` is opened and closed with the server. Without a `history`, what requests refer to is
-    not known.
+    not known. `shared_decisions` are those of other processes, too, where there are some.
     """
 
     settings: ServeSettings
@@ -69,6 +77,7 @@ class Services:
     limiter: RateLimiter = field(default_factory=RateLimiter)
     shared: AbstractAsyncContextManager[object] | None = None
     history: History | None = None
+    shared_decisions: SharedDecisions | None = None
 
     @property
     def model(self) -> Upstream:

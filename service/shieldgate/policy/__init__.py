@@ -1,7 +1,14 @@
 """What is allowed: YAML files in, an immutable PolicyBook and verdicts out."""
 
+from shieldgate.policy.in_force import ThresholdInForce, lax_thresholds, threshold_in_force
 from shieldgate.policy.join import AddedScreening, join_profiles, screening_rules
-from shieldgate.policy.load import define_policy, load_book, policy_files, shipped_policies
+from shieldgate.policy.load import (
+    Draft,
+    define_policy,
+    load_book,
+    policy_files,
+    shipped_policies,
+)
 from shieldgate.policy.model import (
     Calibration,
     Passages,
@@ -18,6 +25,7 @@ from shieldgate.policy.watch import LiveBook, changes
 __all__ = [
     "AddedScreening",
     "Calibration",
+    "Draft",
     "LiveBook",
     "Passages",
     "Policy",
@@ -25,13 +33,16 @@ __all__ = [
     "Profile",
     "Rules",
     "Streaming",
+    "ThresholdInForce",
     "changes",
     "decide",
     "define_policy",
     "fail",
     "join_profiles",
+    "lax_thresholds",
     "load_book",
     "policy_files",
     "screening_rules",
     "shipped_policies",
+    "threshold_in_force",
 ]

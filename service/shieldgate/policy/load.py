@@ -3,6 +3,7 @@
 import hashlib
 import json
 from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import BaseModel, ValidationError
@@ -58,20 +59,59 @@ def policy_files(path: Path) -> list[Path]:
     return files
 
 
-def load_book(path: Path | None = None) -> PolicyBook:
+@dataclass(frozen=True, slots=True)
+class Draft:
+    """A policy file that is not written yet.
+
+    It stands for the file of that name in the book, or beside the files where none has it. Without
+    a name it is the whole book.
+    """
+
+    text: str
+    file: str | None = None
+
+
+def load_book(path: Path | None = None, draft: Draft | None = None) -> PolicyBook:
     """Read a policy file, or a directory of them; None means the shipped ones.
 
-    What is given is the whole book: nothing is added to it. Raises PolicyError with one line for
-    each problem: `file:line: key: value: why; mend`.
+    What is given is the whole book: nothing is added to it but a `draft`. Raises PolicyError with
+    one line for each problem: `file:line: key: value: why; mend`.
     """
-    documents = [Document(file) for file in policy_files(path or shipped_policies())]
+    return _book(_read(_documents(path or shipped_policies(), draft)))
+
+
+def load_texts(path: Path) -> dict[str, str]:
+    """Read what the files of a book say, by their names; raise PolicyError where it is none.
+
+    A file that leads to something else is never shown: it is no policy file.
+    """
+    documents = _documents(path, None)
+    _read(documents)
+    return {document.path.name: document.text or "" for document in documents}
+
+
+def _documents(path: Path, draft: Draft | None) -> list[Document]:
+    if draft and draft.file is None:
+        return [Document(Path("draft.yaml"), draft.text)]
+    documents = {file.name: Document(file) for file in policy_files(path)}
+    if draft and draft.file:
+        documents[draft.file] = Document(Path(draft.file), draft.text)
+    return list(documents.values())
+
+
+def _read(documents: Sequence[Document]) -> list[FileEntry]:
+    """Read documents that make a book together; raise PolicyError."""
     for document in documents:
         document.read()
     entries = [entry for document in documents if (entry := _validated(document))]
     _check_names(documents)
-    problems = [line for document in documents for line in document.report()]
+    problems = [problem for document in documents for problem in document.problems]
     if problems:
-        raise PolicyError("\n".join(problems))
+        raise PolicyError("\n".join(map(str, problems)), problems)
+    return entries
+
+
+def _book(entries: Sequence[FileEntry]) -> PolicyBook:
     policies = {
         f"{entry.family}/{name}": policy
         for entry in entries

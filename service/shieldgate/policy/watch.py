@@ -8,7 +8,7 @@ import structlog
 from watchfiles import Change, awatch
 
 from shieldgate.errors import ShieldgateError, UnknownName
-from shieldgate.policy.load import SUFFIXES, load_book, shipped_policies
+from shieldgate.policy.load import SUFFIXES, Draft, load_book, load_texts, shipped_policies
 from shieldgate.policy.model import Policy, PolicyBook
 
 _log = structlog.get_logger(__name__)
@@ -60,13 +60,25 @@ class LiveBook:
         async with self._reloading:
             await self._reload()
 
+    async def read(self, draft: Draft | None = None) -> PolicyBook:
+        """Read the book as its files are now, with a `draft` among them, and let all be.
+
+        Raises ShieldgateError where a reload would refuse it.
+        """
+        book = await asyncio.to_thread(load_book, self.path, draft)
+        book.profile(self._profile)
+        self._check_bound(book)
+        if self.check:
+            await self.check(book.policies.values())
+        return book
+
+    async def texts(self) -> dict[str, str]:
+        """Read what the files say now, by their names; raise PolicyError where they are refused."""
+        return await asyncio.to_thread(load_texts, self.path)
+
     async def _reload(self) -> None:
         try:
-            book = await asyncio.to_thread(load_book, self.path)
-            book.profile(self._profile)
-            self._check_bound(book)
-            if self.check:
-                await self.check(book.policies.values())
+            book = await self.read()
         except ShieldgateError as refused:
             self.last_error = str(refused)
             self._refused(True)

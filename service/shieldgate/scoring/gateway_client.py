@@ -36,12 +36,15 @@ def _by_pairs(profile: Any) -> Any:
     """Key a profile's thresholds by policy and direction, for which JSON has two levels."""
     if not isinstance(profile, dict):
         return profile
-    pairs = {
-        (policy, direction): threshold
-        for policy, by_direction in _THRESHOLDS.validate_python(profile.get("thresholds")).items()
-        for direction, threshold in by_direction.items()
+    return profile | {
+        field: {
+            (policy, direction): threshold
+            for policy, by_direction in _THRESHOLDS.validate_python(profile[field]).items()
+            for direction, threshold in by_direction.items()
+        }
+        for field in ("thresholds", "max_thresholds")
+        if field in profile
     }
-    return profile | {"thresholds": pairs}
 
 
 # What is read of the gateway's replies. Newer gateways may say more, so the rest is ignored.

@@ -6,6 +6,7 @@ may quote it.
 """
 
 from shieldgate.telemetry.audit import Audit, Decision, Sink
+from shieldgate.telemetry.figures import Figures, RecentFigures
 from shieldgate.telemetry.logs import Level, configure_logging, log_as_library
 from shieldgate.telemetry.metrics import (
     BreakerName,
@@ -17,6 +18,11 @@ from shieldgate.telemetry.metrics import (
     Phase,
     Telemetry,
 )
+from shieldgate.telemetry.recent_decisions import (
+    DecisionQuery,
+    RecentDecisions,
+    SharedDecisions,
+)
 from shieldgate.telemetry.traces import NoTraces, Traces
 
 __all__ = [
@@ -26,11 +32,16 @@ __all__ = [
     "CacheLevel",
     "CascadePart",
     "Decision",
+    "DecisionQuery",
+    "Figures",
     "GuardFailure",
     "Level",
     "NoTraces",
     "Outcome",
     "Phase",
+    "RecentDecisions",
+    "RecentFigures",
+    "SharedDecisions",
     "Sink",
     "Telemetry",
     "Traces",

@@ -5,13 +5,13 @@ the key finds its records, and nobody else learns anything.
 """
 
 import hmac
-import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
 import structlog
 
+from shieldgate.telemetry.recent_decisions import RecentDecisions
 from shieldgate.types import Exchange, Verdict
 
 log = structlog.get_logger(__name__)
@@ -42,7 +42,7 @@ class Sink(Protocol):
 
 
 class Audit:
-    """Writes each decision into the log, and into `sink` where there is one.
+    """Writes each decision into the log, and into `sink` where there is one; keeps the last ones.
 
     `secret` keys the digests of texts.
     """
@@ -50,11 +50,10 @@ class Audit:
     def __init__(self, secret: bytes, sink: Sink | None = None) -> None:
         self._secret = secret
         self._sink = sink
+        self.recent = RecentDecisions()
 
     def record(self, decision: Decision) -> None:
         """Record a decision, with the request id and the caller that are bound to the request."""
-        if self._sink is None and not logging.getLogger(__name__).isEnabledFor(logging.INFO):
-            return
         found = {j.policy: j for j in decision.verdict.judgements}
         record = {
             "direction": decision.verdict.direction,
@@ -81,8 +80,10 @@ class Audit:
             if decision.exchange.response is not None:
                 record["response_digest"] = self.digest(decision.exchange.response)
         log.info("decision", **record)
+        whole = {**structlog.contextvars.get_contextvars(), **record}
+        self.recent.write(whole)
         if self._sink:
-            self._sink.write({**structlog.contextvars.get_contextvars(), **record})
+            self._sink.write(whole)
 
     def digest(self, text: str) -> str:
         """Digest a text, in hexadecimal digits."""

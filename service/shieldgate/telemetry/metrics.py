@@ -16,7 +16,7 @@ from prometheus_client.multiprocess import MultiProcessCollector, mark_process_d
 from shieldgate.telemetry.traces import NoTraces, Traces
 from shieldgate.types import Action, Verdict
 
-_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
+SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 _TOKENS = (64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768)
 _PIECES = (1, 2, 4, 8, 16, 32, 64)
 _PROBABILITIES = tuple(n / 20 for n in range(1, 21))
@@ -53,7 +53,7 @@ class Telemetry:
         counter = partial(Counter, registry=registry)
         gauge = partial(Gauge, registry=registry)
         histogram = partial(Histogram, registry=registry)
-        seconds = partial(histogram, buckets=_SECONDS)
+        seconds = partial(histogram, buckets=SECONDS)
         self._requests = counter(
             "shieldgate_requests", "Requests answered.", ["route", "status", "outcome"]
         )
@@ -163,13 +163,17 @@ class Telemetry:
 
     def page(self) -> bytes:
         """Write all metrics in Prometheus' text format."""
+        return generate_latest(self.gathered())
+
+    def gathered(self) -> CollectorRegistry:
+        """Give the registry of all processes that add up, which is this one's where it is alone."""
         directory = os.environ.get("PROMETHEUS_MULTIPROC_DIR")
         if not directory:
-            return generate_latest(self.registry)
+            return self.registry
         _forget_ended_processes(Path(directory))
         registry = CollectorRegistry()
         MultiProcessCollector(registry, directory)  # type: ignore[no-untyped-call]
-        return generate_latest(registry)
+        return registry
 
     def began(self) -> None:
         """Count a request in."""

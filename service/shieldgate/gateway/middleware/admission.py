@@ -12,13 +12,14 @@ from shieldgate.access.keys import Key, LiveKeys
 from shieldgate.access.rate_limits import RateLimiter
 from shieldgate.dialects.interface import Wording
 from shieldgate.errors import LimitReached, NotAllowed, ShieldgateError, UnknownKey
+from shieldgate.gateway import console
 from shieldgate.gateway.errors import problem_of, respond
 from shieldgate.gateway.state import state_of
 from shieldgate.scoring import turn
 
 # What probes and newcomers read: nothing of anybody's.
-OPEN = frozenset({"/healthz", "/health", "/readyz", "/docs", "/openapi.json"})
-ADMIN = frozenset({"/metrics"})
+OPEN = frozenset({"/healthz", "/health", "/readyz", "/docs", "/openapi.json", *console.PATHS})
+ADMIN = ("/metrics", "/admin/")
 
 
 class AdmissionMiddleware:
@@ -65,7 +66,7 @@ class AdmissionMiddleware:
         key = self._keys.current.find(secret)
         if key is None:
             raise UnknownKey("The API key is not one of this server's.")
-        if scope["path"] in ADMIN and not key.admin:
+        if scope["path"].startswith(ADMIN) and not key.admin:
             raise NotAllowed("This takes a key with `admin: true`.")
         return key
 

@@ -17,7 +17,11 @@ from shieldgate.telemetry import Outcome, Telemetry
 
 log = structlog.get_logger(__name__)
 
-_PROBES = {"/healthz", "/readyz", "/metrics"}
+# Probes, the files of one page, and what that asks every few seconds.
+_OFTEN = {
+    *("/healthz", "/readyz", "/metrics"),
+    *("/console/{name}", "/admin/figures", "/admin/decisions"),
+}
 _REFUSALS: dict[int, Outcome] = {429: "limited", 499: "left"}
 
 
@@ -92,7 +96,7 @@ class RequestMiddleware:
                 route, seconds = _route(scope), perf_counter() - started
                 self._telemetry.ended(route, status or 500, outcome, seconds)
                 answered(route, status or 500, outcome)
-                write = log.debug if route in _PROBES else log.info
+                write = log.debug if route in _OFTEN else log.info
                 write(
                     "request",
                     route=route,

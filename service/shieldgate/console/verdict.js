@@ -1,0 +1,46 @@
+// How a verdict is shown: what becomes of the text, and each policy's probability.
+
+import { h, probability } from "./page.js";
+
+const ACTIONS = {
+  allowed: "Allowed",
+  blocked: "Blocked",
+  would_block: "Would be blocked, but the profile only monitors",
+  failed_open: "Passes unjudged",
+  failed_closed: "Stopped unjudged",
+};
+
+export const verdict = (action, about) =>
+  h("span", { class: `verdict ${action}` }, h("strong", null, ACTIONS[action]), about ? `: ${about}` : null);
+
+// A line for each policy: { name, policy, probability, violated }, with its `threshold` and
+// `calibrated` where they are known.
+export const judged = (rows) => h("ul", { class: "judged" }, rows.map(line));
+
+function line({ name, policy, probability: p, threshold = null, violated, calibrated = null }) {
+  const bar = h("div", { class: "bar", "aria-hidden": "true" }, h("i"), threshold === null ? null : h("b"));
+  bar.style.setProperty("--probability", p);
+  if (threshold !== null) bar.style.setProperty("--threshold", threshold);
+  const about = [
+    policy === name ? null : policy,
+    threshold === null ? null : `threshold ${probability(threshold)}`,
+    calibrated === false ? "not calibrated" : null].filter(Boolean).join(" · ");
+  return h("li", { class: violated ? "violated" : null, "data-policy": policy, "data-probability": p },
+    h("span", { class: "name" }, name),
+    h("span", { class: "value" }, probability(p)), bar,
+    h("small", null, h("span", null, about), violated ? h("strong", null, "violated") : null));
+}
+
+// Say beside each number of `element` how far it is from that in `first`, by policy.
+export function compare(element, first) {
+  for (const item of element.querySelectorAll("[data-policy]")) {
+    const difference = item.dataset.probability - first.get(item.dataset.policy);
+    item.querySelector(".value").prepend(h("small", null, `${said(difference)} `));
+  }
+}
+
+function said(difference) {
+  if (Number.isNaN(difference)) return "only here";
+  if (Math.abs(difference) < 0.0005) return "the same";
+  return `${difference < 0 ? "−" : "+"}${Math.abs(difference).toFixed(3)}`;
+}

@@ -1,0 +1,5 @@
+"""What the console shows operators, below `/admin/`: for keys with `admin: true`."""
+
+from shieldgate.gateway.admin import decisions, drafts, figures
+
+routers = (figures.router, decisions.router, drafts.router)
