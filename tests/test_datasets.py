@@ -403,9 +403,7 @@ def test_labels_reach_policies_by_name_by_openai_category_or_by_choice():
     assert ours.unmatched == ("sexual/minors", "weapons")
     theirs = Labelling.of(names, policies("openai"))
     assert theirs.policies["sexual/minors"] == ("openai/sexual-minors",)
-    chosen = Labelling.of(
-        names, policies("shieldgemma"), chosen={"weapons": ("shieldgemma/dangerous",)}
-    )
+    chosen = Labelling.of(names, policies("shieldgemma"), chosen={"weapons": ("dangerous",)})
     assert chosen.policies["weapons"] == ("shieldgemma/dangerous",)
 
 

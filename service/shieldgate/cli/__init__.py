@@ -178,7 +178,10 @@ def score(
     ] = None,
     policy: Annotated[
         list[str] | None,
-        typer.Option(help="Judge this policy too, beside the profile's. May be repeated."),
+        typer.Option(
+            help="Judge this policy too, beside the profile's: hate, or shieldgemma/hate. May be "
+            "repeated."
+        ),
     ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Write what POST /v1/screen answers.")
@@ -196,7 +199,7 @@ def score(
 
     - `shieldgate score "How do I bake bread?"`
 
-    - `shieldgate score prompt.txt --response answer.txt --policy shieldgemma/profanity`
+    - `shieldgate score prompt.txt --response answer.txt --policy profanity`
 
     - `shieldgate score --lines comments.txt --exit-code`
 

@@ -9,7 +9,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from shieldgate.errors import ConfigurationError, needed
+from shieldgate.errors import ConfigurationError, UnknownName, needed
 from shieldgate.policy import PolicyBook, load_book
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ def calibrate(
     - `shieldgate calibrate scores.jsonl --target optimal-f1 --fit --write
     policies/shieldgemma.yaml --dry-run`
 
-    - `shieldgate calibrate scores.jsonl --target recall=0.95 --policy shieldgemma/hate --write
+    - `shieldgate calibrate scores.jsonl --target recall=0.95 --policy hate --write
     policies/shieldgemma.yaml`
 
     - `shieldgate calibrate runs/2b/scores.jsonl --cascade runs/starter/scores.jsonl --write
@@ -164,7 +164,10 @@ def calibrate(
     book_path = policies or (write.parent if write else None)
     book = load_book(book_path)
     columns = read_columns(scores)
-    only = tuple(policy or ())
+    try:
+        only = tuple(known.id for known in book.find(policy or ()))
+    except UnknownName as unknown:
+        raise ConfigurationError(f"--policy: {unknown}") from None
     if write:
         only = _in_file(write, writeback.policies_in(write), columns.header.policies, only)
     found = list(made(columns, book, options, today=date.today(), only=only))

@@ -251,20 +251,32 @@ class PolicyBook:
 
         Raises UnknownName, also where that makes no policy at all.
         """
-        ids = dict.fromkeys((*profile.policies, *asked))
-        if not ids:
+        names = (*profile.policies, *asked)
+        if not names:
             raise UnknownName(
                 f"The profile {profile.name!r} has no policies and none was asked for, so there is "
                 f"nothing to judge. Known: {', '.join(sorted(self.policies))}."
             )
-        return self.find(ids)
+        return self.find(names)
 
-    def find(self, ids: Iterable[str]) -> tuple[Policy, ...]:
-        """Look policies up by id; raise UnknownName."""
-        try:
-            return tuple(self.policies[i] for i in ids)
-        except KeyError as missing:
-            raise UnknownName(_unknown("policy", missing.args[0], self.policies)) from None
+    def find(self, names: Iterable[str]) -> tuple[Policy, ...]:
+        """Look policies up, each once: by id, or by the part after the family where that is plain.
+
+        Raises UnknownName.
+        """
+        found = (self._policy(name) for name in names)
+        return tuple({policy.id: policy for policy in found}.values())
+
+    def _policy(self, name: str) -> Policy:
+        parts = {id: id.partition("/")[2] for id in self.policies}
+        ids = [name] if name in self.policies else [id for id in parts if parts[id] == name]
+        if len(ids) > 1:
+            raise UnknownName(
+                f"Several policies are named {name!r}: {', '.join(ids)}. Name one by its whole id."
+            )
+        if not ids:
+            raise UnknownName(_unknown("policy", name, self.policies, parts.values()))
+        return self.policies[ids[0]]
 
 
 # By the ratio of difflib: one letter too many, too few, wrong or swapped in six.
@@ -318,7 +330,9 @@ def _judge(
     )
 
 
-def _unknown(kind: str, name: str, known: Iterable[str]) -> str:
+def _unknown(kind: str, name: str, known: Iterable[str], short: Iterable[str] = ()) -> str:
     # What can't be a name may be a text in the wrong place.
     named = f"named {name!r}" if re.fullmatch(r"[\w./-]{1,80}", name) else "of that name"
-    return f"There is no {kind} {named}. Known: {', '.join(sorted(known))}."
+    near = difflib.get_close_matches(name, [*known, *short], 1, _NEAR)
+    meant = f" Did you mean {near[0]!r}?" if near else ""
+    return f"There is no {kind} {named}.{meant} Known: {', '.join(sorted(known))}."
