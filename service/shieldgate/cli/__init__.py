@@ -109,7 +109,8 @@ def serve(
     run(settings, GatewayProcess.of(supervised, scorer))
 
 
-@app.command(hidden=True)
+# A name that no typing error of "score" leads to.
+@app.command("scorer-of-gateways", hidden=True)
 @with_settings
 def scorer(settings: ServeSettings, *, scorer: Annotated[Path, typer.Option()]) -> None:
     """Score for the gateway processes of `shieldgate serve --processes`, which starts it."""

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from shieldgate.errors import ConfigurationError, PolicyError, ScoringError
+from shieldgate.plural import counted
 from shieldgate.policy import PolicyBook, load_book, policy_files, shipped_policies
 from shieldgate.schemas import PoliciesReply
 from shieldgate.scoring.factory import open_prompts, open_scorer
@@ -72,8 +73,8 @@ def check(
     for line in _lax(book):
         typer.echo(f"Warning: {line}", err=True)
     typer.echo(
-        f"{path or 'The shipped policies'}: {len(book.policies)} policies, "
-        f"{len(book.profiles)} profiles, version {book.version}"
+        f"{path or 'The shipped policies'}: {counted(len(book.policies), 'policy', 'policies')}, "
+        f"{counted(len(book.profiles), 'profile')}, version {book.version}"
     )
 
 

@@ -9,6 +9,7 @@ from rich.table import Table
 
 from shieldgate.evaluation.compare import Comparison, Pair
 from shieldgate.evaluation.report import TOGETHER, Report, Slice
+from shieldgate.plural import counted
 from shieldgate.statistics import BINS, Estimate
 from shieldgate.types import DIRECTIONS
 
@@ -68,7 +69,7 @@ def show_comparison(comparison: Comparison, console: Console) -> None:
         table = _table(title, family or "policy", *(SHORT[name] for name in COMPARED))
         for pair in pairs:
             table.add_row(
-                f"{_name(pair.policy, family)}\n[dim]{pair.rows:,} rows[/]",
+                f"{_name(pair.policy, family)}\n[dim]{counted(pair.rows, 'row')}[/]",
                 *(
                     f"{_number(pair.a[name])}\n{_number(pair.b[name])}\n"
                     + _estimate(pair.difference[name], "+.3f")

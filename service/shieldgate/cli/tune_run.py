@@ -12,6 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from shieldgate.errors import ScoringError
+from shieldgate.plural import counted
 from shieldgate.statistics import Estimate, doubts
 from shieldgate.tuning.fit import Hyperparameters
 from shieldgate.tuning.loop import Check, best
@@ -97,9 +98,9 @@ def _show(report: TuningReport, task: TuningTask) -> None:
     console = Console()
     rows = report.rows
     console.print(
-        f"{rows['train']:,} rows to learn from, {rows['validation']:,} to stop by, "
+        f"{counted(rows['train'], 'row')} to learn from, {rows['validation']:,} to stop by, "
         f"{rows['test']:,} to measure on; best after {report.best} of "
-        f"{report.checks[-1].steps} steps",
+        f"{counted(report.checks[-1].steps, 'step')}",
         highlight=False,
     )
     table = Table(box=box.SIMPLE_HEAD, title="On rows held out: before, after, and the gain")

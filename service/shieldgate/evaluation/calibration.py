@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from shieldgate.errors import ConfigurationError
 from shieldgate.evaluation.decisions import policies, probabilities, reworded
 from shieldgate.evaluation.score_columns import UNKNOWN, ScoreColumns
+from shieldgate.plural import counted
 from shieldgate.policy import Calibration, Policy, PolicyBook
 from shieldgate.statistics import (
     Curve,
@@ -185,7 +186,8 @@ def _fit(
     for kind, count in (("harmful", harmful), ("harmless", labels.size - harmful)):
         if count < FOLDS:
             raise _ImpossibleError(
-                f"{count} rows are known to be {kind}; it takes {FOLDS} to hold some of them out"
+                f"{counted(count, 'row is', 'rows are')} known to be {kind}; it takes {FOLDS} "
+                "to hold some of them out"
             )
     before = policy.calibration(scorer, direction) or Calibration(policy.thresholds[direction])
     made = _made(rows, before, options)

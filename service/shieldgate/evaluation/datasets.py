@@ -14,6 +14,7 @@ from shieldgate.errors import ConfigurationError
 from shieldgate.evaluation.adapters import ADAPTERS, Adapter, Example, Fields, RowError
 from shieldgate.evaluation.row_files import BadRow, Record
 from shieldgate.evaluation.sources import Source
+from shieldgate.plural import counted
 from shieldgate.types import Exchange
 
 _SHOWN = 5  # bad rows that are listed; all are counted
@@ -53,9 +54,14 @@ class Survey:
         if self.bad_count:
             places = ", ".join(f"{bad.place} ({bad.why})" for bad in self.bad)
             more = ", …" if self.bad_count > len(self.bad) else ""
-            notes.append(f"{self.bad_count:,} bad rows were left out, in lines {places}{more}")
+            notes.append(
+                f"{counted(self.bad_count, 'bad row was', 'bad rows were')} left out, in "
+                f"{'line' if self.bad_count == 1 else 'lines'} {places}{more}"
+            )
         if self.duplicates:
-            notes.append(f"{self.duplicates:,} rows have an id that another row has too")
+            notes.append(
+                f"{counted(self.duplicates, 'row has', 'rows have')} an id that another row has too"
+            )
         return notes
 
     def one_sided(self) -> list[str]:
