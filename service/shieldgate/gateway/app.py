@@ -8,6 +8,7 @@ from typing import Any
 from fastapi import FastAPI
 from starlette.middleware.cors import CORSMiddleware
 
+from shieldgate.access.rate_limits import LIMITED
 from shieldgate.dialects import DIALECTS, Dialect
 from shieldgate.dialects.interface import Wording
 from shieldgate.gateway import (
@@ -21,7 +22,7 @@ from shieldgate.gateway import (
     screen,
 )
 from shieldgate.gateway.errors import UPSTREAM_ID, declared, install
-from shieldgate.gateway.middleware.admission import OPEN, AdmissionMiddleware
+from shieldgate.gateway.middleware.admission import LIMIT_HEADERS, OPEN, AdmissionMiddleware
 from shieldgate.gateway.middleware.body_limit import BodyLimitMiddleware
 from shieldgate.gateway.middleware.drain import DrainMiddleware
 from shieldgate.gateway.middleware.loopback import LoopbackMiddleware
@@ -33,6 +34,7 @@ from shieldgate.version import __version__
 _EXPOSED = (
     *("x-request-id", UPSTREAM_ID, "retry-after"),
     *("x-shieldgate-profile", "x-shieldgate-unscreened"),
+    *(name.format(what) for what in LIMITED for name in LIMIT_HEADERS),
 )
 
 _LAST_SPANS_SECONDS = 2.0

@@ -27,9 +27,7 @@ def configure_logging(level: Level, *, as_json: bool, stream: TextIO | None = No
         if as_json
         else [
             _for_people,
-            structlog.dev.ConsoleRenderer(
-                colors=stream.isatty(), sort_keys=False, pad_level=False
-            ),
+            structlog.dev.ConsoleRenderer(colors=stream.isatty(), sort_keys=False, pad_level=False),
         ]
     )
     structlog.configure(
