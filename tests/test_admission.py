@@ -300,29 +300,31 @@ async def test_every_answer_tells_how_its_key_stands_as_openai_does(
         return [reply.headers[f"x-ratelimit-{k}-{what}"] for k in ("limit", "remaining", "reset")]
 
     key = {"requests_per_minute": 4, "characters_per_minute": 60}
-    async with serving(Script(streamed("kind"))) as url:
-        async with guarded(scorer, tmp_path, key=key, upstream=Upstream(url)) as served:
-            replies = [
-                await served.client.get("/v1/models"),
-                await served.client.post(CHAT, json=chat("bread", stream=True)),
-                await served.client.post(SCREEN, json={"wrong": 1}),
-            ]
-            scorer.failure = RuntimeError("a defect")
-            replies.append(await served.client.post(SCREEN, json={"prompt": "bread and butter"}))
-            replies.append(await served.client.get("/v1/models"))
-            statuses = [reply.status_code for reply in replies]
-            assert statuses == [200, 200, 400, 500, 429]
-            left = [told(reply, "requests")[:2] for reply in replies]
-            assert left == [["4", "3"], ["4", "2"], ["4", "1"], ["4", "0"], ["4", "0"]]
-            left = [told(reply, "characters")[1] for reply in replies[:3]]
-            assert left[0] == "60"
-            assert 55 <= int(left[1]) <= 56
-            assert told(replies[0], "characters")[2] == "0s"
-            # A quarter of a minute for each.
-            assert re.fullmatch(r"14(\.\d+)?s|15s", told(replies[0], "requests")[2])
-            assert "x-ratelimit-limit-texts" not in replies[0].headers
-            open_to_all = await served.client.get("/healthz")
-            assert "x-ratelimit-limit-requests" not in open_to_all.headers
+    async with (
+        serving(Script(streamed("kind"))) as url,
+        guarded(scorer, tmp_path, key=key, upstream=Upstream(url)) as served,
+    ):
+        replies = [
+            await served.client.get("/v1/models"),
+            await served.client.post(CHAT, json=chat("bread", stream=True)),
+            await served.client.post(SCREEN, json={"wrong": 1}),
+        ]
+        scorer.failure = RuntimeError("a defect")
+        replies.append(await served.client.post(SCREEN, json={"prompt": "bread and butter"}))
+        replies.append(await served.client.get("/v1/models"))
+        statuses = [reply.status_code for reply in replies]
+        assert statuses == [200, 200, 400, 500, 429]
+        left = [told(reply, "requests")[:2] for reply in replies]
+        assert left == [["4", "3"], ["4", "2"], ["4", "1"], ["4", "0"], ["4", "0"]]
+        left = [told(reply, "characters")[1] for reply in replies[:3]]
+        assert left[0] == "60"
+        assert 55 <= int(left[1]) <= 56
+        assert told(replies[0], "characters")[2] == "0s"
+        # A quarter of a minute for each.
+        assert re.fullmatch(r"14(\.\d+)?s|15s", told(replies[0], "requests")[2])
+        assert "x-ratelimit-limit-texts" not in replies[0].headers
+        open_to_all = await served.client.get("/healthz")
+        assert "x-ratelimit-limit-requests" not in open_to_all.headers
 
 
 @pytest.mark.parametrize(

@@ -215,6 +215,6 @@ class _Speed(ProgressColumn):
 def run_folder(evaluation: Evaluation, *names: str) -> Path:
     """Name the folder of a run for which no other was given."""
     data = evaluation.dataset.source.name
-    stem = re.sub(r"(\.(jsonl|csv|parquet|gz))+$", "", data).removeprefix("hf://")
+    stem = re.sub(r"(?i)(\.(jsonl?|ndjson|csv|tsv|parquet|gz))+$", "", data).removeprefix("hf://")
     slugs = [re.sub(r"[^\w.@-]+", "-", name).strip("-.") for name in (stem, *names)]
     return Path("runs") / "-".join(slug for slug in slugs if slug)
