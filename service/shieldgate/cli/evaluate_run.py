@@ -139,8 +139,12 @@ class EvaluateCommand:
             yield run, recorded
             return
         most = self.options.max_batch_tokens
-        async with open_scorer(settings, max_batch_tokens=most, max_waiting=sys.maxsize) as scorer:
-            yield run, self._row_scorer(scorer)
+        with Console(stderr=True).status(f"loading {settings.model}") as status:
+            async with open_scorer(
+                settings, max_batch_tokens=most, max_waiting=sys.maxsize
+            ) as scorer:
+                status.stop()
+                yield run, self._row_scorer(scorer)
 
     def _row_scorer(self, scorer: Scorer) -> RowScorer:
         return row_scorer(

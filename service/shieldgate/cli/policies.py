@@ -175,7 +175,7 @@ def _policy_table(book: PolicyBook) -> Table:
     table.add_column("policy", no_wrap=True)
     table.add_column("title", overflow="fold")
     table.add_column("threshold", overflow="fold")
-    table.add_column("OpenAI category", overflow="fold")
+    table.add_column("OpenAI category", no_wrap=True)
     for policy in book.policies.values():
         threshold = _by_direction(policy.thresholds)
         table.add_row(policy.id, policy.title, threshold, "\n".join(policy.openai))
@@ -223,7 +223,13 @@ def _profile_table(book: PolicyBook) -> Table:
 
 def _table(title: str) -> Table:
     # Else a title wider than its columns is broken.
-    return Table(title=title, min_width=len(title), title_justify="left", box=box.SIMPLE_HEAD)
+    return Table(
+        title=title,
+        min_width=len(title),
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+    )
 
 
 def _by_direction(values: Mapping[Direction, object]) -> str:

@@ -53,10 +53,8 @@ class _Shown(TuningCallback):
             TextColumn("training"),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn("loss {task.fields[loss]:.3f}"),
-            TextColumn(
-                "validation AU-PRC {task.fields[quality]:.3f}, best {task.fields[best]:.3f}"
-            ),
+            TextColumn("{task.fields[loss]}"),
+            TextColumn("{task.fields[quality]}"),
             TimeRemainingColumn(),
             console=Console(stderr=True),
         )
@@ -77,21 +75,18 @@ class _Shown(TuningCallback):
 
     def begin(self, recipe: Hyperparameters) -> None:
         """Set the length of the bar."""
-        nan = float("nan")
-        self._task = self._progress.add_task(
-            "", total=recipe.steps, loss=nan, quality=nan, best=nan
-        )
+        self._task = self._progress.add_task("", total=recipe.steps, loss="", quality="")
 
     def step(self, step: int, loss: float) -> None:
         """Move the bar."""
-        self._progress.update(self._task, completed=step + 1, loss=loss)
+        self._progress.update(self._task, completed=step + 1, loss=f"loss {loss:.3f}")
 
     def check(self, check: Check) -> None:
         """Show how well the validation rows are ranked."""
         self._checks.append(check)
-        self._progress.update(
-            self._task, quality=check.figures[0], best=best(self._checks).figures[0]
-        )
+        now, highest = check.figures[0], best(self._checks).figures[0]
+        # Short, so that the bar has room beside it on 80 columns.
+        self._progress.update(self._task, quality=f"AU-PRC {now:.3f}, best {highest:.3f}")
 
 
 def _show(report: TuningReport, task: TuningTask) -> None:
@@ -118,7 +113,9 @@ def _show(report: TuningReport, task: TuningTask) -> None:
     console.print(table)
     for remark in _remarks(report):
         console.print(f"• {remark}", highlight=False, markup=False, soft_wrap=True)
-    console.print(f"Wrote {task.out}, scorer [bold]{report.scorer}[/]. Next:", highlight=False)
+    console.print(
+        f"Wrote {task.out}, scorer [bold]{report.scorer}[/].", highlight=False, soft_wrap=True
+    )
 
 
 def _remarks(report: TuningReport) -> list[str]:
