@@ -15,6 +15,7 @@ from shieldgate.gateway import (
     chat,
     count_tokens,
     decisions,
+    docs_page,
     embeddings,
     guards,
     moderations,
@@ -93,6 +94,7 @@ def create_app(services: Services, dialects: Sequence[Dialect] = DIALECTS) -> Fa
         summary="Content moderation with ShieldGemma, in front of any LLM",
         lifespan=lifespan,
         redirect_slashes=False,
+        docs_url=None,
         redoc_url=None,
         responses=declared(*everywhere),
         # FastAPI's own spans and logs hold paths, queries and the messages of exceptions.
@@ -105,7 +107,7 @@ def create_app(services: Services, dialects: Sequence[Dialect] = DIALECTS) -> Fa
     routers = (
         chat.routes(dialects, everywhere),
         *(part.router for part in (count_tokens, embeddings, decisions)),
-        *(part.router for part in (moderations, screen, operations)),
+        *(part.router for part in (moderations, screen, operations, docs_page)),
         *guards.routers(everywhere, dialects[0]),
     )
     for router in routers:

@@ -13,12 +13,13 @@ from shieldgate.access.keys import Key, LiveKeys
 from shieldgate.access.rate_limits import RateLimiter, Standing
 from shieldgate.dialects.interface import Wording
 from shieldgate.errors import LimitReached, NotAllowed, ShieldgateError, UnknownKey
+from shieldgate.gateway import docs_page
 from shieldgate.gateway.errors import problem_of, respond
 from shieldgate.gateway.state import state_of
 from shieldgate.scoring import turn
 
 # What probes and newcomers read: nothing of anybody's.
-OPEN = frozenset({"/healthz", "/health", "/readyz", "/docs", "/openapi.json"})
+OPEN = frozenset({"/healthz", "/health", "/readyz", "/openapi.json", *docs_page.PATHS})
 ADMIN = frozenset({"/metrics"})
 LIMIT_HEADERS = ("x-ratelimit-limit-{}", "x-ratelimit-remaining-{}", "x-ratelimit-reset-{}")
 
