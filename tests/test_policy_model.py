@@ -157,6 +157,8 @@ def test_a_policy_goes_by_the_part_after_its_family_where_only_one_has_it():
     other = replace(SPAM, id="other/spam")
     two = replace(BOOK, policies={**BOOK.policies, other.id: other})
     assert two.find(["acme/spam", "leaks"]) == (SPAM, LEAKS)
+    assert two.select(DEFAULT, ["spam"]) == (SPAM,)
+    assert two.find(["spam"], ["other/x"]) == (other,)
     with pytest.raises(UnknownName, match=r"'spam': acme/spam, other/spam\. Name one"):
         two.find(["spam"])
 

@@ -166,7 +166,7 @@ def calibrate(
     book = load_book(book_path)
     columns = read_columns(scores)
     try:
-        only = tuple(known.id for known in book.find(policy or ()))
+        only = tuple(known.id for known in book.find(policy or (), columns.header.policies))
     except UnknownName as unknown:
         raise ConfigurationError(f"--policy: {unknown}") from None
     if write:

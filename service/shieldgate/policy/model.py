@@ -7,7 +7,7 @@ therefore without slots.
 import difflib
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Literal
@@ -257,25 +257,30 @@ class PolicyBook:
                 f"The profile {profile.name!r} has no policies and none was asked for, so there is "
                 f"nothing to judge. Known: {', '.join(sorted(self.policies))}."
             )
-        return self.find(names)
+        return self.find(names, profile.policies)
 
-    def find(self, names: Iterable[str]) -> tuple[Policy, ...]:
+    def find(self, names: Iterable[str], near: Collection[str] = ()) -> tuple[Policy, ...]:
         """Look policies up, each once: by id, or by the part after the family where that is plain.
 
-        Raises UnknownName.
+        Where several families have it, that of the ids `near` is meant. Raises UnknownName.
         """
-        found = (self._policy(name) for name in names)
+        found = (self._policy(name, near) for name in names)
         return tuple({policy.id: policy for policy in found}.values())
 
-    def _policy(self, name: str) -> Policy:
-        parts = {id: id.partition("/")[2] for id in self.policies}
-        ids = [name] if name in self.policies else [id for id in parts if parts[id] == name]
+    def _policy(self, name: str, near: Collection[str]) -> Policy:
+        if name in self.policies:
+            return self.policies[name]
+        families = {id.partition("/")[0] for id in near}
+        parts = {id: id.partition("/") for id in self.policies}
+        ids = [id for id, (_, _, part) in parts.items() if part == name]
+        ids = [id for id in ids if parts[id][0] in families] or ids
         if len(ids) > 1:
             raise UnknownName(
                 f"Several policies are named {name!r}: {', '.join(ids)}. Name one by its whole id."
             )
         if not ids:
-            raise UnknownName(_unknown("policy", name, self.policies, parts.values()))
+            short = (part for _, _, part in parts.values())
+            raise UnknownName(_unknown("policy", name, self.policies, short))
         return self.policies[ids[0]]
 
 
