@@ -13,13 +13,15 @@ from full_disk import full_disk
 from rich.console import Console
 from typer.testing import CliRunner, Result
 
-from shieldgate.cli import app
+from shieldgate.cli import app, tune_run
 from shieldgate.cli.tune_run import _Shown
 from shieldgate.errors import ConfigurationError
+from shieldgate.prompt import find_template
 from shieldgate.scoring.local import load_engine
+from shieldgate.statistics import Estimate
 from shieldgate.tuning.fit import Hyperparameters
 from shieldgate.tuning.loop import Check
-from shieldgate.tuning.tune import TuningCallback
+from shieldgate.tuning.tune import Measured, TuningCallback, TuningReport, TuningTask
 
 pytestmark = pytest.mark.usefixtures("restored_logging")
 
@@ -243,3 +245,19 @@ def test_a_full_disk_is_named_and_the_same_command_goes_on(
     mended = invoke("tune", *words)
     assert mended.exit_code == 0, mended.output
     assert {file.name for file in (out / "tuning").iterdir()} == {"report.json"}
+
+
+def test_the_gains_are_whole_on_80_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    console = Console(width=80, file=io.StringIO())
+    monkeypatch.setattr(tune_run, "Console", lambda: console)
+    figures = {name: Estimate(0.5, 0.25, 0.75) for name in ("average_precision", "optimal_f1")}
+    policy = "acme/personal-banking-advice"
+    measured = [Measured(policy, "response", 1234, 345, figures, figures, figures)]
+    rows = dict.fromkeys(("train", "validation", "test"), 1234)
+    report = TuningReport("mine@0", rows, 8, [Check(8, (0.5, 0.5))], measured, 0.02)
+    tune_run._show(report, TuningTask("starter", Path("mine"), find_template("chat"), {}, (), ()))
+    text = console.file.getvalue()
+    assert policy in text
+    assert "0.25-0.75" in text
+    assert "+0.25, +0.75" in text
+    assert "…" not in text

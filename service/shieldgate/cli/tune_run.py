@@ -98,18 +98,21 @@ def _show(report: TuningReport, task: TuningTask) -> None:
         f"{counted(report.checks[-1].steps, 'step')}",
         highlight=False,
     )
-    table = Table(box=box.SIMPLE_HEAD, title="On rows held out: before, after, and the gain")
-    table.add_column("policy")
-    for name in ("rows", "AU-PRC", "gain", "best F1", "gain"):
-        table.add_column(name, justify="right")
+    table = Table(
+        title="On rows held out", title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0)
+    )
+    table.add_column("policy", overflow="fold")
+    table.add_column("")
+    for name in ("before", "after", "gain"):
+        table.add_column(name, justify="right", no_wrap=True)
     for m in report.measured:
-        cells = [f"{m.policy}\n[dim]{m.direction}[/]", f"{m.rows:,}\n[dim]{m.harmful:,} violate[/]"]
-        for name in ("average_precision", "optimal_f1"):
-            cells += [
-                f"{_number(m.before[name])}\n{_number(m.after[name])}",
-                _number(m.gain[name], "+.3f"),
-            ]
-        table.add_row(*cells, end_section=True)
+        counts = f"{m.direction}, {counted(m.rows, 'row')}, {m.harmful:,} violate"
+        for label, figure, name in (
+            (m.policy, "AU-PRC", "average_precision"),
+            (f"[dim]{counts}[/]", "best F1", "optimal_f1"),
+        ):
+            estimates = (_number(m.before[name]), _number(m.after[name]), _gain(m.gain[name]))
+            table.add_row(label, figure, *estimates, end_section=name == "optimal_f1")
     console.print(table)
     for remark in _remarks(report):
         console.print(f"• {remark}", highlight=False, markup=False, soft_wrap=True)
@@ -137,9 +140,18 @@ def _remarks(report: TuningReport) -> list[str]:
     return remarks
 
 
-def _number(estimate: Estimate, form: str = ".3f") -> str:
+def _number(estimate: Estimate) -> str:
+    return _interval(estimate, ".3f", ".2f", "-")
+
+
+def _gain(estimate: Estimate) -> str:
+    return _interval(estimate, "+.3f", "+.2f", ", ")
+
+
+def _interval(estimate: Estimate, form: str, shorter: str, between: str) -> str:
     if estimate.value is None:
         return "undefined"
     if estimate.low is None or estimate.high is None:
         return f"{estimate.value:{form}}"
-    return f"{estimate.value:{form}} [dim]{estimate.low:{form}} to {estimate.high:{form}}[/]"
+    interval = f"{estimate.low:{shorter}}{between}{estimate.high:{shorter}}"
+    return f"{estimate.value:{form}}\n[dim]{interval}[/]"
