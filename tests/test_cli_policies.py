@@ -33,6 +33,22 @@ def test_check_sums_a_good_book_up_in_one_line(directory: Path):
     )
 
 
+def test_one_policy_and_one_profile_are_not_several(tmp_path: Path):
+    file = tmp_path / "one.yaml"
+    file.write_text(
+        "family: acme\npolicies:\n  spam: {title: Spam, guideline: {prompt: a, response: b}}\n"
+        "profiles:\n  default: {policies: [acme/spam]}\n"
+    )
+    assert policies("check", file).stdout.startswith(f"{file}: 1 policy, 1 profile, version ")
+
+
+def test_the_tables_are_whole_on_80_columns():
+    text = policies("list", env={"COLUMNS": "80"}).stdout
+    assert "self-harm/instructions" in text
+    assert "harassment/threatening" in text
+    assert max(map(len, text.splitlines())) <= 80
+
+
 def test_check_warns_where_a_profile_lets_pass_what_is_calibrated_to_be_stopped(directory: Path):
     file = directory / "profiles.yaml"
     file.write_text(file.read_text().replace("max_thresholds:", "thresholds:"))

@@ -1,6 +1,8 @@
 """`shieldgate tune`, as a person uses it: rows and a policy in, a scorer and its worth out."""
 
+import io
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -8,12 +10,18 @@ from typing import Any
 import pytest
 from checkpoints import save_calm_checkpoint
 from full_disk import full_disk
+from rich.console import Console
 from typer.testing import CliRunner, Result
 
-from shieldgate.cli import app
+from shieldgate.cli import app, tune_run
+from shieldgate.cli.tune_run import _Shown
 from shieldgate.errors import ConfigurationError
+from shieldgate.prompt import find_template
 from shieldgate.scoring.local import load_engine
-from shieldgate.tuning.tune import TuningCallback
+from shieldgate.statistics import Estimate
+from shieldgate.tuning.fit import Hyperparameters
+from shieldgate.tuning.loop import Check
+from shieldgate.tuning.tune import Measured, TuningCallback, TuningReport, TuningTask
 
 pytestmark = pytest.mark.usefixtures("restored_logging")
 
@@ -81,17 +89,20 @@ def given(base: Path, tmp_path: Path) -> tuple[str | Path, ...]:
 
 def test_rows_become_a_scorer_that_serves(given: tuple[str | Path, ...], tmp_path: Path) -> None:
     out = tmp_path / "mine"
+    os.umask(umask := os.umask(0o022))
     result = invoke("tune", *given, "--out", out)
     assert result.exit_code == 0, (result.output, result.exception)
     name = load_engine(str(out), device="cpu").identity.name
     assert f"scorer {name}" in result.stdout
     assert "24 rows to learn from, 8 to stop by, 8 to measure on" in result.stdout
     for command in (
-        "evaluate FRESH_ROWS.jsonl --policy=acme/foxes --model",
-        "calibrate runs/mine/scores",
-        "serve",
+        f"serve --model {out} --policies {tmp_path}/my.yaml\n",
+        "evaluate fresh.jsonl --policy=acme/foxes --model",
+        f"calibrate runs/mine/scores.jsonl --target fpr=0.01 --policies {tmp_path}/my.yaml "
+        f"--write {tmp_path}/my.yaml\n",
     ):
-        assert f"shieldgate {command}" in result.stdout
+        assert f"\n  shieldgate {command}" in result.stdout
+    assert (out / "model.safetensors").stat().st_mode & 0o777 == 0o666 & ~umask
     assert "labels were read so: foxes as acme/foxes" in result.stderr
     report = (out / "tuning/report.json").read_text()
     assert "zebra" not in report
@@ -104,6 +115,23 @@ def test_rows_become_a_scorer_that_serves(given: tuple[str | Path, ...], tmp_pat
     served = invoke("score", "a quick brown fox", "--model", out, "--policies", book, "--json")
     assert served.exit_code == 0, served.output
     assert json.loads(served.stdout)["scorer"]["name"] == name
+
+
+def test_the_bar_says_only_what_is_known_and_fits_80_columns() -> None:
+    shown = _Shown()
+    shown.begin(Hyperparameters.for_rows(2000, "full", 0))
+
+    def bar() -> str:
+        console = Console(width=80, file=io.StringIO())
+        console.print(shown._progress.get_renderable())
+        return console.file.getvalue().rstrip("\n")
+
+    assert "nan" not in bar()
+    assert "loss" not in bar()
+    shown.step(0, 0.5)
+    shown.check(Check(1, (0.75, 0.5)))
+    assert "loss 0.500 AU-PRC 0.750, best 0.750" in bar()
+    assert "\n" not in bar()
 
 
 def test_a_stopped_run_says_how_to_go_on_and_does(
@@ -217,3 +245,19 @@ def test_a_full_disk_is_named_and_the_same_command_goes_on(
     mended = invoke("tune", *words)
     assert mended.exit_code == 0, mended.output
     assert {file.name for file in (out / "tuning").iterdir()} == {"report.json"}
+
+
+def test_the_gains_are_whole_on_80_columns(monkeypatch: pytest.MonkeyPatch) -> None:
+    console = Console(width=80, file=io.StringIO())
+    monkeypatch.setattr(tune_run, "Console", lambda: console)
+    figures = {name: Estimate(0.5, 0.25, 0.75) for name in ("average_precision", "optimal_f1")}
+    policy = "acme/personal-banking-advice"
+    measured = [Measured(policy, "response", 1234, 345, figures, figures, figures)]
+    rows = dict.fromkeys(("train", "validation", "test"), 1234)
+    report = TuningReport("mine@0", rows, 8, [Check(8, (0.5, 0.5))], measured, 0.02)
+    tune_run._show(report, TuningTask("starter", Path("mine"), find_template("chat"), {}, (), ()))
+    text = console.file.getvalue()
+    assert policy in text
+    assert "0.25-0.75" in text
+    assert "+0.25, +0.75" in text
+    assert "…" not in text

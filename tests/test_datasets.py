@@ -2,6 +2,7 @@
 
 import csv
 import gzip
+import io
 import json
 import math
 from collections.abc import Iterable, Mapping
@@ -130,8 +131,14 @@ def test_the_address_of_a_hub_dataset_names_config_split_and_revision():
             "ends early",
         ),
         ("rows.jsonl.gz", b"no gzip", "damaged"),
-        ("rows.csv", b'prompt,labels\n"open', "not CSV"),
-        ("rows.csv", b"prompt,labels\n\xff,1\n", "rows.csv:2: is not UTF-8"),
+        ("rows.csv", b'prompt,"labels\n', "rows.csv:1: has a quotation mark that nothing closes"),
+        ("rows.csv", b"prompt,labels\xff\n", "rows.csv:1: is not UTF-8"),
+        ("rows.csv", b"\xff\xfep\x00r", "rows.csv:1: is not whole UTF-16"),
+        (
+            "rows.json",
+            b'[{"prompt": "p"}, {"prompt"',
+            "is not a JSON list from item 2 on: Expecting",
+        ),
         ("rows.parquet", b"no parquet", "not a whole Parquet file"),
         ("rows.csv", b"text,label,label\na,1,0\n", "two columns are named 'label'"),
         (
@@ -140,8 +147,8 @@ def test_the_address_of_a_hub_dataset_names_config_split_and_revision():
             "two columns are named 'a'",
         ),
         ("rows.jsonl", b"", "it holds no rows"),
-        ("rows.jsonl", b'{"prompt": "p"}\n', "none of its 1 rows has a label"),
-        ("rows.jsonl", b"[]\n{}\n", "all of its 2 rows are bad; line 1 is not a JSON object"),
+        ("rows.jsonl", b'{"prompt": "p"}\n', "of its 1 row none has a label"),
+        ("rows.jsonl", b"[]\n{}\n", "of its 2 rows none can be used; line 1 is not a JSON object"),
     ],
 )
 def test_data_that_can_not_be_evaluated_is_refused_in_a_sentence(
@@ -403,9 +410,7 @@ def test_labels_reach_policies_by_name_by_openai_category_or_by_choice():
     assert ours.unmatched == ("sexual/minors", "weapons")
     theirs = Labelling.of(names, policies("openai"))
     assert theirs.policies["sexual/minors"] == ("openai/sexual-minors",)
-    chosen = Labelling.of(
-        names, policies("shieldgemma"), chosen={"weapons": ("shieldgemma/dangerous",)}
-    )
+    chosen = Labelling.of(names, policies("shieldgemma"), chosen={"weapons": ("dangerous",)})
     assert chosen.policies["weapons"] == ("shieldgemma/dangerous",)
 
 
@@ -469,3 +474,146 @@ def test_a_folder_or_a_pattern_of_files_is_one_dataset_here_and_by_a_uri(
     (folder / "readme.txt").touch()
     with pytest.raises(ConfigurationError, match=r"readme\.txt: the format is told by the suffix"):
         open_source(f"{scheme}{folder}")
+
+
+LONG = "a" * 140_000
+TABLE = [("prompt", "harmful"), ('say "hi";\tnow,\nplease', "1"), (LONG, "0")]
+OBJECTS = [dict(zip(TABLE[0], row, strict=True)) for row in TABLE[1:]]
+
+
+def delimited(delimiter: str) -> str:
+    file = io.StringIO()
+    csv.writer(file, delimiter=delimiter).writerows(TABLE)
+    return file.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "rows"),
+    [
+        ("rows.CSV", delimited(",").encode(), 2),
+        ("rows.csv", delimited(";").encode("utf-8-sig"), 2),
+        ("rows.csv", delimited("\t").encode("utf-16"), 2),
+        ("rows.tsv.GZ", gzip.compress(delimited("\t").encode(), mtime=0), 2),
+        ("rows.v2.JSONL", json.dumps(OBJECTS[0]).encode(), 1),
+        ("rows.ndjson", json.dumps(OBJECTS[0]).encode("utf-16"), 1),
+        ("rows.json", json.dumps(OBJECTS[0]).encode(), 1),
+        ("rows.json", json.dumps(OBJECTS, indent=2).encode("utf-8-sig"), 2),
+        ("rows.json.gz", gzip.compress(json.dumps(OBJECTS).encode("utf-16"), mtime=0), 2),
+    ],
+)
+def test_the_files_that_people_have_are_read(tmp_path: Path, name: str, content: bytes, rows: int):
+    (tmp_path / name).write_bytes(content)
+    found = [(e.exchange.prompt, str(e.harmful)) for e in examples(dataset(tmp_path / name))]
+    assert found == TABLE[1 : 1 + rows]
+
+
+@pytest.mark.parametrize(
+    ("content", "prompts", "bad"),
+    [
+        (
+            b'prompt,harmful\none,1\n"two,0\nthree,0\n"four, 4",1\nfive,0\n',
+            ["one", "three", "four, 4", "five"],
+            BadRow(3, "has a quotation mark within a quoted value; write it twice"),
+        ),
+        (
+            b'prompt,harmful\none,1\n"two,0\nthree,0\n',
+            ["one", "three"],
+            BadRow(3, "has a quotation mark that nothing closes"),
+        ),
+        (
+            b'prompt;harmful\none;1\n"two" or 2;0\n"th\nree";0\n',
+            ["one", "th\nree"],
+            BadRow(3, "has a quotation mark within a quoted value; write it twice"),
+        ),
+        (
+            b"prompt,harmful\none,1\ncaf\xe9,0\nthree,0\n",
+            ["one", "three"],
+            BadRow(3, "is not UTF-8"),
+        ),
+    ],
+)
+def test_a_broken_record_costs_no_other(
+    tmp_path: Path, content: bytes, prompts: list[str], bad: BadRow
+):
+    (tmp_path / "rows.csv").write_bytes(content)
+    data = dataset(tmp_path / "rows.csv")
+    assert [e.exchange.prompt for e in examples(data)] == prompts
+    assert data.survey().bad == (bad,)
+
+
+def test_items_of_a_list_are_read_across_the_pieces_that_a_file_comes_in(tmp_path: Path):
+    rows = [{"prompt": f"{'é' * n} [{n}] }},", "harmful": n % 2} for n in range(1, 700)]
+    (tmp_path / "rows.json").write_text(json.dumps(rows, ensure_ascii=False), encoding="utf-8")
+    found = examples(dataset(tmp_path / "rows.json"))
+    assert [e.exchange.prompt for e in found] == [row["prompt"] for row in rows]
+    broken = [*rows[:2], 7, {"prompt": "half \ud83c", "harmful": 1}]
+    (tmp_path / "rows.json").write_text(json.dumps(broken), encoding="utf-8")
+    bad = dataset(tmp_path / "rows.json").survey().bad
+    assert [(b.line, b.why) for b in bad] == [
+        (3, "is not a JSON object"),
+        (4, "holds half of a pair of surrogates"),
+    ]
+
+
+def test_parquet_may_hold_text_as_bytes_and_labels_as_a_map(tmp_path: Path):
+    labels = pyarrow.map_(pyarrow.string(), pyarrow.int8())
+    table = pyarrow.table(
+        {
+            "prompt": pyarrow.array(["brød".encode(), b"\xff", b"butter"], pyarrow.binary()),
+            "labels": pyarrow.array(
+                [[("hate", 1), ("sexual", 0)], None, [("hate", 1), ("hate", 0)]], labels
+            ),
+        }
+    )
+    parquet.write_table(table.slice(0, 1), tmp_path / "a.parquet")
+    parquet.write_table(table.slice(1), tmp_path / "b.parquet")
+    assert examples(dataset(tmp_path / "*.parquet")) == [
+        Example(Exchange("brød"), labels={"hate": 1, "sexual": 0})
+    ]
+    bad = [row for row in dataset(tmp_path).read() if isinstance(row, BadRow)]
+    assert [(b.place, b.why) for b in bad] == [
+        ("b.parquet:1", "'prompt' is not text"),
+        ("b.parquet:2", "has 'hate' twice"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("rule", "labels"),
+    [
+        ("score>=0.5", [1, 1, 0, None]),
+        ("score > 0.5", [1, 0, 0, None]),
+        ("score<0.5", [0, 0, 1, None]),
+        ("score==0.5", [0, 1, 0, None]),
+    ],
+)
+def test_a_rule_makes_labels_of_numbers(tmp_path: Path, rule: str, labels: list[int | None]):
+    rows = [{"prompt": "p", "score": score} for score in (0.7, "0.5", 0, math.nan)]
+    columns = column_map(["prompt=prompt", f"label:hate={rule}", f"harmful={rule}"])
+    found = examples(dataset(jsonl(tmp_path / "rows.jsonl", rows), columns))
+    assert [e.harmful for e in found] == labels
+    assert [e.labels.get("hate") for e in found] == labels
+
+
+def test_a_rule_without_a_number_and_a_number_without_a_rule_are_told(tmp_path: Path):
+    with pytest.raises(ConfigurationError, match="'half' is no number; write"):
+        column_map(["prompt=prompt", "harmful=score>=half"])
+    rows = [{"prompt": "p", "score": 0.25}, {"prompt": "p", "score": 1}]
+    columns = column_map(["prompt=prompt", "harmful=score"])
+    [bad] = dataset(jsonl(tmp_path / "rows.jsonl", rows), columns).survey().bad
+    assert bad.why.startswith("'score' is neither 0 nor 1; --map label:NAME='score>=0.5'")
+    columns = column_map(["prompt=prompt", "harmful=score>=0.5"])
+    rows = [{"prompt": "p", "score": "high"}, {"prompt": "p", "score": 1}]
+    [bad] = dataset(jsonl(tmp_path / "rows.jsonl", rows), columns).survey().bad
+    assert bad.why == "'score' is no number"
+
+
+def test_figures_of_the_lesser_part_of_the_rows_are_refused(tmp_path: Path):
+    good = {"prompt": "p", "harmful": 1}
+    for rows, refused in (([good, {}, {}, {}], True), ([good, {}], False)):
+        data = dataset(jsonl(tmp_path / "rows.jsonl", rows))
+        if refused:
+            said = r"3 of its 4 rows can't be used, .*; line 2 has no column 'prompt'\. Mend them"
+            with pytest.raises(ConfigurationError, match=said):
+                data.survey()
+        else:
+            assert data.survey().rows == 1

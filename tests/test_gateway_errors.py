@@ -3,6 +3,7 @@
 import asyncio
 import io
 import json
+from typing import Any
 
 import httpx
 import pytest
@@ -147,3 +148,58 @@ async def test_each_reply_has_its_own_request_id(served: Gateway) -> None:
     replies = await asyncio.gather(*(served.client.get("/healthz") for _ in range(5)))
     ids = {r.headers["x-request-id"] for r in replies}
     assert len(ids) == 5
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "said", "param"),
+    [
+        (
+            "moderations",
+            {"inputs": "x"},
+            "inputs is no field here; did you mean 'input'?",
+            "inputs",
+        ),
+        (
+            "moderations",
+            {"input": "x", "profile": "strict"},
+            "profile is no field here; did you mean 'model'?",
+            "profile",
+        ),
+        (
+            "moderations",
+            {"input": "x", "zebra": 1},
+            "zebra is no field here. There are input, model.",
+            "zebra",
+        ),
+        ("moderations", {}, "input is missing.", "input"),
+        ("moderations", ["x"], "The body must be a JSON object.", None),
+        ("screen", {"text": "x"}, "text is no field here; did you mean 'prompt'?", "text"),
+        (
+            "screen",
+            {"prompt": "x", "policy": "spam"},
+            "policy is no field here; did you mean 'policies'?",
+            "policy",
+        ),
+        (
+            "screen",
+            {"prompt": "x", "polices": []},
+            "polices is no field here; did you mean 'policies'?",
+            "polices",
+        ),
+        ("screen", {"prompt": "x", "policies": "spam"}, "policies must be a list.", "policies"),
+        ("screen", {"prompt": 3}, "prompt must be a string.", "prompt"),
+        (
+            "screen",
+            {"exchanges": [{"prompt": "x", "answer": "y"}]},
+            "exchanges.0.answer is no field here.",
+            "exchanges.0.answer",
+        ),
+    ],
+)
+async def test_a_body_of_another_shape_is_refused_in_words_of_our_own(
+    served: Gateway, path: str, body: Any, said: str, param: str | None
+) -> None:
+    reply = await served.client.post(f"/v1/{path}", json=body)
+    assert reply.status_code == 400
+    error = reply.json()["error"]
+    assert (error["message"], error["param"]) == (said, param)

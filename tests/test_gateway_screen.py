@@ -61,7 +61,7 @@ async def test_several_exchanges_give_results_in_order(served: Gateway) -> None:
 
 
 async def test_asked_policies_are_judged_beside_the_mandatory_ones(served: Gateway) -> None:
-    reply = await screen(served, prompt="buy", policies=["test/spam"])
+    reply = await screen(served, prompt="buy", policies=["spam"])
     [result] = reply["results"]
     assert list(result["policies"]) == ["test/threat", "test/spam"]
     assert result["violated"] == ["test/spam"]

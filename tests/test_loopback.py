@@ -128,7 +128,9 @@ async def test_pages_that_are_named_may_ask_from_a_browser(
         refused = await served.client.post("/v1/screen", **ASKED, headers=origin)
         assert refused.status_code == 401
         assert refused.headers["access-control-allow-origin"] == "https://app.example"
-        assert "x-request-id" in refused.headers["access-control-expose-headers"]
+        exposed = refused.headers["access-control-expose-headers"]
+        assert "x-request-id" in exposed
+        assert "x-ratelimit-remaining-requests" in exposed
         other = await served.client.options(
             "/v1/screen", headers={"origin": "https://c.example", **preflight}
         )

@@ -152,6 +152,23 @@ def test_an_unknown_policy_or_profile_is_refused_with_the_known_ones():
     assert BOOK.profile("default") is DEFAULT
 
 
+def test_a_policy_goes_by_the_part_after_its_family_where_only_one_has_it():
+    assert BOOK.select(DEFAULT, ["leaks", "spam"]) == (SPAM, LEAKS)
+    other = replace(SPAM, id="other/spam")
+    two = replace(BOOK, policies={**BOOK.policies, other.id: other})
+    assert two.find(["acme/spam", "leaks"]) == (SPAM, LEAKS)
+    assert two.select(DEFAULT, ["spam"]) == (SPAM,)
+    assert two.find(["spam"], ["other/x"]) == (other,)
+    with pytest.raises(UnknownName, match=r"'spam': acme/spam, other/spam\. Name one"):
+        two.find(["spam"])
+
+
+@pytest.mark.parametrize(("written", "meant"), [("spma", "spam"), ("acme/leak", "acme/leaks")])
+def test_a_name_that_is_nearly_a_policys_is_suggested(written: str, meant: str):
+    with pytest.raises(UnknownName, match=f"named '{written}'. Did you mean '{meant}'[?] Known: "):
+        BOOK.find([written])
+
+
 def test_nothing_to_judge_is_refused_rather_than_allowed():
     with pytest.raises(UnknownName, match="nothing to judge"):
         BOOK.select(Profile("empty", ()))

@@ -137,7 +137,7 @@ async def test_redis_holds_neither_texts_nor_what_outlives_its_time(server: Redi
         keys = redis.keys()
         assert len(keys) == len(POLICIES)
         for key in keys:
-            assert key.startswith(b"shieldgate:score:")
+            assert re.fullmatch(rb"shieldgate:score:v\d:[0-9a-f]{64}", key)
             assert 0 < redis.ttl(key) <= 600
             assert CANARY.encode() not in key + redis.get(key)
 

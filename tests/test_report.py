@@ -2,6 +2,7 @@
 
 import io
 import json
+import re
 import shutil
 from collections.abc import Iterator
 from dataclasses import replace
@@ -234,11 +235,38 @@ def test_the_tables_fit_a_narrow_terminal_and_say_what_is_not_calibrated(rows: l
     assert "…" not in text
     assert max(len(line) for line in text.splitlines()) <= 80
     assert "3 bad rows were passed over" in text
-    assert "to have this again: shieldgate evaluate x" in text
+    lead = slice_of(found, None).figures["recall_at_1_percent_fpr"]
+    first, *_, table = text.partition("prompt: how well the scores rank")
+    assert f"prompt: {100 * lead.value:.1f} % of the harmful found at 1 % false positives" in first
+    assert table.split()[:2] == ["acme/", "rows"]
+    assert table.split()[2] == "R@1%"
     assert f"not calibrated for {SCORER}, default thresholds decide" in text
     figure = slice_of(found, SPAM).figures["average_precision"]
     assert f"{figure.value:.3f}" in text
     assert "source=<s0>" in text
+
+
+def test_the_command_to_have_it_again_can_be_pasted_from_a_narrow_terminal(
+    rows: list[ScoredRow],
+):
+    command = "shieldgate evaluate " + "a" * 90 + " --out runs/mine"
+    assert f"\n{command}\n" in printed(report(rows, command=command), width=80)
+
+
+def test_a_mistake_names_the_policy_that_it_was_decided_by():
+    def row(number: int, harmful: int, spam: float, threat: float) -> ScoredRow:
+        labels = {SPAM: harmful, THREAT: harmful}
+        return replace(
+            base, row=number, harmful=harmful, labels=labels, margins={SPAM: spam, THREAT: threat}
+        )
+
+    base = scored((SPAM, THREAT), 1)[0]
+    # THREAT's probabilities are those of FITTED, from 0.3 on violated; SPAM's from 0.5 on.
+    found = report([row(0, 0, -0.1, -1.0), row(1, 0, 2.0, 1.0), row(2, 1, -1.0, -5.0)])
+    together, spam, threat = (detail.mistakes for detail in found.details[:3])
+    assert [(m.row, m.policy) for m in together] == [(1, SPAM), (0, THREAT), (2, SPAM)]
+    assert {m.policy for m in spam} == {SPAM}
+    assert {m.policy for m in threat} == {THREAT}
 
 
 def test_reworded_policies_are_pointed_out(rows: list[ScoredRow]):
@@ -393,8 +421,9 @@ def test_mistakes_are_behind_a_click_blurred_and_never_markup(
     opened(page, report(rows), tmp_path)
     text = page.locator("button.text").first
     assert not text.is_visible()
-    page.locator("summary").first.click()
+    page.locator("#detail summary").click()
     assert text.is_visible()
+    assert re.search(r"row \d+, acme/(spam|threat) 0\.\d", page.locator("#detail").inner_text())
     assert "blur" in text.evaluate("element => getComputedStyle(element).filter")
     text.click()
     assert text.evaluate("element => getComputedStyle(element).filter") == "none"
@@ -413,6 +442,31 @@ def test_the_page_fits_a_narrow_screen(page: "Page", tmp_path: Path, rows: list[
     page.set_viewport_size({"width": 390, "height": 800})
     opened(page, report(rows), tmp_path)
     assert page.evaluate("document.documentElement.scrollWidth") == 390
+    assert not page.locator(".notes ul").is_visible()
+    lead = page.locator(".lead").first
+    assert "of the harmful prompts found at 1 % false positives" in lead.inner_text()
+    assert page.locator("table").first.bounding_box()["y"] < 800
+    page.locator(".notes summary").click()
+    assert page.locator(".notes ul").is_visible()
+
+
+def test_the_charts_show_the_threshold_in_force_wherever_the_explorer_is(
+    page: "Page", tmp_path: Path, rows: list[ScoredRow]
+):
+    found = report(rows)
+    opened(page, found, tmp_path)
+    assert page.locator(".force").count() == 0  # each policy has its own
+    page.get_by_label("what to show").select_option("prompt: acme/threat")
+    slider, cut = page.get_by_label("threshold"), page.locator(".cut")
+    at_force = [page.locator(".force").get_attribute("x1"), cut.get_attribute("x1")]
+    assert abs(float(at_force[0]) - float(at_force[1])) < 12
+    rings = [ring.get_attribute("cx") for ring in page.locator(".ring").all()]
+    recall = slice_of(found, THREAT).figures["recall"].value
+    assert float(rings[0]) == pytest.approx(54 + recall * 374, abs=0.1)
+    slider.fill("0")
+    assert page.locator(".force").get_attribute("x1") == at_force[0]
+    assert cut.get_attribute("x1") != at_force[1]
+    assert [ring.get_attribute("cx") for ring in page.locator(".ring").all()] == rings
 
 
 def test_a_page_without_rows_opens(page: "Page", tmp_path: Path):

@@ -5,6 +5,7 @@ import hashlib
 import hmac
 import io
 import json
+import re
 from collections.abc import AsyncIterator, Mapping
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -199,3 +200,33 @@ async def test_a_record_names_the_key_of_its_caller(
     [record] = records.written
     assert record["caller"] == "web"
     assert "sg-secret" not in json.dumps(record)
+
+
+async def test_the_text_log_says_a_decision_in_one_line_for_people(
+    scorer: FakeScorer, records: Records, tmp_path: Path, restored_logging: None
+) -> None:
+    file = written(tmp_path, entry("web-application", "sg-secret"))
+    logs = io.StringIO()
+    configure_logging("info", as_json=False, stream=logs)
+    async with gateway(scorer, audit=records, keys=file) as served:
+        served.client.headers["authorization"] = "Bearer sg-secret"
+        blocked = {"prompt": "crude, buy", "policies": ["spam"]}
+        ids = [
+            (await served.client.post("/v1/screen", json=body)).headers["x-request-id"]
+            for body in ({"prompt": "bread"}, blocked)
+        ]
+        scorer.failure = ScorerUnavailable("it is away")
+        await served.client.post("/v1/screen", json={"prompt": "toast"})
+    lines = [line for line in logs.getvalue().splitlines() if " prompt, " in line]
+    said = (
+        "[info] allowed prompt, test/threat 0.002 ",
+        "[info] blocked prompt, test/threat 0.953 +1 ",
+        "[info] failed_closed prompt, ScorerUnavailable ",
+    )
+    for line, start in zip(lines, said, strict=True):
+        assert start in line
+        assert line.rstrip().endswith(" caller=web-application")
+        # With the longest words of the shipped book.
+        assert len(line.replace("test/threat", "shieldgemma/harassment")) <= 160
+    assert [re.search(r"request_id=(\w+)", line)[1] for line in lines[:2]] == ids
+    assert all(record["policies"] for record in records.written)

@@ -47,7 +47,8 @@ class ExchangeIn(_Wire):
 class ScreenRequest(_Wire):
     """One exchange (`prompt`, `response`) or several (`exchanges`), under one profile.
 
-    `policies` are judged beside those that the profile demands.
+    `policies` are judged beside those that the profile demands; each is named by its id, or by the
+    part after the family where only one policy has it.
     """
 
     model_config = ConfigDict(

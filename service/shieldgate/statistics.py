@@ -16,6 +16,8 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from shieldgate.plural import counted
+
 Labels = NDArray[np.bool_]
 Scores = NDArray[np.float64]
 Weights = NDArray[Any]
@@ -301,12 +303,13 @@ def doubts(positives: int, negatives: int) -> list[str]:
         found.append(f"no {missing} rows: what needs both classes is undefined")
     if 0 < positives < ENOUGH:
         found.append(
-            f"only {positives} harmful rows: recall is known to ± "
+            f"only {counted(positives, 'harmful row')}: recall is known to ± "
             f"{98 / positives**0.5:.0f} points at best"
         )
     if 0 < negatives < 100:
         found.append(
-            f"only {negatives} harmless rows: one of them is already more than 1 % false positives"
+            f"only {counted(negatives, 'harmless row')}: one of them is already more "
+            "than 1 % false positives"
         )
     return found
 

@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from shieldgate.redis.client import RedisClient
     from shieldgate.redis.urls import Client
 
+LIMITED = ("requests", "texts", "characters")
 _MINUTE = 60.0
 _LEASE_SECONDS = 60
 _RENEW_SECONDS = 20
@@ -71,6 +72,12 @@ class RateLimit:
     characters_per_minute: int | None = None
     concurrent: int | None = None
 
+    @property
+    def a_minute(self) -> dict[str, int]:
+        """Give what is limited by the minute."""
+        rates = {what: getattr(self, f"{what}_per_minute") for what in LIMITED}
+        return {what: rate for what, rate in rates.items() if rate}
+
 
 @dataclass(frozen=True, slots=True)
 class _Use:
@@ -83,6 +90,16 @@ class _Use:
     @property
     def seconds(self) -> float:
         return self.cost * _MINUTE / self.rate
+
+
+@dataclass(frozen=True, slots=True)
+class Standing:
+    """How a caller stands with `limit` a minute of something: in `seconds` all of it is there."""
+
+    what: str
+    limit: int
+    remaining: int
+    seconds: float
 
 
 class RateLimiter:
@@ -111,19 +128,23 @@ class RateLimiter:
         self._running[name] += 1
         lease = uuid4().hex
         try:
-            use = _uses(("requests", allowed.requests_per_minute, 1))
-            await self._acquire(name, use, most=most, lease=lease)
+            await self._acquire(name, _uses(allowed, requests=1), most=most, lease=lease)
             yield
         finally:
             self._release(name, lease)
 
     async def charge(self, allowed: RateLimit, texts: int, characters: int) -> None:
         """Count what is to be judged; raise LimitReached, and ExceedsLimit for too much at once."""
-        uses = _uses(
-            ("texts", allowed.texts_per_minute, texts),
-            ("characters", allowed.characters_per_minute, characters),
-        )
-        await self._acquire(allowed.name, uses)
+        await self._acquire(allowed.name, _uses(allowed, texts=texts, characters=characters))
+
+    def standing(self, allowed: RateLimit) -> list[Standing]:
+        """Tell how a caller stands with each of its limits, as far as this process knows."""
+        now, found = self._clock(), []
+        for what, rate in allowed.a_minute.items():
+            ahead = max(self._full.get(_bucket(allowed.name, what), now) - now, 0.0)
+            remaining = int((_MINUTE - ahead) * rate / _MINUTE + 1e-6)
+            found.append(Standing(what, rate, max(remaining, 0), ahead))
+        return found
 
     async def run(self) -> None:
         """Renew what is held in Redis until cancelled."""
@@ -213,8 +234,9 @@ class RateLimiter:
             self._redis.tell(lambda client: client.eval(script, 1, _leases_key(name), *arguments))
 
 
-def _uses(*limits: tuple[str, int | None, int]) -> list[_Use]:
-    return [_Use(what, rate, cost) for what, rate, cost in limits if rate and cost]
+def _uses(allowed: RateLimit, **costs: int) -> list[_Use]:
+    rates = allowed.a_minute
+    return [_Use(what, rates[what], cost) for what, cost in costs.items() if what in rates and cost]
 
 
 def _waits(uses: Sequence[_Use], ahead: Sequence[float]) -> list[float]:

@@ -109,7 +109,8 @@ def serve(
     run(settings, GatewayProcess.of(supervised, scorer))
 
 
-@app.command(hidden=True)
+# A name that no typing error of "score" leads to.
+@app.command("scorer-of-gateways", hidden=True)
 @with_settings
 def scorer(settings: ServeSettings, *, scorer: Annotated[Path, typer.Option()]) -> None:
     """Score for the gateway processes of `shieldgate serve --processes`, which starts it."""
@@ -178,7 +179,10 @@ def score(
     ] = None,
     policy: Annotated[
         list[str] | None,
-        typer.Option(help="Judge this policy too, beside the profile's. May be repeated."),
+        typer.Option(
+            help="Judge this policy too, beside the profile's: hate, or shieldgemma/hate. May be "
+            "repeated."
+        ),
     ] = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Write what POST /v1/screen answers.")
@@ -196,7 +200,7 @@ def score(
 
     - `shieldgate score "How do I bake bread?"`
 
-    - `shieldgate score prompt.txt --response answer.txt --policy shieldgemma/profanity`
+    - `shieldgate score prompt.txt --response answer.txt --policy profanity`
 
     - `shieldgate score --lines comments.txt --exit-code`
 

@@ -19,8 +19,8 @@ def batch(
         str,
         typer.Argument(
             metavar="DATASET",
-            help="A file (.parquet, .jsonl, .csv, the latter two with .gz, too), a folder of them "
-            "or a quoted pattern such as 'rows/*.parquet'; here, or in s3:// or gs://.",
+            help="A file (.parquet; .jsonl, .ndjson, .json, .csv, .tsv, or these with .gz), a "
+            "folder of them or a quoted pattern such as 'rows/*.parquet'; here, or in s3:// or gs://.",
         ),
     ],
     settings: ScoringSettings,

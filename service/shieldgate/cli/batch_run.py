@@ -15,6 +15,7 @@ from shieldgate.batch.run import BatchOptions, Progress, run_batch
 from shieldgate.errors import ScoringError
 from shieldgate.evaluation.session import choose_policies
 from shieldgate.evaluation.storage import Folder
+from shieldgate.plural import counted
 from shieldgate.policy import load_book
 from shieldgate.prompt import TEMPLATES
 from shieldgate.settings import ScoringSettings
@@ -81,7 +82,10 @@ def run(
             f"Note: {done.bad_count:,} bad rows were left out: {', '.join(done.bad)}{more}",
             err=True,
         )
-    typer.echo(f"Wrote the scores of {done.rows:,} rows to {folder}, in {done.parts:,} parts.")
+    typer.echo(
+        f"Wrote the scores of {counted(done.rows, 'row')} to {folder}, in "
+        f"{counted(done.parts, 'part')}."
+    )
 
 
 def _absolute(settings: ScoringSettings) -> ScoringSettings:

@@ -9,11 +9,11 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from shieldgate.errors import ConfigurationError, needed
+from shieldgate.errors import ConfigurationError, UnknownName, needed
 from shieldgate.policy import PolicyBook, load_book
 
 if TYPE_CHECKING:
-    from shieldgate.evaluation.calibration import Fitted, Skipped
+    from shieldgate.evaluation.calibration import Fitted, Skipped, Target
     from shieldgate.statistics import Estimate
 
 _CASCADE = "Cascade"
@@ -103,7 +103,8 @@ def calibrate(
 
     What is achieved is shown twice: on the rows that a threshold was chosen on, and held out
     (each fifth of the rows, judged by a threshold from the other four). The second is what to
-    expect.
+    expect. Beside it stands what it costs, held out: the recall, or of a recall the false-positive
+    rate; and how many of 1,000 rows like these are flagged.
 
     The exit code is 0 when all was calibrated, 1 when something was skipped, 2 when a setting,
     name or file is wrong.
@@ -115,7 +116,7 @@ def calibrate(
     - `shieldgate calibrate scores.jsonl --target optimal-f1 --fit --write
     policies/shieldgemma.yaml --dry-run`
 
-    - `shieldgate calibrate scores.jsonl --target recall=0.95 --policy shieldgemma/hate --write
+    - `shieldgate calibrate scores.jsonl --target recall=0.95 --policy hate --write
     policies/shieldgemma.yaml`
 
     - `shieldgate calibrate runs/2b/scores.jsonl --cascade runs/starter/scores.jsonl --write
@@ -164,14 +165,17 @@ def calibrate(
     book_path = policies or (write.parent if write else None)
     book = load_book(book_path)
     columns = read_columns(scores)
-    only = tuple(policy or ())
+    try:
+        only = tuple(known.id for known in book.find(policy or (), columns.header.policies))
+    except UnknownName as unknown:
+        raise ConfigurationError(f"--policy: {unknown}") from None
     if write:
         only = _in_file(write, writeback.policies_in(write), columns.header.policies, only)
     found = list(made(columns, book, options, today=date.today(), only=only))
     fitted = [one for one in found if not isinstance(one, Skipped)]
     skipped = [one for one in found if isinstance(one, Skipped)]
     if fitted:
-        Console().print(_table(fitted, options.target.figure))
+        Console().print(_table(fitted, options.target))
     _remark(fitted, skipped, book)
     if write and book_path and fitted:
         edit = writeback.edit(write, book_path, columns.header.scorer, fitted)
@@ -201,19 +205,26 @@ def _in_file(
     return both
 
 
-def _table(fitted: "list[Fitted]", figure: str) -> Table:
-    table = Table(box=box.SIMPLE_HEAD)
+def _table(fitted: "list[Fitted]", target: "Target") -> Table:
+    figure, cost = (
+        "FPR" if name == "false_positive_rate" else name for name in (target.figure, target.cost)
+    )
+    table = Table(box=box.SIMPLE_HEAD, padding=0)
     table.add_column("policy", overflow="fold")
-    achieved = "FPR" if figure == "false_positive_rate" else figure
-    for column in ("rows", "threshold", achieved, "held out"):
+    heads = ("rows", "threshold", figure, f"{figure},\nheld out", f"{cost},\nheld out")
+    for column in (*heads, "flagged\nof 1,000"):
         table.add_column(column, justify="right", no_wrap=True)
+    families = {one.policy.partition("/")[0] for one in fitted}
     for one in fitted:
+        policy = one.policy.partition("/")[2] if len(families) == 1 else one.policy
         table.add_row(
-            f"{one.policy}\n[dim]{one.direction}[/]",
+            f"{policy}\n[dim]{one.direction}[/]",
             f"{one.rows:,}\n[dim]{one.harmful:,} harmful[/]",
-            f"{one.calibration.threshold:g}\n[dim]was {one.before.threshold:g}[/]",
+            f"{one.calibration.threshold:.4g}\n[dim]was {one.before.threshold:.4g}[/]",
             _estimate(one.achieved),
             _estimate(one.held_out),
+            _estimate(one.cost),
+            f"{1000 * one.flagged:.0f}",
         )
     return table
 

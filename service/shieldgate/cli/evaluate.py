@@ -22,8 +22,8 @@ def evaluate(
         str,
         typer.Argument(
             metavar="DATASET",
-            help="A file (.jsonl, .csv, either with .gz, .parquet), a folder of them or a quoted "
-            "pattern, here or in s3:// or gs://; or hf://owner/name[/config][:split][@revision].",
+            help="A file (.jsonl, .ndjson, .json, .csv, .tsv, each with .gz, too, or .parquet), a "
+            "folder of them or a quoted pattern, here or in s3:// or gs://; or hf://owner/name[/config][:split][@revision].",
         ),
     ],
     settings: ScoringSettings,

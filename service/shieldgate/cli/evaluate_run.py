@@ -139,8 +139,12 @@ class EvaluateCommand:
             yield run, recorded
             return
         most = self.options.max_batch_tokens
-        async with open_scorer(settings, max_batch_tokens=most, max_waiting=sys.maxsize) as scorer:
-            yield run, self._row_scorer(scorer)
+        with Console(stderr=True).status(f"loading {settings.model}") as status:
+            async with open_scorer(
+                settings, max_batch_tokens=most, max_waiting=sys.maxsize
+            ) as scorer:
+                status.stop()
+                yield run, self._row_scorer(scorer)
 
     def _row_scorer(self, scorer: Scorer) -> RowScorer:
         return row_scorer(
@@ -215,6 +219,6 @@ class _Speed(ProgressColumn):
 def run_folder(evaluation: Evaluation, *names: str) -> Path:
     """Name the folder of a run for which no other was given."""
     data = evaluation.dataset.source.name
-    stem = re.sub(r"(\.(jsonl|csv|parquet|gz))+$", "", data).removeprefix("hf://")
+    stem = re.sub(r"(?i)(\.(jsonl?|ndjson|csv|tsv|parquet|gz))+$", "", data).removeprefix("hf://")
     slugs = [re.sub(r"[^\w.@-]+", "-", name).strip("-.") for name in (stem, *names)]
     return Path("runs") / "-".join(slug for slug in slugs if slug)

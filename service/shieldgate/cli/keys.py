@@ -8,6 +8,7 @@ import typer
 
 from shieldgate.access.keys import NAME, digest, load_keys, new_key
 from shieldgate.errors import ConfigurationError
+from shieldgate.plural import counted
 from shieldgate.policy import load_book
 
 app = typer.Typer(
@@ -85,4 +86,4 @@ def check(
     except ConfigurationError as refused:
         typer.echo(str(refused), err=True)
         raise typer.Exit(1) from None
-    typer.echo(f"{path}: {len(keys)} keys")
+    typer.echo(f"{path}: {counted(len(keys), 'key')}")

@@ -29,8 +29,8 @@ MapFlag = Annotated[
         "--map",
         metavar="FIELD=COLUMN",
         help="For columns of your own: prompt=text, response=answer, id=key, harmful=toxic, "
-        "label:hate=is_hate, harmful=verdict==unsafe; or a YAML file of such lines with ': '. "
-        "May be repeated.",
+        "label:hate=is_hate, harmful=verdict==unsafe, 'label:hate=toxicity>=0.5'; or a YAML file "
+        "of such lines with ': '. May be repeated.",
         rich_help_panel=DATA,
     ),
 ]

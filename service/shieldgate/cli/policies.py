@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from shieldgate.errors import ConfigurationError, PolicyError, ScoringError
+from shieldgate.plural import counted
 from shieldgate.policy import (
     PolicyBook,
     lax_thresholds,
@@ -78,8 +79,8 @@ def check(
     for line in lax_thresholds(book):
         typer.echo(f"Warning: {line}", err=True)
     typer.echo(
-        f"{path or 'The shipped policies'}: {len(book.policies)} policies, "
-        f"{len(book.profiles)} profiles, version {book.version}"
+        f"{path or 'The shipped policies'}: {counted(len(book.policies), 'policy', 'policies')}, "
+        f"{counted(len(book.profiles), 'profile')}, version {book.version}"
     )
 
 
@@ -166,7 +167,7 @@ def _policy_table(book: PolicyBook) -> Table:
     table.add_column("policy", no_wrap=True)
     table.add_column("title", overflow="fold")
     table.add_column("threshold", overflow="fold")
-    table.add_column("OpenAI category", overflow="fold")
+    table.add_column("OpenAI category", no_wrap=True)
     for policy in book.policies.values():
         threshold = _by_direction(policy.thresholds)
         table.add_row(policy.id, policy.title, threshold, "\n".join(policy.openai))
@@ -214,7 +215,13 @@ def _profile_table(book: PolicyBook) -> Table:
 
 def _table(title: str) -> Table:
     # Else a title wider than its columns is broken.
-    return Table(title=title, min_width=len(title), title_justify="left", box=box.SIMPLE_HEAD)
+    return Table(
+        title=title,
+        min_width=len(title),
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+    )
 
 
 def _by_direction(values: Mapping[Direction, object]) -> str:

@@ -61,7 +61,7 @@ def run_processes(settings: ServeSettings, listener: socket.socket) -> None:
         program = [sys.executable, "-m", "shieldgate.cli"]
         there = [*sys.argv[2:], "--scorer", str(Path(folder, "scorer"))]
         scorer = Supervisor(
-            [*program, "scorer", *there], None, name="scorer", environment=environment
+            [*program, "scorer-of-gateways", *there], None, name="scorer", environment=environment
         )
         gateways = [
             Supervisor(

@@ -1,6 +1,6 @@
 """Reports and comparisons as tables in the terminal."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from rich import box
 from rich.console import Console
@@ -9,6 +9,7 @@ from rich.table import Table
 
 from shieldgate.evaluation.compare import Comparison, Pair
 from shieldgate.evaluation.report import TOGETHER, Report, Slice
+from shieldgate.plural import counted
 from shieldgate.statistics import BINS, Estimate
 from shieldgate.types import DIRECTIONS
 
@@ -25,10 +26,10 @@ SHORT = {
     "brier": "Brier",
     "calibration_error": "ECE",
 }
-RANKING = ("average_precision", "optimal_f1", "auroc")
-RECALLS = ("recall_at_1_percent_fpr", "recall_at_5_percent_fpr")
+LEAD = "recall_at_1_percent_fpr"
+RANKING = (LEAD, "average_precision", "optimal_f1", "auroc")
 DECISIONS = ("precision", "recall", "false_positive_rate", "brier", "calibration_error")
-COMPARED = (*RANKING, "f1", "false_positive_rate")
+COMPARED = (LEAD, "average_precision", "optimal_f1", "f1", "false_positive_rate")
 
 
 def show(report: Report, console: Console) -> None:
@@ -40,6 +41,8 @@ def show(report: Report, console: Console) -> None:
         style="dim",
         highlight=False,
     )
+    for line in _headlines(report):
+        console.print(line, style="bold", highlight=False)
     for direction in DIRECTIONS:
         here = [s for s in report.slices if s.direction == direction]
         whole = [s for s in here if s.rows and not s.group]
@@ -52,6 +55,10 @@ def show(report: Report, console: Console) -> None:
             console.print(_decisions(f"{direction}: {TOGETHER}, by group", parts))
     for line in _remarks(report):
         console.print(f"• {line}", highlight=False, markup=False)
+    if report.command:
+        # In one piece, however narrow the terminal is, so that it can be pasted.
+        console.print("• to have this again:")
+        console.print(report.command, highlight=False, markup=False, soft_wrap=True)
 
 
 def show_comparison(comparison: Comparison, console: Console) -> None:
@@ -68,7 +75,7 @@ def show_comparison(comparison: Comparison, console: Console) -> None:
         table = _table(title, family or "policy", *(SHORT[name] for name in COMPARED))
         for pair in pairs:
             table.add_row(
-                f"{_name(pair.policy, family)}\n[dim]{pair.rows:,} rows[/]",
+                f"{_name(pair.policy, family)}\n[dim]{counted(pair.rows, 'row')}[/]",
                 *(
                     f"{_number(pair.a[name])}\n{_number(pair.b[name])}\n"
                     + _estimate(pair.difference[name], "+.3f")
@@ -80,31 +87,45 @@ def show_comparison(comparison: Comparison, console: Console) -> None:
     console.print("• an interval without 0 tells A from B; all intervals are paired by row")
 
 
+def _headlines(report: Report) -> Iterator[str]:
+    """Say first, for each direction, what is found where few are stopped by mistake."""
+    for s in report.whole:
+        found = s.figures[LEAD]
+        if s.policy or None in (found.value, found.low, found.high):
+            continue
+        yield (
+            f"{s.direction}: {_percent(found.value)} of the harmful found at 1 % false positives "
+            f"(95 %: {_percent(found.low)}-{_percent(found.high)})"
+        )
+
+
+def _percent(share: float | None) -> str:
+    return "undefined" if share is None else f"{100 * share:.1f} %"
+
+
 def _remarks(report: Report) -> list[str]:
-    """List what to mind, what the figures are, and how to have them again."""
-    remarks = [
+    """List what to mind, and what the figures are."""
+    return [
         *report.notes,
         f"below a figure: its 95 % interval, of up to {report.resamples} bootstrap resamples with "
-        f"seed {report.seed}; AU-PRC: average precision, not interpolated; best F1: over all "
-        "thresholds, on these very rows; R@x%: recall at x % false positives; ECE: expected "
-        f"calibration error, {BINS} bins of equal width; {TOGETHER}: their highest probability",
+        f"seed {report.seed}; R@x%: recall at x % false positives; AU-PRC: average precision, not "
+        "interpolated, and random is that of a random ranking; best F1: over all thresholds, on "
+        f"these very rows; ECE: expected calibration error, {BINS} bins of equal width; "
+        f"{TOGETHER}: their highest probability",
     ]
-    if report.command:
-        remarks.append(f"to have this again: {report.command}")
-    return remarks
 
 
 def _ranking(title: str, slices: Sequence[Slice]) -> Table:
     family = _family(slices)
-    heads = [SHORT[name] for name in (*RANKING, *RECALLS)]
-    table = _table(title, family or "policy", "rows", "random", *heads)
+    heads = [SHORT[name] for name in (*RANKING, "recall_at_5_percent_fpr")]
+    table = _table(title, family or "policy", "rows", *heads, "random")
     for s in slices:
         table.add_row(
             _label(s, family),
             f"{s.rows:,}\n[dim]{s.harmful:,} harmful[/]",
-            _number(s.random),
             *(_estimate(s.figures[name]) for name in RANKING),
-            *(_number(s.figures[name].value) for name in RECALLS),
+            _number(s.figures["recall_at_5_percent_fpr"].value),
+            _number(s.random),
         )
     return table
 

@@ -17,6 +17,7 @@ from rich.table import Table
 from shieldgate.cli.options import chosen_profile
 from shieldgate.errors import ConfigurationError, ScoringError, UnknownName
 from shieldgate.moderation import judge
+from shieldgate.plural import counted
 from shieldgate.policy import Rules, load_book
 from shieldgate.schemas import ExchangeResult, ScorerInfo, ScreenReply
 from shieldgate.scoring import Identity
@@ -134,12 +135,14 @@ async def _judge(
 ) -> tuple[list[ExchangeResult], Identity]:
     """Judge one exchange after another; the seconds are those of judging, without loading."""
     results = []
-    async with open_scorer(settings, max_batch_tokens=1, max_waiting=sys.maxsize) as scorer:
-        for exchange in exchanges:
-            started = perf_counter()
-            verdict = await judge(scorer, exchange, rules)
-            results.append(ExchangeResult.of(verdict, perf_counter() - started))
-        return results, scorer.identity
+    with Console(stderr=True).status(f"loading {settings.model}") as status:
+        async with open_scorer(settings, max_batch_tokens=1, max_waiting=sys.maxsize) as scorer:
+            for number, exchange in enumerate(exchanges, start=1):
+                status.update(f"judging {number:,} of {counted(len(exchanges), 'text')}")
+                started = perf_counter()
+                verdict = await judge(scorer, exchange, rules)
+                results.append(ExchangeResult.of(verdict, perf_counter() - started))
+            return results, scorer.identity
 
 
 def _show_all(reply: ScreenReply, exchanges: Sequence[Exchange], console: Console) -> None:

@@ -52,6 +52,8 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
+_LOADING_SECONDS = 10
+
 
 def run(settings: ServeSettings, part: GatewayProcess | None = None) -> None:
     """Serve until a signal or a failure; raise ConfigurationError, or exit with 0 or 1.
@@ -79,8 +81,10 @@ def run(settings: ServeSettings, part: GatewayProcess | None = None) -> None:
         # Beside each other, because loading a scorer takes long.
         async with (
             _looking_at(None if worker else upstream),
+            _while_loading(settings.model) as loaded,
             scorer_process or open_served(settings, telemetry) as scorer,
         ):
+            loaded()
             live.check = scorer.check
             await scorer.check(live.current.policies.values())
             await live.reload()  # what came while there was no scorer to check it
@@ -222,6 +226,23 @@ async def _looking_at(upstream: Upstream | None) -> AsyncIterator[None]:
     finally:
         if looking:
             looking.cancel()
+
+
+@asynccontextmanager
+async def _while_loading(model: str) -> AsyncIterator[Callable[[], object]]:
+    """Say every few seconds that a scorer is being loaded, until what this gives is called."""
+
+    async def say() -> None:
+        log.info("loading", model=model)
+        while True:
+            await asyncio.sleep(_LOADING_SECONDS)
+            log.info("still loading", model=model)
+
+    saying = asyncio.create_task(say())
+    try:
+        yield saying.cancel
+    finally:
+        saying.cancel()
 
 
 async def _look_at(upstream: Upstream) -> None:

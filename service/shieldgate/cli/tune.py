@@ -1,6 +1,7 @@
 """`shieldgate tune`: a scorer for one's own policies, from labelled rows."""
 
 import shlex
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -8,7 +9,7 @@ import typer
 
 from shieldgate.cli.options import DATA, AdapterFlag, LabelFlag, MapFlag
 from shieldgate.errors import needed
-from shieldgate.policy import load_book
+from shieldgate.policy import load_book, policy_files
 from shieldgate.prompt import find_template
 from shieldgate.telemetry import configure_logging
 
@@ -178,14 +179,32 @@ def tune(
     book = f" --policies {shlex.quote(str(policies))}" if policies else ""
     words = "" if template == "chat" else f" --template {shlex.quote(template)}"
     model = f"--model {shlex.quote(str(out))}{words}{book}"
-    read = [test or "FRESH_ROWS.jsonl"]
+    read = [test or "fresh.jsonl"]
     read += [f"--adapter={adapter}"] if adapter else []
     read += [f"--map={pair}" for pair in map_ or ()]
     read += [f"--label={pair}" for pair in label or ()]
     read += [f"--policy={id}" for id in tuned]
     runs = shlex.quote(f"runs/{out.name}")
-    typer.echo(f"  shieldgate evaluate {shlex.join(read)} {model} --out {runs}")
-    typer.echo(
-        f"  shieldgate calibrate {runs}/scores.jsonl --target fpr=0.01{book} --write MY.yaml"
+    serve = f"  shieldgate serve {model}"
+    measure = (
+        f"  shieldgate evaluate {shlex.join(read)} {model} --out {runs}\n"
+        f"  shieldgate calibrate {runs}/scores.jsonl --target fpr=0.01{book}"
+        f"{_written(policies, tuned)}"
     )
-    typer.echo(f"  shieldgate serve {model}")
+    if test:
+        typer.echo(f"Next:\n{measure}\n{serve}")
+    else:
+        typer.echo(f"Next:\n{serve}")
+        typer.echo(
+            f"With labelled rows in fresh.jsonl that it has not seen, calibrate it:\n{measure}"
+        )
+
+
+def _written(policies: Path | None, tuned: Iterable[str]) -> str:
+    """Write the flag by which `calibrate` fills the file that has the tuned policies."""
+    from shieldgate.evaluation.writeback import policies_in  # noqa: PLC0415 - imports numpy
+
+    for file in policy_files(policies) if policies else ():
+        if policies_in(file).issuperset(tuned):
+            return f" --write {shlex.quote(str(file))}"
+    return ""

@@ -12,6 +12,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from rich.table import Table
 
 from shieldgate.errors import ScoringError
+from shieldgate.plural import counted
 from shieldgate.statistics import Estimate, doubts
 from shieldgate.tuning.fit import Hyperparameters
 from shieldgate.tuning.loop import Check, best
@@ -52,10 +53,8 @@ class _Shown(TuningCallback):
             TextColumn("training"),
             BarColumn(),
             MofNCompleteColumn(),
-            TextColumn("loss {task.fields[loss]:.3f}"),
-            TextColumn(
-                "validation AU-PRC {task.fields[quality]:.3f}, best {task.fields[best]:.3f}"
-            ),
+            TextColumn("{task.fields[loss]}"),
+            TextColumn("{task.fields[quality]}"),
             TimeRemainingColumn(),
             console=Console(stderr=True),
         )
@@ -76,48 +75,50 @@ class _Shown(TuningCallback):
 
     def begin(self, recipe: Hyperparameters) -> None:
         """Set the length of the bar."""
-        nan = float("nan")
-        self._task = self._progress.add_task(
-            "", total=recipe.steps, loss=nan, quality=nan, best=nan
-        )
+        self._task = self._progress.add_task("", total=recipe.steps, loss="", quality="")
 
     def step(self, step: int, loss: float) -> None:
         """Move the bar."""
-        self._progress.update(self._task, completed=step + 1, loss=loss)
+        self._progress.update(self._task, completed=step + 1, loss=f"loss {loss:.3f}")
 
     def check(self, check: Check) -> None:
         """Show how well the validation rows are ranked."""
         self._checks.append(check)
-        self._progress.update(
-            self._task, quality=check.figures[0], best=best(self._checks).figures[0]
-        )
+        now, highest = check.figures[0], best(self._checks).figures[0]
+        # Short, so that the bar has room beside it on 80 columns.
+        self._progress.update(self._task, quality=f"AU-PRC {now:.3f}, best {highest:.3f}")
 
 
 def _show(report: TuningReport, task: TuningTask) -> None:
     console = Console()
     rows = report.rows
     console.print(
-        f"{rows['train']:,} rows to learn from, {rows['validation']:,} to stop by, "
+        f"{counted(rows['train'], 'row')} to learn from, {rows['validation']:,} to stop by, "
         f"{rows['test']:,} to measure on; best after {report.best} of "
-        f"{report.checks[-1].steps} steps",
+        f"{counted(report.checks[-1].steps, 'step')}",
         highlight=False,
     )
-    table = Table(box=box.SIMPLE_HEAD, title="On rows held out: before, after, and the gain")
-    table.add_column("policy")
-    for name in ("rows", "AU-PRC", "gain", "best F1", "gain"):
-        table.add_column(name, justify="right")
+    table = Table(
+        title="On rows held out", title_justify="left", box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0)
+    )
+    table.add_column("policy", overflow="fold")
+    table.add_column("")
+    for name in ("before", "after", "gain"):
+        table.add_column(name, justify="right", no_wrap=True)
     for m in report.measured:
-        cells = [f"{m.policy}\n[dim]{m.direction}[/]", f"{m.rows:,}\n[dim]{m.harmful:,} violate[/]"]
-        for name in ("average_precision", "optimal_f1"):
-            cells += [
-                f"{_number(m.before[name])}\n{_number(m.after[name])}",
-                _number(m.gain[name], "+.3f"),
-            ]
-        table.add_row(*cells, end_section=True)
+        counts = f"{m.direction}, {counted(m.rows, 'row')}, {m.harmful:,} violate"
+        for label, figure, name in (
+            (m.policy, "AU-PRC", "average_precision"),
+            (f"[dim]{counts}[/]", "best F1", "optimal_f1"),
+        ):
+            estimates = (_number(m.before[name]), _number(m.after[name]), _gain(m.gain[name]))
+            table.add_row(label, figure, *estimates, end_section=name == "optimal_f1")
     console.print(table)
     for remark in _remarks(report):
         console.print(f"• {remark}", highlight=False, markup=False, soft_wrap=True)
-    console.print(f"Wrote {task.out}, scorer [bold]{report.scorer}[/]. Next:", highlight=False)
+    console.print(
+        f"Wrote {task.out}, scorer [bold]{report.scorer}[/].", highlight=False, soft_wrap=True
+    )
 
 
 def _remarks(report: TuningReport) -> list[str]:
@@ -139,9 +140,18 @@ def _remarks(report: TuningReport) -> list[str]:
     return remarks
 
 
-def _number(estimate: Estimate, form: str = ".3f") -> str:
+def _number(estimate: Estimate) -> str:
+    return _interval(estimate, ".3f", ".2f", "-")
+
+
+def _gain(estimate: Estimate) -> str:
+    return _interval(estimate, "+.3f", "+.2f", ", ")
+
+
+def _interval(estimate: Estimate, form: str, shorter: str, between: str) -> str:
     if estimate.value is None:
         return "undefined"
     if estimate.low is None or estimate.high is None:
         return f"{estimate.value:{form}}"
-    return f"{estimate.value:{form}} [dim]{estimate.low:{form}} to {estimate.high:{form}}[/]"
+    interval = f"{estimate.low:{shorter}}{between}{estimate.high:{shorter}}"
+    return f"{estimate.value:{form}}\n[dim]{interval}[/]"

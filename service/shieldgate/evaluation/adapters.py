@@ -10,6 +10,7 @@ from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
 from shieldgate.errors import ConfigurationError
+from shieldgate.evaluation.label_rules import Rule, number
 from shieldgate.evaluation.score_file import Label
 from shieldgate.types import Exchange
 
@@ -76,7 +77,10 @@ def label(fields: Fields, column: str) -> Label | None:
         return None
     known = _LABELS.get(str(value).strip().casefold())
     if known is None:
-        raise RowError(f"{column!r} is neither 0 nor 1")
+        soft = ""
+        if 0 < (number(value) or 0) < 1:
+            soft = f"; --map label:NAME='{column}>=0.5' makes a label of such numbers"
+        raise RowError(f"{column!r} is neither 0 nor 1{soft}")
     return known
 
 
@@ -270,7 +274,8 @@ def column_map(pairs: Sequence[str]) -> Adapter:
     """Build an adapter from `field=column` pairs and YAML files of `field: column` lines.
 
     Fields are prompt, response, id, harmful and label:NAME. `harmful=verdict==unsafe` reads a
-    column of words: 1 where it says so. Raises ConfigurationError.
+    column of words: 1 where it says so. `label:hate=toxicity>=0.5` reads one of numbers. Raises
+    ConfigurationError.
     """
     columns: dict[str, str] = {}
     for given in pairs:
@@ -278,17 +283,28 @@ def column_map(pairs: Sequence[str]) -> Adapter:
         if twice := columns.keys() & more.keys():
             raise ConfigurationError(f"--map: {min(twice)!r} is given twice. Remove one.")
         columns |= more
-    wrong = [f for f in columns if f not in _FIELDS and not f.startswith("label:")]
+    wrong = [f for f in columns if f not in _FIELDS and not _is_label(f)]
     if wrong:
         raise ConfigurationError(
             f"--map: {wrong[0]!r} is no field. Fields are {', '.join(_FIELDS)} and label:NAME."
         )
     if "prompt" not in columns:
         raise ConfigurationError("--map: say which column is the prompt, as in --map prompt=text")
-    return Adapter("map", frozenset(), _Mapped(columns))
+    rules: dict[str, Rule] = {}
+    for name in filter(_is_label, columns):
+        try:
+            rule = Rule.parse(columns[name])
+        except ValueError as refused:
+            raise ConfigurationError(f"--map {name}={columns[name]}: {refused}.") from None
+        rules |= {name: rule} if rule else {}
+    return Adapter("map", frozenset(), _Mapped(columns, rules))
 
 
 _FIELDS = ("prompt", "response", "id", "harmful")
+
+
+def _is_label(field: str) -> bool:
+    return field == "harmful" or field.startswith("label:")
 
 
 def _is_file(given: str) -> bool:
@@ -318,6 +334,7 @@ def _pairs_of_file(path: Path) -> dict[str, str]:
 @dataclass(frozen=True, slots=True)
 class _Mapped:
     columns: Mapping[str, str]
+    rules: Mapping[str, Rule]
 
     def __call__(self, fields: Fields) -> Iterator[Example]:
         response = None
@@ -340,10 +357,15 @@ class _Mapped:
         )
 
     def _label(self, fields: Fields, name: str) -> Label | None:
-        column, equals, word = self.columns[name].partition("==")
+        column = self.columns[name]
+        # A column may be named as rules are written.
+        if column not in fields and (rule := self.rules.get(name)):
+            if rule.column not in fields:
+                raise RowError(f"has no column {rule.column!r}")
+            try:
+                return rule.label(_get(fields, rule.column))
+            except ValueError as refused:
+                raise RowError(str(refused)) from None
         if column not in fields:
             raise RowError(f"has no column {column!r}")
-        if not equals:
-            return label(fields, column)
-        value = _get(fields, column)
-        return None if value in (None, "") else 1 if str(value) == word else 0
+        return label(fields, column)

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from shieldgate.errors import ConfigurationError
 from shieldgate.evaluation.decisions import policies, probabilities, reworded
 from shieldgate.evaluation.score_columns import UNKNOWN, ScoreColumns
+from shieldgate.plural import counted
 from shieldgate.policy import Calibration, Policy, PolicyBook
 from shieldgate.statistics import (
     Curve,
@@ -57,6 +58,11 @@ class Target:
         """Name the figure that tells how far it was achieved."""
         return {"optimal-f1": "f1", "fpr": "false_positive_rate"}.get(self.aim, self.aim)
 
+    @property
+    def cost(self) -> str:
+        """Name the figure that pays for it."""
+        return "false_positive_rate" if self.aim == "recall" else "recall"
+
     def choose(self, curve: Curve) -> int:
         """Choose a point of a curve; of those that will do, the one that errs least otherwise.
 
@@ -82,9 +88,11 @@ class Target:
 class Fitted:
     """A calibration; how it does on the rows it was made from, and on rows it never saw.
 
-    `achieved` and `held_out` are of the target's figure. What is held out is cross-validated:
-    each fifth of the rows is judged by what was made from the other four. `errors` are the
-    expected calibration errors, held out, before and after a fit of temperature and bias.
+    `achieved` and `held_out` are of the target's figure; `cost`, held out, is of the one that pays
+    for it: the false-positive rate where the target is recall, else recall. `flagged` is the share
+    of all rows that are flagged, held out. What is held out is cross-validated: each fifth of the
+    rows is judged by what was made from the other four. `errors` are the expected calibration
+    errors, held out, before and after a fit of temperature and bias.
     """
 
     policy: str
@@ -93,6 +101,8 @@ class Fitted:
     calibration: Calibration
     achieved: Estimate
     held_out: Estimate
+    cost: Estimate
+    flagged: float
     rows: int
     harmful: int
     errors: tuple[float | None, float | None] | None
@@ -185,7 +195,8 @@ def _fit(
     for kind, count in (("harmful", harmful), ("harmless", labels.size - harmful)):
         if count < FOLDS:
             raise _ImpossibleError(
-                f"{count} rows are known to be {kind}; it takes {FOLDS} to hold some of them out"
+                f"{counted(count, 'row is', 'rows are')} known to be {kind}; it takes {FOLDS} "
+                "to hold some of them out"
             )
     before = policy.calibration(scorer, direction) or Calibration(policy.thresholds[direction])
     made = _made(rows, before, options)
@@ -201,8 +212,10 @@ def _fit(
         direction=direction,
         before=before,
         calibration=made,
-        achieved=_estimate(labels, seen, options),
-        held_out=_estimate(labels, flagged, options),
+        achieved=_estimate(labels, seen, options.target.figure, options.seed),
+        held_out=_estimate(labels, flagged, options.target.figure, options.seed),
+        cost=_estimate(labels, flagged, options.target.cost, options.seed),
+        flagged=float(flagged.mean()),
         rows=labels.size,
         harmful=harmful,
         errors=(
@@ -274,11 +287,11 @@ def _roundest(below: float, at: float) -> float:
     return at
 
 
-def _estimate(labels: Labels, flagged: Labels, options: CalibrationOptions) -> Estimate:
-    def figure(weights: Weights | None) -> dict[str, float | None]:
-        return {"": rates(labels, flagged, weights)[options.target.figure]}
+def _estimate(labels: Labels, flagged: Labels, figure: str, seed: int) -> Estimate:
+    def measure(weights: Weights | None) -> dict[str, float | None]:
+        return {"": rates(labels, flagged, weights)[figure]}
 
-    return bootstrap(figure, labels.size, seed=options.seed)[""]
+    return bootstrap(measure, labels.size, seed=seed)[""]
 
 
 def _provenance(

@@ -14,6 +14,7 @@ from shieldgate.errors import ConfigurationError
 from shieldgate.evaluation.adapters import ADAPTERS, Adapter, Example, Fields, RowError
 from shieldgate.evaluation.row_files import BadRow, Record
 from shieldgate.evaluation.sources import Source
+from shieldgate.plural import counted
 from shieldgate.types import Exchange
 
 _SHOWN = 5  # bad rows that are listed; all are counted
@@ -53,9 +54,14 @@ class Survey:
         if self.bad_count:
             places = ", ".join(f"{bad.place} ({bad.why})" for bad in self.bad)
             more = ", …" if self.bad_count > len(self.bad) else ""
-            notes.append(f"{self.bad_count:,} bad rows were left out, in lines {places}{more}")
+            notes.append(
+                f"{counted(self.bad_count, 'bad row was', 'bad rows were')} left out, in "
+                f"{'line' if self.bad_count == 1 else 'lines'} {places}{more}"
+            )
         if self.duplicates:
-            notes.append(f"{self.duplicates:,} rows have an id that another row has too")
+            notes.append(
+                f"{counted(self.duplicates, 'row has', 'rows have')} an id that another row has too"
+            )
         return notes
 
     def one_sided(self) -> list[str]:
@@ -130,6 +136,8 @@ class Dataset:
                 break
         if not labels and not harmful[0] and not harmful[1]:
             raise ConfigurationError(self._nothing(len(ids), bad_count, bad))
+        if bad_count > len(ids):
+            raise ConfigurationError(self._mostly_bad(len(ids), bad_count, bad))
         return Survey(
             digest=self.source.digest() or content.hexdigest(),
             rows=len(ids),
@@ -162,23 +170,38 @@ class Dataset:
     def _nothing(self, rows: int, bad_count: int, bad: Sequence[BadRow]) -> str:
         """Say why there is nothing to evaluate, and which adapter fits the columns."""
         if rows:
-            why = f"none of its {rows:,} rows has a label"
+            why = f"of its {counted(rows, 'row')} none has a label"
         elif bad:
-            why = f"all of its {bad_count:,} rows are bad; line {bad[0].place} {bad[0].why}"
+            why = f"of its {counted(bad_count, 'row')} none can be used; {_first(bad)}"
         else:
             why = "it holds no rows"
-        first = next((r for r in self.source.records() if isinstance(r, Record)), None)
-        columns = set(first.fields) if first else set()
-        fitting = [
-            a.name for a in ADAPTERS.values() if a is not self.adapter and a.columns <= columns
-        ]
-        if fitting:
-            mend = f"Its columns look like those of {fitting[0]}: add --adapter {fitting[0]}."
-        elif columns:
+        columns = self._columns()
+        mend = self._adapter_for(columns)
+        if not mend and columns:
             mend = f"Its columns are {', '.join(sorted(columns))}: name yours with --map."
-        else:
-            mend = "Give a file with labelled rows."
-        return f"{self.source.name}: {why}. {mend}"
+        return f"{self.source.name}: {why}. {mend or 'Give a file with labelled rows.'}"
+
+    def _mostly_bad(self, rows: int, bad_count: int, bad: Sequence[BadRow]) -> str:
+        """Say that figures would be of the few rows that are left, and why the others aren't."""
+        return (
+            f"{self.source.name}: {bad_count:,} of its {rows + bad_count:,} rows can't be used, so "
+            f"that figures would be of the lesser part; {_first(bad)}. "
+            f"{self._adapter_for(self._columns()) or 'Mend them, or leave them out of the file.'}"
+        )
+
+    def _columns(self) -> set[str]:
+        first = next((r for r in self.source.records() if isinstance(r, Record)), None)
+        return set(first.fields) if first else set()
+
+    def _adapter_for(self, columns: set[str]) -> str:
+        """Say which other adapter fits the columns; nothing where none does."""
+        fitting = (a for a in ADAPTERS.values() if a is not self.adapter and a.columns <= columns)
+        name = next((adapter.name for adapter in fitting), "")
+        return name and f"Its columns look like those of {name}: add --adapter {name}."
+
+
+def _first(bad: Sequence[BadRow]) -> str:
+    return f"line {bad[0].place} {bad[0].why}"
 
 
 def _as_response(example: Example) -> Example:

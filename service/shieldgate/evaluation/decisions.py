@@ -20,7 +20,8 @@ class Decisions:
 
     `policy` is None for all together: then the probability is the maximum over the policies, a
     row is flagged where any policy flags it, and there is no one threshold. `at` indexes the
-    columns; it and the arrays of `sample` are [rows].
+    columns, and `by` the policies of the scores: for each row the most probable of those that flag
+    it, or of all where none does. They and the arrays of `sample` are [rows].
     """
 
     direction: Direction
@@ -28,6 +29,7 @@ class Decisions:
     threshold: float | None
     calibrated: bool
     at: NDArray[np.intp]
+    by: NDArray[np.intp]
     sample: Sample
 
 
@@ -42,8 +44,9 @@ def decide_columns(
         here = columns.of(direction)
         highest = np.full(here.size, -1.0)
         flagged = np.zeros(here.size, np.bool_)
+        first, by = np.full(here.size, -1.0), np.zeros(here.size, np.intp)
         each = []
-        for policy in policies(columns, book):
+        for place, policy in enumerate(policies(columns, book)):
             fitted = policy.calibration(columns.header.scorer, direction)
             calibration = fitted or Calibration(policy.thresholds[direction])
             threshold = profile.threshold(policy, direction, columns.header.scorer)
@@ -52,13 +55,20 @@ def decide_columns(
             violated = scored & (probability >= threshold)
             np.fmax(highest, probability, out=highest)
             flagged |= violated
+            rank = np.where(violated, 1.0, 0.0) + np.where(scored, probability, -1.0)
+            by[rank > first] = place
+            np.fmax(first, rank, out=first)
             label = columns.labels[policy.id]
             at = np.flatnonzero(scored & (label != UNKNOWN))
             sample = Sample(label[at] == 1, probability[at], violated[at])
-            each.append(Decisions(direction, policy.id, threshold, fitted is not None, at, sample))
+            own = np.full(at.size, place)
+            each.append(
+                Decisions(direction, policy.id, threshold, fitted is not None, at, own, sample)
+            )
         at = np.flatnonzero(here & (highest >= 0) & (columns.harmful != UNKNOWN))
         together = Sample(columns.harmful[at] == 1, highest[at], flagged[at])
-        yield Decisions(direction, None, None, all(j.calibrated for j in each), at, together)
+        calibrated = all(j.calibrated for j in each)
+        yield Decisions(direction, None, None, calibrated, at, by[at], together)
         yield from each
 
 

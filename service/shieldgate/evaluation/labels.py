@@ -37,19 +37,20 @@ class Labelling:
         """
         chosen = chosen or {}
         names = sorted(names)
-        ids = {policy.id for policy in policies}
         for name, wanted in chosen.items():
             if name not in names:
                 raise ConfigurationError(
                     f"--label {name}: the data has no such label. It has: {', '.join(names)}."
                 )
-            if missing := sorted(set(wanted) - ids):
+            if missing := [policy for policy in wanted if not _named(policy, policies)]:
                 raise ConfigurationError(
                     f"--label {name}={missing[0]}: no such policy is evaluated. "
-                    f"Evaluated: {', '.join(sorted(ids))}."
+                    f"Evaluated: {', '.join(policy.id for policy in policies)}."
                 )
         matched = {
-            name: tuple(chosen.get(name, ())) or _speaks_for(name, policies) for name in names
+            name: tuple(id for policy in chosen.get(name, ()) for id in _named(policy, policies))
+            or _speaks_for(name, policies)
+            for name in names
         }
         return cls(
             {name: found for name, found in matched.items() if found},
@@ -89,8 +90,10 @@ def parse_labels(pairs: Iterable[str]) -> dict[str, tuple[str, ...]]:
 
 
 def _speaks_for(name: str, policies: Sequence[Policy]) -> tuple[str, ...]:
-    return tuple(
-        policy.id
-        for policy in policies
-        if name in (policy.id, policy.id.rpartition("/")[2], *policy.openai)
-    )
+    named = _named(name, policies)
+    return tuple(p.id for p in policies if p.id in named or name in p.openai)
+
+
+def _named(name: str, policies: Sequence[Policy]) -> tuple[str, ...]:
+    """List the ids that this is, or the last part of."""
+    return tuple(p.id for p in policies if name in (p.id, p.id.rpartition("/")[2]))

@@ -5,6 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from shieldgate.evaluation.datasets import Survey
+from shieldgate.plural import counted
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,10 +71,10 @@ class Protocol:
     def _rows(self, survey: Survey, whole: bool, same: bool) -> str:
         if same:
             return f"The rows are those of {self.title} as published, by their digest."
-        published = f"{self.rows:,} rows"
+        published = f"{counted(self.rows, 'row')}"
         if self.harmful is not None:
             published += f", {self.harmful:,} of them harmful"
-        have = f"{survey.rows:,} rows, {survey.harmful[1]:,} of them harmful"
+        have = f"{counted(survey.rows, 'row')}, {survey.harmful[1]:,} of them harmful"
         scored = "" if whole else ", of which a part was scored"
         return (
             f"The rows are not those of {self.title} as published ({published}): this file has "

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from shieldgate.evaluation.decisions import Decisions, decide_columns, reworded
 from shieldgate.evaluation.files import write_result
@@ -66,11 +65,15 @@ class Slice:
 
 @dataclass(frozen=True, slots=True)
 class Mistake:
-    """A row that was decided wrongly; `row` is its place in the dataset."""
+    """A row that was decided wrongly; `row` is its place in the dataset.
+
+    `policy` is the one that flags it, or came nearest to it, and `probability` is the slice's.
+    """
 
     row: int
     harmful: bool
     probability: float
+    policy: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -274,7 +277,7 @@ def _detail(decisions: Decisions, columns: ScoreColumns) -> Detail:
             if rows
         ],
         histogram=list(zip(harmful.tolist(), harmless.tolist(), strict=True)),
-        mistakes=_mistakes(sample, columns.rows[decisions.at]),
+        mistakes=_mistakes(decisions, columns),
     )
 
 
@@ -297,11 +300,20 @@ def _thinned(curve: Curve, threshold: float | None) -> list[tuple[float, int, in
     return list(zip(*(c.tolist() for c in columns), strict=True))
 
 
-def _mistakes(sample: Sample, rows: NDArray[np.int64]) -> list[Mistake]:
+def _mistakes(decisions: Decisions, columns: ScoreColumns) -> list[Mistake]:
     """List the most confident mistakes, false alarms first."""
     found = []
+    sample, rows = decisions.sample, columns.rows[decisions.at]
     for harmful, order in ((False, -sample.probabilities), (True, sample.probabilities)):
         wrong = np.flatnonzero((sample.labels == harmful) & (sample.flagged != harmful))
         worst = wrong[np.lexsort((rows[wrong], order[wrong]))][:MISTAKES]
-        found += [Mistake(int(rows[i]), harmful, float(sample.probabilities[i])) for i in worst]
+        found += [
+            Mistake(
+                int(rows[i]),
+                harmful,
+                float(sample.probabilities[i]),
+                columns.header.policies[decisions.by[i]],
+            )
+            for i in worst
+        ]
     return found

@@ -1,24 +1,21 @@
-"""Files of rows: JSON lines, CSV and Parquet in, records out, one at a time."""
+"""Files of rows: JSON, delimited values and Parquet in, records out, one at a time."""
 
-import csv
-import gzip
 import hashlib
 import json
-import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from io import BufferedIOBase
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from shieldgate.errors import ConfigurationError, needed
+from shieldgate.evaluation.delimited import read_values
+from shieldgate.evaluation.json_list import items
 from shieldgate.evaluation.storage import RemoteFile
+from shieldgate.evaluation.text_lines import LONGEST_LINE, lines, opened
 
 if TYPE_CHECKING:
     from pyarrow import parquet
-
-_LONGEST_LINE = 16 * 1024 * 1024
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +56,7 @@ class _File:
 
     def digest(self) -> str:
         """Digest the file's content; what is compressed counts as it was before."""
-        with _opened(self.path) as file:
+        with opened(self.path) as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
 
 
@@ -69,10 +66,10 @@ class JsonLines(_File):
 
     def records(self) -> Iterator[Record | BadRow]:
         """Read the lines; those that hold no JSON object are bad rows."""
-        with _opened(self.path) as file:
-            for number, line in _lines(file):
+        with opened(self.path) as file:
+            for number, line in lines(file, self.path):
                 if line is None:
-                    yield BadRow(number, f"is longer than {_LONGEST_LINE:,} bytes")
+                    yield BadRow(number, f"is longer than {LONGEST_LINE:,} bytes")
                 elif line.strip():
                     yield self._record(number, line)
 
@@ -90,30 +87,40 @@ class JsonLines(_File):
 
 
 @dataclass(frozen=True, slots=True)
-class Csv(_File):
-    """Comma-separated values under a line of column names."""
+class Json(_File):
+    """A list of JSON objects, or, as many name such files, one object a line."""
 
     def records(self) -> Iterator[Record | BadRow]:
-        """Read the records; those with another number of columns are bad rows."""
-        with _opened(self.path) as file:
-            reader = csv.reader(_text(file, self.path), strict=True)
-            try:
-                columns = next(reader, [])
-                # Those without a name can't be asked for, so that they may be many.
-                _refuse_repeated(self.path, filter(None, columns))
-                while True:
-                    line = reader.line_num + 1
-                    values = next(reader, None)
-                    if values is None:
-                        return
-                    if len(values) == len(columns):
-                        yield Record(line, dict(zip(columns, values, strict=True)))
-                    elif values:
-                        yield BadRow(line, f"has {len(values)} columns instead of {len(columns)}")
-            except csv.Error as refused:
-                raise ConfigurationError(
-                    f"{self.path}:{reader.line_num}: not CSV: {refused}. Mend the file here."
-                ) from None
+        """Read the objects; what is none is a bad row."""
+        with opened(self.path) as file:
+            listed = items(file, self.path)
+            for number, item in enumerate(listed or (), start=1):
+                yield JsonLines(self.path)._record(number, item)
+        if listed is None:
+            yield from JsonLines(self.path).records()
+
+
+@dataclass(frozen=True, slots=True)
+class Csv(_File):
+    """Values under a line of column names, parted by commas, semicolons or tabs."""
+
+    def records(self) -> Iterator[Record | BadRow]:
+        """Read the records; those that can't be read or have too many columns are bad rows."""
+        with opened(self.path) as file:
+            tabs = ".tsv" in map(str.lower, self.path.suffixes)
+            values = read_values(lines(file, self.path), "\t" if tabs else None)
+            line, columns = next(values, (1, []))
+            if isinstance(columns, str):
+                raise ConfigurationError(f"{self.path}:{line}: {columns}. Mend the file here.")
+            # Those without a name can't be asked for, so that they may be many.
+            _refuse_repeated(self.path, filter(None, columns))
+            for line, found in values:
+                if isinstance(found, str):
+                    yield BadRow(line, found)
+                elif len(found) == len(columns):
+                    yield Record(line, dict(zip(columns, found, strict=True)))
+                elif found:
+                    yield BadRow(line, f"has {len(found)} columns instead of {len(columns)}")
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,10 +135,17 @@ class Parquet(_File):
             _refuse_repeated(self.path, (column.path for column in file.schema))
             first, end = self.row_groups or (0, file.num_row_groups)
             number = sum(file.metadata.row_group(group).num_rows for group in range(first))
+            maps = [f.name for f in file.schema_arrow if str(f.type).startswith("map<")]
             for batch in file.iter_batches(batch_size=256, row_groups=range(first, end)):
                 for fields in batch.to_pylist():
                     number += 1
-                    yield Record(number, fields)
+                    try:
+                        objects = {m: fields[m] and _object(fields[m]) for m in maps}
+                    except _Repeated as twice:
+                        yield BadRow(number, _why(twice))
+                        continue
+                    texts = {name: _text(value) for name, value in fields.items()}
+                    yield Record(number, texts | objects)
 
     def rows(self) -> list[int]:
         """Count the rows of each of its row groups."""
@@ -184,7 +198,16 @@ class _Repeated(Exception):
     """A key stands twice, quoted here, and either value may be meant."""
 
 
-def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _text(value: Any) -> Any:
+    """Read bytes as the text that they are, if they are any; images stay bytes."""
+    try:
+        return value.decode() if isinstance(value, bytes) else value
+    except UnicodeDecodeError:
+        return value
+
+
+def _object(pairs: list[tuple[Any, Any]]) -> dict[str, Any]:
+    pairs = [(_text(key), value) for key, value in pairs]
     if twice := _repeated(key for key, _ in pairs):
         raise _Repeated(twice)
     return dict(pairs)
@@ -198,42 +221,3 @@ def _repeated(names: Iterable[str]) -> str | None:
             return repr(name[:64])
         seen.add(name)
     return None
-
-
-@contextmanager
-def _opened(path: Path | RemoteFile) -> Iterator[BufferedIOBase]:
-    """Open a file for reading, decompressed; what breaks while it is read is said in a sentence."""
-    try:
-        with path.open("rb") as file:
-            yield gzip.GzipFile(fileobj=file) if path.suffix == ".gz" else file
-    except (EOFError, gzip.BadGzipFile, zlib.error) as refused:
-        raise ConfigurationError(
-            f"{path}: the compressed file is damaged or ends early. Fetch it again."
-        ) from refused
-    except OSError as refused:
-        raise ConfigurationError(
-            f"{path}: can't be read: {refused.strerror or refused}."
-        ) from refused
-
-
-def _lines(file: BufferedIOBase) -> Iterator[tuple[int, bytes | None]]:
-    """Give lines with their numbers; None stands for one that is too long to be held."""
-    number = 0
-    while line := file.readline(_LONGEST_LINE):
-        number += 1
-        if len(line) < _LONGEST_LINE or line.endswith(b"\n"):
-            yield number, line
-            continue
-        while (rest := file.readline(_LONGEST_LINE)) and not rest.endswith(b"\n"):
-            pass
-        yield number, None
-
-
-def _text(file: BufferedIOBase, path: Path | RemoteFile) -> Iterator[str]:
-    for number, line in _lines(file):
-        if line is None:
-            raise ConfigurationError(f"{path}:{number}: is longer than {_LONGEST_LINE:,} bytes.")
-        try:
-            yield line.decode("utf-8-sig" if number == 1 else "utf-8")
-        except UnicodeDecodeError:
-            raise ConfigurationError(f"{path}:{number}: is not UTF-8. Save it as UTF-8.") from None

@@ -117,14 +117,14 @@ class Evaluation:
 
 def choose_policies(book: PolicyBook, wanted: Sequence[str], family: str) -> Sequence[Policy]:
     """Choose those that were named, else all of a family; raise ConfigurationError."""
-    wanted = wanted or [id for id in book.policies if id.startswith(f"{family}/")]
-    if not wanted:
+    of_family = [id for id in book.policies if id.startswith(f"{family}/")]
+    if not (wanted or of_family):
         families = sorted({id.partition("/")[0] for id in book.policies})
         raise ConfigurationError(
             f"--family {family}: the policy book has none of it. It has: {', '.join(families)}."
         )
     try:
-        return book.find(dict.fromkeys(wanted))
+        return book.find(wanted or of_family, of_family)
     except UnknownName as unknown:
         raise ConfigurationError(str(unknown)) from None
 

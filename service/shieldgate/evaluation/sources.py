@@ -9,10 +9,10 @@ from pathlib import Path, PurePosixPath
 from typing import Any, Protocol, cast
 
 from shieldgate.errors import ConfigurationError, needed
-from shieldgate.evaluation.row_files import BadRow, Csv, JsonLines, Parquet, Record
+from shieldgate.evaluation.row_files import BadRow, Csv, Json, JsonLines, Parquet, Record
 from shieldgate.evaluation.storage import RemoteFile, find, is_uri, reached
 
-RowFile = JsonLines | Csv | Parquet
+RowFile = JsonLines | Json | Csv | Parquet
 
 _MAGIC = re.compile(r"[*?\[]")
 _HUB = re.compile(
@@ -109,20 +109,26 @@ def _visible(file: Path | RemoteFile) -> bool:
 
 
 def _by_suffix(path: Path | RemoteFile) -> RowFile:
-    suffix = "".join(path.suffixes[-2:] if path.suffix == ".gz" else path.suffixes[-1:])
-    kinds: dict[str, type[JsonLines] | type[Csv] | type[Parquet]] = {
-        ".jsonl": JsonLines,
-        ".jsonl.gz": JsonLines,
-        ".csv": Csv,
-        ".csv.gz": Csv,
-        ".parquet": Parquet,
-    }
-    if suffix not in kinds:
+    suffixes = [suffix.lower() for suffix in path.suffixes]
+    packed = suffixes[-1:] == [".gz"]
+    suffix = "".join(suffixes[-2:-1] if packed else suffixes[-1:])
+    if suffix not in _KINDS or (packed and suffix == ".parquet"):
         raise ConfigurationError(
-            f"{path}: the format is told by the suffix, and {suffix or 'none'} is not known. "
-            f"Known: {', '.join(kinds)}."
+            f"{path}: the format is told by the suffix, and {path.suffix or 'none'} is not known. "
+            f"Known: {', '.join(_KINDS)}, all but the last with .gz, too. Of a folder with other "
+            "files give a pattern, in quotes: 'rows/*.jsonl'."
         )
-    return kinds[suffix](path)
+    return _KINDS[suffix](path)
+
+
+_KINDS: Mapping[str, type[RowFile]] = {
+    ".jsonl": JsonLines,
+    ".ndjson": JsonLines,
+    ".json": Json,
+    ".csv": Csv,
+    ".tsv": Csv,
+    ".parquet": Parquet,
+}
 
 
 @dataclass(frozen=True, slots=True)

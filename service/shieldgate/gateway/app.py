@@ -9,6 +9,7 @@ from fastapi import FastAPI
 from fastapi.routing import APIRoute
 from starlette.middleware.cors import CORSMiddleware
 
+from shieldgate.access.rate_limits import LIMITED
 from shieldgate.dialects import DIALECTS, Dialect
 from shieldgate.dialects.interface import Wording
 from shieldgate.gateway import (
@@ -17,6 +18,7 @@ from shieldgate.gateway import (
     console,
     count_tokens,
     decisions,
+    docs_page,
     embeddings,
     guards,
     moderations,
@@ -24,7 +26,7 @@ from shieldgate.gateway import (
     screen,
 )
 from shieldgate.gateway.errors import UPSTREAM_ID, declared, install
-from shieldgate.gateway.middleware.admission import OPEN, AdmissionMiddleware
+from shieldgate.gateway.middleware.admission import LIMIT_HEADERS, OPEN, AdmissionMiddleware
 from shieldgate.gateway.middleware.body_limit import BodyLimitMiddleware
 from shieldgate.gateway.middleware.drain import DrainMiddleware
 from shieldgate.gateway.middleware.loopback import LoopbackMiddleware
@@ -37,6 +39,7 @@ from shieldgate.version import __version__
 _EXPOSED = (
     *("x-request-id", UPSTREAM_ID, "retry-after"),
     *("x-shieldgate-profile", "x-shieldgate-unscreened"),
+    *(name.format(what) for what in LIMITED for name in LIMIT_HEADERS),
 )
 
 _LAST_SPANS_SECONDS = 2.0
@@ -95,6 +98,7 @@ def create_app(services: Services, dialects: Sequence[Dialect] = DIALECTS) -> Fa
         summary="Content moderation with ShieldGemma, in front of any LLM",
         lifespan=lifespan,
         redirect_slashes=False,
+        docs_url=None,
         redoc_url=None,
         responses=declared(*everywhere),
         # FastAPI's own spans and logs hold paths, queries and the messages of exceptions.
@@ -107,7 +111,7 @@ def create_app(services: Services, dialects: Sequence[Dialect] = DIALECTS) -> Fa
     routers = (
         chat.routes(dialects, everywhere),
         *(part.router for part in (count_tokens, embeddings, decisions)),
-        *(part.router for part in (moderations, screen, operations, console)),
+        *(part.router for part in (moderations, screen, operations, console, docs_page)),
         *guards.routers(everywhere, dialects[0]),
     )
     asked = {

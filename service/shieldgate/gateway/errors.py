@@ -1,7 +1,8 @@
 """The one table from errors to replies; a dialect words them, and no judged text is repeated."""
 
+import difflib
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import structlog
@@ -76,6 +77,25 @@ _MEANINGS = {
     503: "Nothing was judged: the scorer is not loaded, or it failed.",
 }
 WITH_A_BODY = (400, 408, 413, 415, 503)
+
+
+_WORDS = {
+    "missing": "is missing",
+    "string_type": "must be a string",
+    "list_type": "must be a list",
+    "bool_type": "must be true or false",
+    **dict.fromkeys(("model_attributes_type", "model_type", "dict_type"), "must be a JSON object"),
+}
+# What other APIs, and our own other routes, call the fields of a request.
+_MEANT = {
+    **dict.fromkeys(("inputs", "texts"), ("input", "exchanges")),
+    **dict.fromkeys(("input", "text", "content", "prompts"), ("input", "prompt")),
+    **dict.fromkeys(("answer", "completion", "output"), ("response",)),
+    "prompt": ("input",),
+    "policy": ("policies",),
+    "profile": ("model",),
+    "model": ("profile",),
+}
 
 
 def declared(
@@ -170,15 +190,34 @@ async def _invalid(request: Request, error: RequestError) -> JSONResponse:
 
 
 async def _malformed(request: Request, error: RequestValidationError) -> JSONResponse:
-    first = error.errors()[0]
+    # A name that nobody knows is why another is missing.
+    errors = error.errors()
+    first = next((e for e in errors if e["type"] == "extra_forbidden"), errors[0])
     if first["type"] == "json_invalid":
         return _reply(request, Problem(400, "invalid_json", "The body is not valid JSON."))
     if first["loc"] == ("body",) and not _is_json(request):
         message = "Send the body as JSON, with the header `content-type: application/json`."
         return _reply(request, Problem(400, "invalid_json", message))
     param = field_path(first["loc"][1:])
-    what = f"{param}: {first['msg']}." if param else f"{first['msg']}."
+    if first["type"] == "extra_forbidden":
+        what = f"{param} is no field here{_meant(request, first['loc'])}"
+    elif said := _WORDS.get(first["type"]):
+        what = f"{param or 'The body'} {said}."
+    else:
+        what = f"{param}: {first['msg']}." if param else f"{first['msg']}."
     return _reply(request, Problem(400, first["type"], what, param))
+
+
+def _meant(request: Request, place: Sequence[int | str]) -> str:
+    """Say which field of the body was probably meant by one that it doesn't have."""
+    field = getattr(request.scope.get("route"), "body_field", None)
+    known = getattr(field and field.field_info.annotation, "model_fields", {})
+    if len(place) != 2 or not known:
+        return "."
+    name = str(place[1])
+    near = [meant for meant in _MEANT.get(name, ()) if meant in known]
+    near = near or difflib.get_close_matches(name, known, 1)
+    return f"; did you mean {near[0]!r}?" if near else f". There are {', '.join(known)}."
 
 
 async def _http(request: Request, error: HTTPException) -> Response:

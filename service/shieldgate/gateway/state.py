@@ -1,6 +1,6 @@
 """What the gateway knows of one request while it is answered."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 
 from starlette.types import Scope
@@ -20,7 +20,8 @@ class RequestState:
     `wording` is that of the request's path. `key` is what the caller was admitted with, None where
     no keys are asked for. `profile` names what it is judged by, once that is known. `outcome` is
     what a route or a middleware names for the metrics; the status says it where none does.
-    `unscreened` counts the fields that passed because they hold no text.
+    `unscreened` counts the fields that passed because they hold no text. `limits` writes the
+    headers that tell how a key stands with its limits.
     `complete` is set once the last event of a stream is written.
     """
 
@@ -30,6 +31,7 @@ class RequestState:
     outcome: Outcome | None = None
     complete: bool = False
     unscreened: int = 0
+    limits: Callable[[], Mapping[str, str]] | None = None
 
     @property
     def caller(self) -> str:

@@ -7,7 +7,7 @@ therefore without slots.
 import difflib
 import math
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Literal
@@ -251,20 +251,37 @@ class PolicyBook:
 
         Raises UnknownName, also where that makes no policy at all.
         """
-        ids = dict.fromkeys((*profile.policies, *asked))
-        if not ids:
+        names = (*profile.policies, *asked)
+        if not names:
             raise UnknownName(
                 f"The profile {profile.name!r} has no policies and none was asked for, so there is "
                 f"nothing to judge. Known: {', '.join(sorted(self.policies))}."
             )
-        return self.find(ids)
+        return self.find(names, profile.policies)
 
-    def find(self, ids: Iterable[str]) -> tuple[Policy, ...]:
-        """Look policies up by id; raise UnknownName."""
-        try:
-            return tuple(self.policies[i] for i in ids)
-        except KeyError as missing:
-            raise UnknownName(_unknown("policy", missing.args[0], self.policies)) from None
+    def find(self, names: Iterable[str], near: Collection[str] = ()) -> tuple[Policy, ...]:
+        """Look policies up, each once: by id, or by the part after the family where that is plain.
+
+        Where several families have it, that of the ids `near` is meant. Raises UnknownName.
+        """
+        found = (self._policy(name, near) for name in names)
+        return tuple({policy.id: policy for policy in found}.values())
+
+    def _policy(self, name: str, near: Collection[str]) -> Policy:
+        if name in self.policies:
+            return self.policies[name]
+        families = {id.partition("/")[0] for id in near}
+        parts = {id: id.partition("/") for id in self.policies}
+        ids = [id for id, (_, _, part) in parts.items() if part == name]
+        ids = [id for id in ids if parts[id][0] in families] or ids
+        if len(ids) > 1:
+            raise UnknownName(
+                f"Several policies are named {name!r}: {', '.join(ids)}. Name one by its whole id."
+            )
+        if not ids:
+            short = (part for _, _, part in parts.values())
+            raise UnknownName(_unknown("policy", name, self.policies, short))
+        return self.policies[ids[0]]
 
 
 # By the ratio of difflib: one letter too many, too few, wrong or swapped in six.
@@ -318,7 +335,9 @@ def _judge(
     )
 
 
-def _unknown(kind: str, name: str, known: Iterable[str]) -> str:
+def _unknown(kind: str, name: str, known: Iterable[str], short: Iterable[str] = ()) -> str:
     # What can't be a name may be a text in the wrong place.
     named = f"named {name!r}" if re.fullmatch(r"[\w./-]{1,80}", name) else "of that name"
-    return f"There is no {kind} {named}. Known: {', '.join(sorted(known))}."
+    near = difflib.get_close_matches(name, [*known, *short], 1, _NEAR)
+    meant = f" Did you mean {near[0]!r}?" if near else ""
+    return f"There is no {kind} {named}.{meant} Known: {', '.join(sorted(known))}."

@@ -10,7 +10,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from shieldgate.redis.client import RedisClient
 from shieldgate.redis.values import find, storing
 
-_PREFIX = b"shieldgate:history:"
+_PREFIX = "shieldgate:history:v2:"
 _NONCE_BYTES = 12
 
 

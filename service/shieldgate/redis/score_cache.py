@@ -8,7 +8,7 @@ from shieldgate.redis.client import RedisClient
 from shieldgate.redis.values import find, storing
 from shieldgate.types import Score
 
-_PREFIX = b"shieldgate:score:"
+_PREFIX = "shieldgate:score:v2:"
 _FIELDS = struct.Struct("<dII")
 _SEAL_BYTES = 16
 

@@ -16,6 +16,7 @@ from tenacity import (
 )
 
 from shieldgate.errors import ConfigurationError, ScorerUnavailable
+from shieldgate.plural import counted
 from shieldgate.policy import Policy, PolicyBook, Profile, Rules
 from shieldgate.scoring.interfaces import Identity
 from shieldgate.settings import GatewaySettings, load
@@ -254,7 +255,7 @@ class GatewayScorer:
         except ValidationError as wrong:
             raise ConfigurationError(
                 f"{self.url} does not answer as a shieldgate gateway does "
-                f"({wrong.error_count()} differences). Check the URL."
+                f"({counted(wrong.error_count(), 'difference')}). Check the URL."
             ) from None
 
 

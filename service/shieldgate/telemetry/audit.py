@@ -16,6 +16,9 @@ from shieldgate.types import Exchange, Verdict
 
 log = structlog.get_logger(__name__)
 
+DECISION = "decision"
+"""The event of the log lines that are records."""
+
 
 @dataclass(frozen=True, slots=True)
 class Decision:
@@ -79,7 +82,7 @@ class Audit:
             record["prompt_digest"] = self.digest(decision.exchange.prompt)
             if decision.exchange.response is not None:
                 record["response_digest"] = self.digest(decision.exchange.response)
-        log.info("decision", **record)
+        log.info(DECISION, **record)
         whole = {**structlog.contextvars.get_contextvars(), **record}
         self.recent.write(whole)
         if self._sink:
@@ -88,3 +91,19 @@ class Audit:
     def digest(self, text: str) -> str:
         """Digest a text, in hexadecimal digits."""
         return hmac.digest(self._secret, text.encode("utf-8", "surrogatepass"), "sha256").hex()
+
+
+def in_short(record: Mapping[str, Any]) -> str:
+    """Say a record for people: what was decided, and the policy that it was decided by.
+
+    That is the most probable one of those violated, of which `+1` counts one more, or of all where
+    none is.
+    """
+    said = f"{record['action']} {record['direction']}"
+    found = {policy: judged for policy, judged in record["policies"].items() if judged}
+    if not found:
+        return f"{said}, {record['failure']}"
+    violated = record["violated"]
+    worst = max(violated or found, key=lambda policy: found[policy]["probability"])
+    more = f" +{len(violated) - 1}" if len(violated) > 1 else ""
+    return f"{said}, {worst} {found[worst]['probability']:.3f}{more}"

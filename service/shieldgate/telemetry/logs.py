@@ -8,6 +8,8 @@ from typing import Any, Literal, TextIO
 
 import structlog
 
+from shieldgate.telemetry.audit import DECISION, in_short
+
 Level = Literal["debug", "info", "warning", "error"]
 
 
@@ -20,10 +22,13 @@ def configure_logging(level: Level, *, as_json: bool, stream: TextIO | None = No
         structlog.processors.TimeStamper(fmt="iso", utc=True),
         _without_message,
     ]
-    renderer: structlog.types.Processor = (
-        structlog.processors.JSONRenderer()
+    rendering: list[structlog.types.Processor] = (
+        [structlog.processors.JSONRenderer()]
         if as_json
-        else structlog.dev.ConsoleRenderer(colors=stream.isatty(), sort_keys=False)
+        else [
+            _for_people,
+            structlog.dev.ConsoleRenderer(colors=stream.isatty(), sort_keys=False, pad_level=False),
+        ]
     )
     structlog.configure(
         processors=[*shared, structlog.stdlib.ProcessorFormatter.wrap_for_formatter],
@@ -34,7 +39,7 @@ def configure_logging(level: Level, *, as_json: bool, stream: TextIO | None = No
     handler.setFormatter(
         structlog.stdlib.ProcessorFormatter(
             foreign_pre_chain=shared,
-            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, renderer],
+            processors=[structlog.stdlib.ProcessorFormatter.remove_processors_meta, *rendering],
         )
     )
     # What libraries say at debug quotes headers and bodies, and httpx tells of every call.
@@ -59,6 +64,17 @@ def log_as_library() -> None:
             ],
             logger_factory=structlog.stdlib.LoggerFactory(),
         )
+
+
+def _for_people(
+    logger: Any, method: str, event: MutableMapping[str, Any]
+) -> MutableMapping[str, Any]:
+    """Shorten a line for a terminal; of a decision JSON lines have the whole record."""
+    event["timestamp"] = f"{event['timestamp'][:-4]}Z"  # milliseconds are enough
+    if event["event"] != DECISION:
+        return event
+    kept = ("timestamp", "level", "request_id", "caller")
+    return {"event": in_short(event)} | {name: event[name] for name in kept if name in event}
 
 
 def _without_message(

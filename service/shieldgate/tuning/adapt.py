@@ -114,6 +114,9 @@ class TrainableScorer:
         model.activation_checkpointing_disable()
         # As the decoder that it is now, even if it was loaded as a part of a larger model.
         model.to(kind).save_pretrained(folder, save_original_format=False)
+        for weights in folder.glob("*.safetensors"):
+            # Their writer lets nobody else read them, such as the user that serves.
+            shutil.copymode(folder / "config.json", weights)
         for name in _COPIED:
             if (base / name).is_file():
                 shutil.copyfile(base / name, folder / name)

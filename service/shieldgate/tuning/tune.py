@@ -111,6 +111,7 @@ def tune(task: TuningTask, callback: TuningCallback | None = None) -> TuningRepo
     FloatingPointError when training diverges.
     """
     callback = callback or TuningCallback()
+    callback.phase("loading the base")
     scorer = _scorer(task, task.base)
     method = task.method or method_for(scorer.model)
     recipe = Hyperparameters.for_rows(len(task.splits.train), method, task.seed, **task.changes)

@@ -1,5 +1,6 @@
 """Who may in: a key for each request, and no more requests than it allows."""
 
+import math
 from collections.abc import Iterable
 
 import structlog
@@ -9,17 +10,20 @@ from starlette.routing import BaseRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from shieldgate.access.keys import Key, LiveKeys
-from shieldgate.access.rate_limits import RateLimiter
+from shieldgate.access.rate_limits import RateLimiter, Standing
 from shieldgate.dialects.interface import Wording
 from shieldgate.errors import LimitReached, NotAllowed, ShieldgateError, UnknownKey
-from shieldgate.gateway import console
+from shieldgate.gateway import console, docs_page
 from shieldgate.gateway.errors import problem_of, respond
 from shieldgate.gateway.state import state_of
 from shieldgate.scoring import turn
 
 # What probes and newcomers read: nothing of anybody's.
-OPEN = frozenset({"/healthz", "/health", "/readyz", "/docs", "/openapi.json", *console.PATHS})
+OPEN = frozenset(
+    {"/healthz", "/health", "/readyz", "/openapi.json", *docs_page.PATHS, *console.PATHS}
+)
 ADMIN = ("/metrics", "/admin/")
+LIMIT_HEADERS = ("x-ratelimit-limit-{}", "x-ratelimit-remaining-{}", "x-ratelimit-reset-{}")
 
 
 class AdmissionMiddleware:
@@ -45,6 +49,7 @@ class AdmissionMiddleware:
         state = state_of(scope)
         try:
             state.key = key = self._key(scope, state.wording)
+            state.limits = lambda: _headers(self._limiter.standing(key.allowed))
             turn.caller.set(key.name)
             async with self._limiter.admit(key.allowed):
                 with structlog.contextvars.bound_contextvars(caller=key.name):
@@ -69,6 +74,25 @@ class AdmissionMiddleware:
         if scope["path"].startswith(ADMIN) and not key.admin:
             raise NotAllowed("This takes a key with `admin: true`.")
         return key
+
+
+def _headers(standings: Iterable[Standing]) -> dict[str, str]:
+    """Write how a caller stands as OpenAI does (its guide on rate limits), in our units."""
+    headers: dict[str, str] = {}
+    for one in standings:
+        said = (one.limit, one.remaining, duration(one.seconds))
+        names = (name.format(one.what) for name in LIMIT_HEADERS)
+        headers |= {name: str(value) for name, value in zip(names, said, strict=True)}
+    return headers
+
+
+def duration(seconds: float) -> str:
+    """Write a time of up to a minute as OpenAI does: 120ms, 1.5s, 1m0s."""
+    milliseconds = math.ceil(seconds * 1000)
+    if milliseconds < 1000:
+        return f"{milliseconds}ms" if milliseconds else "0s"
+    minutes, rest = divmod(milliseconds / 1000, 60)
+    return f"{minutes:.0f}m{rest:g}s" if minutes else f"{rest:g}s"
 
 
 def _refusal(error: ShieldgateError, wording: Wording) -> Response:

@@ -71,6 +71,8 @@ class RequestMiddleware:
                     headers["x-shieldgate-profile"] = state.profile
                 if state.unscreened:
                     headers["x-shieldgate-unscreened"] = str(state.unscreened)
+                if state.limits:
+                    headers.update(state.limits())
                 if headers.get("content-type", "").startswith("text/event-stream"):
                     self._telemetry.first_byte(_route(scope), perf_counter() - started)
             await send(message)

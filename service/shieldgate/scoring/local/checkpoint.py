@@ -23,6 +23,7 @@ from transformers import (
 from transformers.utils.logging import disable_progress_bar
 
 from shieldgate.errors import ModelError
+from shieldgate.plural import counted
 from shieldgate.prompt import Template
 from shieldgate.scoring.hub import locate
 from shieldgate.scoring.local.adapted import is_adapted, load_adapted
@@ -177,7 +178,7 @@ def _loaded(
     if report["missing_keys"] or report["mismatched_keys"]:
         lacking = sorted(map(str, [*report["missing_keys"], *report["mismatched_keys"]]))
         raise ModelError(
-            f"{model}: the weights lack {len(lacking)} tensors of this architecture, "
+            f"{model}: the weights lack {counted(len(lacking), 'tensor')} of this architecture, "
             f"{lacking[0]} first. Fetch the checkpoint again."
         )
     with _refusal(model):

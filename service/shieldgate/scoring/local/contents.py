@@ -17,6 +17,7 @@ from torch import Tensor
 from transformers import AutoModelForCausalLM, PretrainedConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_CAUSAL_LM_MAPPING_NAMES
 
+from shieldgate.plural import counted
 from shieldgate.scoring.local.families import ModelFamily
 from shieldgate.scoring.local.quantization import Quantization, linear_layers, read_quantization
 
@@ -115,9 +116,9 @@ def check_tensors(
             )
     if unknown:
         raise ValueError(
-            f"holds {len(unknown)} tensors that a {family.name} doesn't have, {unknown[0]} first, "
-            "and without them its scores would be wrong. Use a checkpoint of that architecture, "
-            "not quantised, and with its adapters merged."
+            f"holds {counted(len(unknown), 'tensor')} that a {family.name} doesn't have, "
+            f"{unknown[0]} first, and without them its scores would be wrong. Use a checkpoint of "
+            "that architecture, not quantised, and with its adapters merged."
         )
     return layers
 
