@@ -7,8 +7,9 @@ the key finds its records, and nobody else learns anything.
 import hmac
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
+from uuid import uuid4
 
 import structlog
 
@@ -22,7 +23,7 @@ class Decision:
     """A final verdict on an exchange, and the rules behind it.
 
     `exchange` is None where nothing was read that could be judged, `failure` names why the guard
-    failed where it did.
+    failed where it did. What else is kept of the decision has its `id`.
     """
 
     exchange: Exchange | None
@@ -32,6 +33,7 @@ class Decision:
     book: str
     scorer: str
     failure: str | None = None
+    id: str = field(default_factory=lambda: f"dec_{uuid4().hex}")
 
 
 class Sink(Protocol):
@@ -57,6 +59,7 @@ class Audit:
             return
         found = {j.policy: j for j in decision.verdict.judgements}
         record = {
+            "id": decision.id,
             "direction": decision.verdict.direction,
             "action": decision.verdict.action.value,
             "violated": list(decision.verdict.violated),
