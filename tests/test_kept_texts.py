@@ -30,7 +30,7 @@ from upstream import streamed
 from shieldgate.cli import app
 from shieldgate.errors import ConfigurationError, ScorerUnavailable, StoreFailed
 from shieldgate.kept_texts.keeper import Keeper
-from shieldgate.kept_texts.kept import KeptText, PolicyJudged
+from shieldgate.kept_texts.kept import KeptText
 from shieldgate.kept_texts.rule import KeepRule, distance
 from shieldgate.kept_texts.seal import Seal
 from shieldgate.kept_texts.store import SealedText, TextStore
@@ -50,6 +50,10 @@ KEY = new_key()
 ALL = KeepRule(share=1.0, near=0.0)
 
 
+def judgement(probability: float, threshold: float = 0.5) -> Judgement:
+    return Judgement("test/threat", probability, threshold, probability >= threshold, False, Score(0.0))
+
+
 def kept(id: str = "dec_1", *, prompt: str = "bread", **changes: Any) -> KeptText:
     made = KeptText(
         id=id,
@@ -59,11 +63,11 @@ def kept(id: str = "dec_1", *, prompt: str = "bread", **changes: Any) -> KeptTex
         prompt=prompt,
         response=None,
         action="allowed",
-        policies={"test/threat": PolicyJudged(0.4, -0.4, 0.5)},
+        judgements=(judgement(0.4),),
         profile="default",
         policy_book="book-1",
         scorer="fake@0",
-        why="near",
+        why=("near",),
         chance=1.0,
     )
     return replace(made, **changes)
@@ -174,7 +178,7 @@ def test_nobody_else_may_read_the_file_and_it_holds_no_text(store: TextStore, fi
     assert b"dec_1" in found
     assert CANARY.encode() not in found
     assert b"canary" not in found
-    assert b"test/threat" not in found
+    assert b"threat" not in found
 
 
 def test_what_is_deleted_is_gone_from_the_files_bytes(store: TextStore, file: Path) -> None:
@@ -223,16 +227,14 @@ def test_what_is_certain_is_near_to_nothing_else() -> None:
     assert distance(1.0, 0.999) == distance(0.0, 0.001) == float("inf")
 
 
-def judgement(probability: float, threshold: float = 0.5) -> Judgement:
-    return Judgement("p", probability, threshold, probability >= threshold, False, Score(0.0))
-
-
-def test_the_rule_says_with_which_chance_a_text_is_kept() -> None:
+def test_the_rule_says_what_is_kept_and_with_which_chance() -> None:
     rule = KeepRule(share=0.02, near=1.0)
     far, near = judgement(0.9), judgement(0.35)
-    assert rule.chance([far]) == (0.02, "random")
-    assert rule.chance([far, near]) == (1.0, "near")
-    assert KeepRule(share=0.02, near=0.0).chance([judgement(0.5)]) == (0.02, "random")
+    assert rule.choose([far], 0.02) == (0.02, ())
+    assert rule.choose([far], 0.01) == (0.02, ("random",))
+    assert rule.choose([far, near], 0.5) == (1.0, ("near",))
+    assert rule.choose([far, near], 0.01) == (1.0, ("near", "random"))
+    assert KeepRule(share=0.0, near=0.0).choose([judgement(0.5)], 0.0) == (0.0, ())
 
 
 # The gateway
@@ -274,8 +276,8 @@ async def test_a_kept_text_has_the_id_of_its_record(
     assert text.caller == "web"
     assert text.request_id == reply.headers["x-request-id"]
     assert (text.prompt, text.response, text.action) == ("bread", "a crude answer", "blocked")
-    assert text.policies["test/threat"].margin == 3.0
-    assert (text.why, text.chance) == ("random", 1.0)
+    assert [(j.policy, j.score.margin) for j in text.judgements] == [("test/threat", 3.0)]
+    assert (text.why, text.chance) == (("random",), 1.0)
     assert time.time() - 60 < text.at <= time.time()
     assert served.metric("shieldgate_kept_texts_total", result="kept") == 1
 
@@ -284,7 +286,7 @@ async def test_only_what_the_rule_chooses_is_kept(
     scorer: FakeScorer, store: TextStore, file: Path
 ) -> None:
     scorer.margins[("unsure", "test/threat")] = 0.5
-    draws = iter([0.9, 0.05])
+    draws = iter([0.9, 0.5, 0.05])
     rule = KeepRule(share=0.1, near=1.0)
     async with keeping(scorer, store, rule, draw=lambda: next(draws)) as served:
         for text in ("bread", "unsure", "buns"):
@@ -292,8 +294,8 @@ async def test_only_what_the_rule_chooses_is_kept(
         scorer.failure = ScorerUnavailable("The scorer failed.")
         await served.client.post("/v1/screen", json={"prompt": "not judged"})
     assert [(t.prompt, t.why, t.chance) for t in again(file)] == [
-        ("unsure", "near", 1.0),
-        ("buns", "random", 0.1),
+        ("unsure", ("near",), 1.0),
+        ("buns", ("random",), 0.1),
     ]
 
 

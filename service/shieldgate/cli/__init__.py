@@ -11,6 +11,7 @@ from shieldgate.cli.batch import batch
 from shieldgate.cli.calibrate import calibrate
 from shieldgate.cli.evaluate import evaluate
 from shieldgate.cli.options import with_settings
+from shieldgate.cli.review import review
 from shieldgate.cli.tune import tune
 from shieldgate.errors import ConfigurationError
 from shieldgate.settings import ScoringSettings, ServeSettings, WorkerSettings
@@ -214,3 +215,4 @@ app.command()(batch)
 app.command()(evaluate)
 app.command()(calibrate)
 app.command()(tune)
+app.command()(review)

@@ -13,7 +13,7 @@ from typing import Protocol, Self
 import structlog
 
 from shieldgate.errors import StoreFailed
-from shieldgate.kept_texts.kept import KeptText, PolicyJudged
+from shieldgate.kept_texts.kept import KeptText
 from shieldgate.kept_texts.rule import KeepRule
 from shieldgate.kept_texts.seal import Seal
 from shieldgate.kept_texts.store import SealedText, TextStore
@@ -78,8 +78,8 @@ class Keeper:
         exchange, judgements = decision.exchange, decision.verdict.judgements
         if exchange is None or not judgements:
             return
-        chance, why = self._rule.chance(judgements)
-        if chance < 1.0 and self._draw() >= chance:
+        chance, why = self._rule.choose(judgements, self._draw())
+        if not why:
             return
         size = len(exchange.prompt) + len(exchange.response or "")
         if len(self._waiting) >= _MOST_WAITING or self._characters + size > _MOST_CHARACTERS:
@@ -96,10 +96,7 @@ class Keeper:
                 prompt=exchange.prompt,
                 response=exchange.response,
                 action=decision.verdict.action.value,
-                policies={
-                    j.policy: PolicyJudged(j.probability, j.score.margin, j.threshold)
-                    for j in judgements
-                },
+                judgements=judgements,
                 profile=decision.profile,
                 policy_book=decision.book,
                 scorer=decision.scorer,

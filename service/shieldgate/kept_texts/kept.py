@@ -1,27 +1,12 @@
 """A decision with its texts, as it is kept."""
 
 import json
-from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any, Self
 
 from shieldgate.kept_texts.rule import KeptFor
 from shieldgate.kept_texts.seal import Seal
-from shieldgate.types import Exchange
-
-
-@dataclass(frozen=True, slots=True)
-class PolicyJudged:
-    """What one policy's part of the verdict was: in 0..1, and the margin in logits."""
-
-    probability: float
-    margin: float
-    threshold: float
-
-    @property
-    def violated(self) -> bool:
-        """Tell whether the policy was violated."""
-        return self.probability >= self.threshold
+from shieldgate.types import Exchange, Judgement, Score
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,7 +14,7 @@ class KeptText:
     """A decision, the texts that it is about, and how they came to be kept.
 
     `id` is that of the decision's record in the audit log. `chance` in 0..1 is the probability
-    with which it was to be kept, and `why` says by which rule.
+    with which it was to be kept, and `why` says by which rules.
     """
 
     id: str
@@ -39,11 +24,11 @@ class KeptText:
     prompt: str
     response: str | None
     action: str
-    policies: Mapping[str, PolicyJudged]
+    judgements: tuple[Judgement, ...]
     profile: str
     policy_book: str
     scorer: str
-    why: KeptFor
+    why: tuple[KeptFor, ...]
     chance: float
 
     @property
@@ -65,5 +50,7 @@ class KeptText:
         fields: dict[str, Any] = json.loads(content)
         if fields["id"] != id:
             return None
-        judged = {policy: PolicyJudged(**found) for policy, found in fields["policies"].items()}
-        return cls(**{**fields, "policies": judged})
+        judged = tuple(
+            Judgement(**{**j, "score": Score(**j["score"])}) for j in fields["judgements"]
+        )
+        return cls(**{**fields, "judgements": judged, "why": tuple(fields["why"])})

@@ -21,11 +21,17 @@ class KeepRule:
     share: float
     near: float
 
-    def chance(self, judgements: Iterable[Judgement]) -> tuple[float, KeptFor]:
-        """Give the probability with which texts are to be kept, and by which rule."""
-        if self.near and any(distance(j.probability, j.threshold) <= self.near for j in judgements):
-            return 1.0, "near"
-        return self.share, "random"
+    def choose(
+        self, judgements: Iterable[Judgement], draw: float
+    ) -> tuple[float, tuple[KeptFor, ...]]:
+        """Give the chance that a decision had to be kept, and the rules that keep it, if any.
+
+        `draw` is uniform in 0..1. All that is kept as `random` is by itself a random sample.
+        """
+        near = any(distance(j.probability, j.threshold) <= self.near for j in judgements)
+        why: list[KeptFor] = ["near"] if self.near and near else []
+        chance = 1.0 if why else self.share
+        return chance, tuple(why + ["random"] * (draw < self.share))
 
 
 def distance(probability: float, threshold: float) -> float:

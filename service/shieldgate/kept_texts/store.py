@@ -54,6 +54,7 @@ _TEXTS = Table(
     # So that adding up reads no texts.
     Index("shieldgate_kept_texts_bytes", "at", "id", "bytes"),
 )
+_COLUMNS = [_TEXTS.c[name] for name in ("id", "caller", "at", "until", "sealed")]
 
 
 @dataclass(frozen=True, slots=True)
@@ -140,8 +141,7 @@ class TextStore:
 
     def read(self) -> Iterator[SealedText]:
         """Read all texts, the oldest first, a few at a time."""
-        columns = [_TEXTS.c[name] for name in ("id", "caller", "at", "until", "sealed")]
-        query = select(*columns).order_by(_TEXTS.c.at, _TEXTS.c.id)
+        query = select(*_COLUMNS).order_by(_TEXTS.c.at, _TEXTS.c.id)
         with self._connected() as connection:
             streamed = connection.execution_options(yield_per=_READ_AT_ONCE)
             for row in streamed.execute(query):
