@@ -51,7 +51,8 @@ ALL = KeepRule(share=1.0, near=0.0)
 
 
 def judgement(probability: float, threshold: float = 0.5) -> Judgement:
-    return Judgement("test/threat", probability, threshold, probability >= threshold, False, Score(0.0))
+    violated = probability >= threshold
+    return Judgement("test/threat", probability, threshold, violated, False, Score(0.0))
 
 
 def kept(id: str = "dec_1", *, prompt: str = "bread", **changes: Any) -> KeptText:

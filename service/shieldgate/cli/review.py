@@ -242,15 +242,15 @@ def _kept(settings: KeptTextsSettings) -> "tuple[TextStore, Seal]":
     """Open the texts that a gateway kept; raise ConfigurationError."""
     from shieldgate.kept_texts.seal import Seal  # noqa: PLC0415
 
-    seal = Seal.of(settings.keep_texts_key, settings.keep_texts_key_file)
-    return _store(settings), seal
+    store = _store(settings)
+    return store, Seal.of(settings.keep_texts_key, settings.keep_texts_key_file)
 
 
 def _store(settings: KeptTextsSettings) -> "TextStore":
     if settings.keep_texts is None:
         raise ConfigurationError(
-            f"There is nothing to review: give rows and their --scores, or with "
-            f"{flag('keep_texts')} where a gateway keeps texts."
+            f"There is nothing to review: give rows and their --scores, or {flag('keep_texts')} "
+            "where a gateway keeps texts."
         )
     with needed("Reading kept texts", "review"):
         from shieldgate.kept_texts.store import TextStore  # noqa: PLC0415

@@ -126,8 +126,8 @@ class ReviewCommand:
         """Say where the labels are, and what to do with them."""
         if session.labels:
             typer.echo(
-                f"{session.labels:,} labels of {session.labelled:,} texts are in {self.out}, "
-                "with the texts. Next:\n"
+                f"Labelled in {self.out}, with the texts: {session.labelled:,}, by "
+                f"{session.labels:,} answers. Next:\n"
                 f"  shieldgate evaluate {self.out} --weight weight --out runs/reviewed",
                 err=True,
             )

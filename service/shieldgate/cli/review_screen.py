@@ -84,16 +84,16 @@ class Screen:
         console = Console(highlight=False, markup=False, emoji=False)
         width = max(console.width, _LEAST)
         question = self.session.question
-        foot = _wrapped(self._below(question) if question else _END, console, width)
+        foot = self._below(question, console, width) if question else list(_END)
         lines = _wrapped(self._texts(question) if question else (), console, width)
-        room = max(3, console.height - len(foot) - 3)
+        room = max(1, console.height - len(foot) - 3)
         pages = max(1, -(-len(lines) // room))
         self._page = max(0, min(self._page, pages - 1))
         at = f"text {question.item + 1:,}" if question else "all"
         head = Text(f"{at} of {self.session.texts:,}", "bold")
-        head.append(f"   {self.session.labels:,} labels in {self.name}", "dim")
         if pages > 1:
             head.append(f"   page {self._page + 1} of {pages}: space, b", "bold yellow")
+        head.append(f"   labels in {self.name}: {self.session.labels:,}", "dim")
         line = Text("─" * width, "dim")
         page = lines[self._page * room : (self._page + 1) * room]
         # The question stays where it is, whatever the text.
@@ -115,18 +115,19 @@ class Screen:
         yield Text("The answer, which is judged", "dim")
         yield _shown(exchange.response)
 
-    def _below(self, question: Question) -> list[Text]:
+    def _below(self, question: Question, console: Console, width: int) -> list[Text]:
         policy = self.policies[question.policy]
-        direction = question.text.exchange.direction
         title = Text(policy.title, "bold cyan")
         title.append(f"   {policy.id}", "dim")
         if len(question.text.asked) > 1:
             title.append(f"   {question.place + 1} of {len(question.text.asked)}", "dim")
-        guideline = plain(policy.guidelines[direction])
-        found = [title, Text(guideline if len(guideline) <= 600 else guideline[:600] + " …")]
-        if self.shows_scores:
-            found.append(Text(self._said(question), "dim"))
-        return [*found, Text(_HELP, "bold")]
+        guideline = Text(plain(policy.guidelines[question.text.exchange.direction]))
+        words = list(guideline.wrap(console, width))
+        if len(words) > (most := max(1, console.height // 3)):
+            words = [*words[: most - 1], Text("…")]
+        said = [Text(self._said(question), "dim")] if self.shows_scores else []
+        rest = _wrapped([*said, Text(_HELP, "bold")], console, width)
+        return [*_wrapped([title], console, width), *words, *rest]
 
     def _said(self, question: Question) -> str:
         candidate = question.text.candidates[0]
