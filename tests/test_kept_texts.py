@@ -280,7 +280,7 @@ async def test_a_kept_text_has_the_id_of_its_record(
     assert [(j.policy, j.score.margin) for j in text.judgements] == [("test/threat", 3.0)]
     assert (text.why, text.chance) == (("random",), 1.0)
     assert time.time() - 60 < text.at <= time.time()
-    assert served.metric("shieldgate_kept_texts_total", result="kept") == 1
+    assert served.metric("shieldgate_kept_texts_total", storage="kept") == 1
 
 
 async def test_only_what_the_rule_chooses_is_kept(
@@ -352,17 +352,17 @@ async def test_a_database_that_hangs_or_fails_costs_no_request_and_is_counted(
             reply = await served.client.post("/v1/moderations", json={"input": texts})
             assert reply.status_code == 200
         assert time.monotonic() - began < 8, "nobody waited for the database"
-        dropped = served.metric("shieldgate_kept_texts_total", result="dropped")
+        dropped = served.metric("shieldgate_kept_texts_total", storage="dropped")
         tried = 40 * 32 - (dropped or 0)
         assert 1000 < tried <= 1100, "that many wait, and some are under way"
         store.released.set()
         async with asyncio.timeout(10):
-            while served.metric("shieldgate_kept_texts_total", result="failed") != tried:
+            while served.metric("shieldgate_kept_texts_total", storage="failed") != tried:
                 await asyncio.sleep(0.01)
         store.fails = False
         await served.client.post("/v1/screen", json={"prompt": "bread"})
         async with asyncio.timeout(10):
-            while served.metric("shieldgate_kept_texts_total", result="kept") != 1:
+            while served.metric("shieldgate_kept_texts_total", storage="kept") != 1:
                 await asyncio.sleep(0.01)
     lines = [json.loads(line) for line in logs.getvalue().splitlines()]
     said = [line["event"] for line in lines if "kept" in line["event"]]
@@ -378,7 +378,7 @@ async def test_what_waits_is_bounded_in_characters(scorer: FakeScorer) -> None:
         for _ in range(3):
             await served.client.post("/v1/screen", json={"prompt": "a" * 9_000_000})
         # The first is under way, the second waits, and the third finds no room.
-        assert served.metric("shieldgate_kept_texts_total", result="dropped") == 1
+        assert served.metric("shieldgate_kept_texts_total", storage="dropped") == 1
         store.released.set()
 
 

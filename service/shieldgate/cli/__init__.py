@@ -68,6 +68,8 @@ def root(
     - `shieldgate policies list` shows what is judged
 
     - `shieldgate keys new NAME` makes an API key
+
+    - `shieldgate review` takes labels from a person
     """
 
 

@@ -17,7 +17,7 @@ from shieldgate.kept_texts.kept import KeptText
 from shieldgate.kept_texts.rule import KeepRule
 from shieldgate.kept_texts.seal import Seal
 from shieldgate.kept_texts.store import SealedText, TextStore
-from shieldgate.telemetry import Decision, KeepResult
+from shieldgate.telemetry import Decision, TextStorage
 
 _MOST_WAITING = 1000
 _MOST_CHARACTERS = 16 * 2**20
@@ -33,7 +33,7 @@ log = structlog.get_logger(__name__)
 class Observer(Protocol):
     """Counts what became of texts that were chosen."""
 
-    def kept_texts(self, result: KeepResult, texts: int) -> None:
+    def kept_texts(self, storage: TextStorage, texts: int) -> None:
         """Count texts: kept, dropped because too many waited, or refused by the database."""
 
 

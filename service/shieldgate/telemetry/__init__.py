@@ -13,10 +13,10 @@ from shieldgate.telemetry.metrics import (
     CacheLevel,
     CascadePart,
     GuardFailure,
-    KeepResult,
     Outcome,
     Phase,
     Telemetry,
+    TextStorage,
 )
 from shieldgate.telemetry.traces import NoTraces, Traces
 
@@ -28,13 +28,13 @@ __all__ = [
     "CascadePart",
     "Decision",
     "GuardFailure",
-    "KeepResult",
     "Level",
     "NoTraces",
     "Outcome",
     "Phase",
     "Sink",
     "Telemetry",
+    "TextStorage",
     "Traces",
     "configure_logging",
     "log_as_library",

@@ -38,7 +38,7 @@ CacheLevel = Literal["memory", "redis", "miss"]
 CascadePart = Literal["first", "second"]
 BreakerName = Literal["scorer", "redis_read", "redis_write"]
 GuardFailure = Literal["timeout", "failure", "overloaded", "breaker"]
-KeepResult = Literal["kept", "dropped", "failed"]
+TextStorage = Literal["kept", "dropped", "failed"]
 BreakerState = Literal["closed", "half_open", "open"]
 
 
@@ -142,7 +142,7 @@ class Telemetry:
         self._kept_texts = counter(
             "shieldgate_kept_texts",
             "Texts that were chosen to be kept for review, by what became of them.",
-            ["result"],
+            ["storage"],
         )
         self._breakers = gauge(
             "shieldgate_breaker_state",
@@ -230,9 +230,9 @@ class Telemetry:
         """Count a record that may be missing in the Redis stream."""
         self._unconfirmed.inc()
 
-    def kept_texts(self, result: KeepResult, texts: int) -> None:
+    def kept_texts(self, storage: TextStorage, texts: int) -> None:
         """Count texts that were kept, were dropped for want of room, or could not be stored."""
-        self._kept_texts.labels(result).inc(texts)
+        self._kept_texts.labels(storage).inc(texts)
 
     def breaker(self, breaker: BreakerName, state: BreakerState) -> None:
         """Say how a breaker stands."""
