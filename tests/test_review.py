@@ -37,7 +37,6 @@ from shieldgate.types import Exchange, Judgement, Score
 
 BOOK = small_book()
 THREAT, SPAM = "test/threat", "test/spam"
-NOTHING: Mapping[str, Any] = {}
 
 
 def judged(threat: float, spam: float = 0.01, threshold: float = 0.5) -> list[Judgement]:
@@ -110,7 +109,7 @@ def test_weights_make_estimates_of_the_whole_from_what_is_mostly_unsure() -> Non
     population = texts(20_000)
     truth = {t.key: random_.random() < t.judgements[0].probability ** 3 for t in population}
     whole = sum(truth.values()) / len(truth)
-    found = search().among(population, lambda key: NOTHING)
+    found = search().among(population, lambda key: None)
     assert found.seen == 20_000
     assert found.chosen["all"] == len(found.candidates)
     weights = np.array([1 / c.chosen.chance for c in found.candidates])
@@ -118,7 +117,7 @@ def test_weights_make_estimates_of_the_whole_from_what_is_mostly_unsure() -> Non
     assert harm @ weights / weights.sum() == pytest.approx(whole, abs=0.015)
     assert abs(harm.mean() - whole) > 0.05, "without weights it is off"
     # So does any part of them, because the order is drawn, too.
-    first = search(limit=4000).among(population, lambda key: NOTHING).candidates
+    first = search(limit=4000).among(population, lambda key: None).candidates
     assert [c.text.key for c in first] == [c.text.key for c in found.candidates[:4000]]
     assert harm[:4000] @ weights[:4000] / weights[:4000].sum() == pytest.approx(whole, abs=0.03)
     # And what is drawn at random is by itself a sample, without weights.
@@ -129,7 +128,7 @@ def test_weights_make_estimates_of_the_whole_from_what_is_mostly_unsure() -> Non
 def test_what_was_drawn_twice_has_the_product_of_both_chances() -> None:
     def chosen(*why: Any, chance: float) -> set[tuple[tuple[str, ...], float]]:
         given = texts(400, kept=Chosen(why, chance))
-        found = search(choice=Choice(near=0, share=0.5)).among(given, lambda key: NOTHING)
+        found = search(choice=Choice(near=0, share=0.5)).among(given, lambda key: None)
         assert 150 < len(found.candidates) < 250
         return {(c.chosen.why, c.chosen.chance) for c in found.candidates}
 
@@ -143,17 +142,32 @@ def test_asked_is_what_has_no_label_yet_of_the_policies_that_are_wanted() -> Non
         replace(text, labels=labels)
         for text, labels in zip(texts(3), ({}, {THREAT: 1}, {THREAT: 1, SPAM: 0}), strict=True)
     ]
-    before = {given[0].key: {SPAM: 0}}
+    before = {given[0].key: {"labels": {SPAM: 0}, "weight": 1.0}}
 
     def asked(**changes: Any) -> dict[str, tuple[str, ...]]:
-        found = search(choice=Choice(share=1), **changes).among(
-            given, lambda key: before.get(key, NOTHING)
-        )
+        found = search(choice=Choice(share=1), **changes).among(given, before.get)
         return {c.text.key.id: c.asked for c in found.candidates}
 
     assert asked() == {"r0": (THREAT,), "r1": (SPAM,)}
     assert asked(policies=[SPAM]) == {"r1": (SPAM,)}
     assert asked(again=True) == {"r0": (THREAT,), "r1": (THREAT, SPAM), "r2": (THREAT, SPAM)}
+
+
+def test_one_file_holds_rows_that_were_chosen_by_one_rule_only() -> None:
+    given, random_ = texts(300), search(choice=Choice(near=0.5, share=0.1))
+    found = random_.among(given, lambda key: None)
+    rows = {
+        c.text.key: {"labels": {THREAT: 1}, "weight": c.chosen.weight} for c in found.candidates
+    }
+    again = random_.among(given, rows.get)
+    assert [c.asked for c in again.candidates] == [(SPAM,)] * len(rows)
+    for other in (
+        Choice(near=0.5, share=0.2),
+        Choice(near=0.4, share=0.1),
+        Choice(near=0.5, share=0.1, seed=1),
+    ):
+        with pytest.raises(ConfigurationError, match="chosen by other rules"):
+            search(choice=other).among(given, rows.get)
 
 
 # Where judged texts come from
@@ -189,7 +203,7 @@ ALL = search(choice=Choice(share=1))
 
 
 def found_in(scores: ScoredRows, against: ScoredRows | None = None, by: Search = ALL) -> Found:
-    found = by.among(scores.judged(against), lambda key: NOTHING)
+    found = by.among(scores.judged(against), lambda key: None)
     return replace(found, candidates=scores.with_texts(found.candidates))
 
 
@@ -405,7 +419,8 @@ def test_a_text_that_was_half_asked_is_asked_the_rest_and_keeps_one_row(out: Pat
         session.answer(None)
         session.answer(1)
     with LabelledFile(out) as file:
-        assert file.labels(Key("rows", "a")) == {THREAT: 1}
+        assert (row := file.row(Key("rows", "a")))
+        assert row["labels"] == {THREAT: 1}
         rest = replace(candidate("a"), asked=(SPAM,))
         Session([rest], file).answer(0)
         assert written(out) == [("b", {THREAT: 1}), ("a", {THREAT: 1, SPAM: 0})]
@@ -419,6 +434,15 @@ def test_labels_that_a_row_came_with_stay(out: Path) -> None:
         assert written(out) == [("a", {SPAM: 1, THREAT: 0})]
         session.undo()
         assert written(out) == []
+
+
+def test_a_label_that_is_asked_about_again_counts_no_more_until_it_is_answered(out: Path) -> None:
+    with LabelledFile(out) as file:
+        session = Session([candidate("a", labels={SPAM: 1, "test/other": 0})], file)
+        session.answer(0)
+        assert written(out) == [("a", {"test/other": 0, THREAT: 0})]
+        session.answer(0)
+        assert written(out) == [("a", {"test/other": 0, THREAT: 0, SPAM: 0})]
 
 
 def test_a_line_that_was_torn_is_cut_off_and_the_text_asked_again(out: Path) -> None:

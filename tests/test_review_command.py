@@ -218,10 +218,10 @@ def test_a_callers_texts_are_forgotten_wherever_they_are(file: Path, out: Path) 
     keep(file, "dec_1", "dec_2", caller="gone")
     keep(file, "dec_3", caller="stays")
     rows = [
-        {"source": "kept texts", "id": f"dec_{n}", "prompt": "x", "labels": {}, "caller": caller}
-        for n, caller in enumerate(("gone", "stays"), start=1)
+        {"source": "kept texts", "id": caller, "prompt": "x", "labels": {}, "caller": caller}
+        for caller in ("gone", "stays")
     ]
-    out.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    out.write_text("".join(json.dumps(row | {"weight": 1}) + "\n" for row in rows))
     done = invoke("review", "--keep-texts", file, "--forget", "gone", "--out", out)
     assert done.exit_code == 0, done.exception
     assert f"deleted 2 kept texts of gone from {file}" in done.stdout

@@ -55,7 +55,7 @@ class ReviewCommand:
 
         rows, other = opened(scores), opened(against) if against else None
         with LabelledFile(self.out) as file:
-            found = self.search.among(rows.judged(other), file.labels)
+            found = self.search.among(rows.judged(other), file.row)
             found = replace(found, candidates=rows.with_texts(found.candidates))
             self._ask(found, file)
 
@@ -66,7 +66,7 @@ class ReviewCommand:
             if expired := store.expire(time.time()):
                 typer.echo(f"{expired:,} texts have expired and are deleted", err=True)
             with LabelledFile(self.out) as file:
-                found = self.search.among(kept.judged(), file.labels)
+                found = self.search.among(kept.judged(), file.row)
                 if kept.locked:
                     typer.echo(
                         f"Note: {kept.locked:,} texts are not opened by these keys", err=True

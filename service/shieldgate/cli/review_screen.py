@@ -130,7 +130,7 @@ class Screen:
         return [*_wrapped([title], console, width), *words, *rest]
 
     def _said(self, question: Question) -> str:
-        candidate = question.text.candidates[0]
+        candidate = next(c for c in question.text.candidates if question.policy in c.asked)
         judged = {j.policy: j for j in candidate.text.judgements}[question.policy]
         why = ", ".join(candidate.chosen.why)
         return (

@@ -13,7 +13,7 @@ import orjson
 
 from shieldgate.errors import ConfigurationError
 from shieldgate.evaluation.adapters import ADAPTERS, Adapter, Example, Fields, RowError
-from shieldgate.evaluation.row_files import BadRow, Record
+from shieldgate.evaluation.row_files import BadRow, JsonLines, Record
 from shieldgate.evaluation.sources import Source
 from shieldgate.types import Exchange
 
@@ -147,6 +147,8 @@ class Dataset:
 
     def is_reviewed(self) -> bool:
         """Tell whether its rows are those of a review, which chose them by chance and weight."""
+        if not isinstance(self.source, JsonLines):
+            return False
         first = next((r for r in self.source.records() if isinstance(r, Record)), None)
         return first is not None and {"weight", "chosen"} <= first.fields.keys()
 

@@ -157,9 +157,11 @@ class Keeper:
         """Do what blocks; tell whether it was done, and the log when that changes."""
         try:
             await asyncio.get_running_loop().run_in_executor(self._thread, work)
-        except StoreFailed as failure:
+        except Exception as failure:  # whatever it is, the next texts are to be tried
             if not self._failing:
-                log.warning("texts can't be kept", why=str(failure))
+                known = isinstance(failure, StoreFailed)
+                why = str(failure) if known else type(failure).__name__
+                log.warning("texts can't be kept", why=why, exc_info=not known)
             self._failing = True
             return False
         if self._failing:

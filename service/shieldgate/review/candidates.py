@@ -1,11 +1,13 @@
 """What a person is to be asked about: chosen of all that was judged, in an order drawn by lot."""
 
 import heapq
+import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from shieldgate.errors import ConfigurationError
 from shieldgate.evaluation.score_file import Label
 from shieldgate.review.choice import Choice, Chosen, drawn
 from shieldgate.types import Exchange, Judgement
@@ -66,11 +68,13 @@ class Search:
     again: bool = False
 
     def among(
-        self, texts: Iterable[JudgedText], labelled: Callable[[Key], Mapping[str, Label]]
+        self, texts: Iterable[JudgedText], labelled: Callable[[Key], Mapping[str, Any] | None]
     ) -> "Found":
-        """Choose; `labelled` gives the labels that a text got in earlier sessions.
+        """Choose; `labelled` gives the row that a text got in earlier sessions.
 
         The order is drawn, so that whatever is left when the person stops is left at random.
+        Raises ConfigurationError where a text was chosen by other rules then: weights of both
+        would not go together.
         """
         seen, chosen, labelled_before = 0, Counter[str](), 0
 
@@ -79,11 +83,18 @@ class Search:
             for text in texts:
                 seen += 1
                 judgements = [j for j in text.judgements if j.policy in self.policies]
-                found = self._choose(text, judgements)
+                found = self._choose(text, judgements) if judgements else None
+                row = labelled(text.key)
+                if row and (found is None or not math.isclose(row["weight"], found.weight)):
+                    raise ConfigurationError(
+                        f"{text.key.id} was labelled before, and chosen by other rules, so that "
+                        "its weight doesn't suit the others. Give the same policies, thresholds, "
+                        "--near, --share and --seed as then, or choose another --out."
+                    )
                 if found is None:
                     continue
                 chosen.update(("all", *found.why))
-                known = labelled(text.key)
+                known = row["labels"] if row else {}
                 asked = tuple(
                     j.policy
                     for j in judgements

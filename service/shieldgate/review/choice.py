@@ -18,6 +18,11 @@ class Chosen:
     why: tuple[Why, ...]
     chance: float
 
+    @property
+    def weight(self) -> float:
+        """Say for how many it stands."""
+        return 1 / self.chance
+
 
 @dataclass(frozen=True, slots=True)
 class Choice:

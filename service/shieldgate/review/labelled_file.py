@@ -10,7 +10,6 @@ from typing import Any, BinaryIO, Self
 
 from shieldgate.errors import ConfigurationError
 from shieldgate.evaluation.files import replace_file
-from shieldgate.evaluation.score_file import Label
 from shieldgate.review.candidates import Key
 
 Row = Mapping[str, Any]
@@ -55,10 +54,9 @@ class LabelledFile:
         """Give all rows."""
         return list(self._rows.values())
 
-    def labels(self, key: Key) -> Mapping[str, Label]:
-        """Give the labels that a text has so far."""
-        labels: Mapping[str, Label] = self._rows.get(key, {}).get("labels", {})
-        return labels
+    def row(self, key: Key) -> Row | None:
+        """Give the row of a text, where it has one."""
+        return self._rows.get(key)
 
     def put(self, rows: Sequence[Row]) -> None:
         """Write rows, in place of those of the same texts; those without labels are taken away.
@@ -133,7 +131,7 @@ class LabelledFile:
         try:
             row = json.loads(line)
             if isinstance(row["labels"], dict) and isinstance(row["prompt"], str):
-                return _key(row), row
+                return _key(row), {**row, "weight": float(row["weight"])}
         except (ValueError, KeyError, TypeError):
             pass
         raise ConfigurationError(f"{self.path}:{number}: no row of a review. Choose another --out.")

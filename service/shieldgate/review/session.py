@@ -46,7 +46,7 @@ class Session:
         Those whose text the file has under another id get its labels. Raises ConfigurationError.
         """
         self._file = file
-        self._known = {c.text.key: dict(file.labels(c.text.key)) for c in candidates}
+        self._known = {c.text.key: _labels(file.row(c.text.key)) for c in candidates}
         self.taken_over = self._take_over(candidates)
         self._items = _items(candidates, self._known)
         self._questions = [
@@ -141,13 +141,15 @@ class Session:
         found = self._known[text.key] | {
             policy: label for policy, label in answers.items() if policy in candidate.asked
         }
+        # A label that is asked about again counts no more until it is answered.
+        given = {p: label for p, label in text.labels.items() if p not in candidate.asked}
         prompt, response = _texts(candidate)
         row: dict[str, Any] = {
             "id": text.key.id,
             "prompt": prompt,
             **({} if response is None else {"response": response}),
-            "labels": {**text.labels, **found} if found else {},
-            "weight": 1 / chosen.chance,
+            "labels": {**given, **found} if found else {},
+            "weight": chosen.weight,
             "chosen": chosen.why,
             "source": text.key.source,
             **({} if text.key.row is None else {"row": text.key.row}),
@@ -172,6 +174,10 @@ def _items(candidates: Sequence[Candidate], known: Mapping[Key, Mapping[str, Lab
         for exchange, same in together.items()
         if asked[exchange]
     ]
+
+
+def _labels(row: Row | None) -> dict[str, Label]:
+    return dict(row["labels"]) if row else {}
 
 
 def _texts(candidate: Candidate) -> tuple[str, str | None]:
