@@ -5,6 +5,7 @@ import os
 import pty
 import re
 import select
+import signal
 import struct
 import subprocess
 import termios
@@ -65,6 +66,12 @@ class Terminal:
                 return
 
 
+def _take_terminal() -> None:
+    """Make Ctrl-C a signal, also where a shell that runs tests aside has it ignored."""
+    fcntl.ioctl(0, termios.TIOCSCTTY, 0)
+    signal.signal(signal.SIGINT, signal.default_int_handler)
+
+
 @contextmanager
 def terminal(
     command: Sequence[str | Path], *, rows: int = 24, columns: int = 80, **environment: str
@@ -79,8 +86,7 @@ def terminal(
         stderr=slave,
         env={**given, "TERM": "xterm-256color", **environment},
         start_new_session=True,
-        # So that Ctrl-C is a signal.
-        preexec_fn=lambda: fcntl.ioctl(0, termios.TIOCSCTTY, 0),
+        preexec_fn=_take_terminal,
     )
     try:
         yield Terminal(process, master)
