@@ -86,7 +86,7 @@ def terminal(
         stderr=slave,
         env={**given, "TERM": "xterm-256color", **environment},
         start_new_session=True,
-        preexec_fn=_take_terminal,
+        preexec_fn=_take_terminal,  # noqa: PLW1509 - which imports nothing and takes no lock
     )
     try:
         yield Terminal(process, master)
