@@ -5,7 +5,7 @@
 # constraints.txt, and PyPI's would bring CUDA's libraries along.
 set -eu
 compile() {
-    uv pip compile pyproject.toml --extra otel --constraint constraints.txt \
+    uv pip compile pyproject.toml --extra otel --extra review --constraint constraints.txt \
         --python-version 3.11 --python-platform x86_64-unknown-linux-gnu \
         --no-header --no-annotate --no-emit-index-url --no-emit-find-links --quiet "$@"
 }

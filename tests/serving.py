@@ -20,6 +20,7 @@ from shieldgate.gateway.middleware.drain import Drain
 from shieldgate.gateway.screening import Screener
 from shieldgate.gateway.services import Policies, Services, Worker
 from shieldgate.history import History, SharedHistory
+from shieldgate.kept_texts.keeper import Keeper
 from shieldgate.redis.client import RedisClient
 from shieldgate.scoring.loading import LoadingScorer
 from shieldgate.settings import ServeSettings
@@ -90,6 +91,7 @@ async def gateway(
     worker: Worker | None = None,
     profile: Mapping[str, object] | None = None,
     audit: Sink | None = None,
+    keeper: Keeper | None = None,
     telemetry: Telemetry | None = None,
     shared: RedisClient | None = None,
     dialects: Sequence[Dialect] = DIALECTS,
@@ -100,7 +102,7 @@ async def gateway(
     """Serve the gateway around a scorer, with the small policy book.
 
     `profile` changes the default profile; `policies` are others than the small book's;
-    `audit` takes the records of decisions.
+    `audit` takes the records of decisions, and `keeper` their texts.
     """
     telemetry = telemetry or Telemetry(CollectorRegistry())
     stopped_by: list[Exception] = []
@@ -114,6 +116,7 @@ async def gateway(
             telemetry,
             Audit(AUDIT_SECRET, audit),
             seconds=given.guard_seconds,
+            keeper=keeper,
         ),
         telemetry=telemetry,
         stop=stopped_by.append,

@@ -60,6 +60,7 @@ async def test_a_record_says_who_and_by_what_and_not_what_was_written(
     margins = {"test/threat": 3.0, "test/spam": -6.0}
     [record] = records.written
     policies = record.pop("policies")
+    assert record.pop("id").startswith("dec_")
     assert record == {
         "request_id": reply.headers["x-request-id"],
         "direction": "response",

@@ -20,6 +20,7 @@ from shieldgate.telemetry import (
     Outcome,
     Phase,
     Telemetry,
+    TextStorage,
 )
 from shieldgate.telemetry.metrics import RemoteReply
 from shieldgate.types import Action, Direction, Judgement, Score, Verdict
@@ -120,6 +121,7 @@ def test_the_document_lists_every_word_of_the_labels_and_no_other() -> None:
         "direction": list(get_args(Direction)),
         "reason": list(get_args(GuardFailure)),
         "breaker": list(get_args(BreakerName)),
+        "storage": list(get_args(TextStorage)),
     }
 
 

@@ -12,6 +12,7 @@
     ├── GeneratorBusy           the worker's queue is full; try again after `retry_after` seconds
     ├── GeneratorFailed         the worker's model failed or was closed
     ├── UpstreamError           the model behind the gateway refused, failed or made no sense
+    ├── StoreFailed             the database of kept texts failed; no request notices
     └── ScoringError            no score could be had; the profile's `on_failure` decides
         ├── Unscreenable        an answer holds what no scorer here can read
         ├── TooLong             the text takes more time than any may
@@ -144,6 +145,10 @@ class GeneratorBusy(ShieldgateError):
 
 class GeneratorFailed(ShieldgateError):
     """The worker's model failed or was closed."""
+
+
+class StoreFailed(ShieldgateError):
+    """The database of kept texts can't be reached, or refused."""
 
 
 class ScoringError(ShieldgateError):

@@ -425,7 +425,53 @@ class AuditSettings(Settings):
     )
 
 
+class KeptTextsSettings(Settings):
+    """Where texts that are kept for review lie, and what opens them."""
+
+    panel = "Kept texts"
+
+    keep_texts: SecretStr | None = Field(
+        None,
+        description="Keep texts of some decisions for 'shieldgate review', sealed, in this file of "
+        "SQLite's, or in PostgreSQL: postgresql://user@host/database. Default: none are kept.",
+    )
+    keep_texts_key: SecretStr | None = Field(
+        None,
+        description="The key that seals them, 32 bytes in base64; old keys may follow, parted by "
+        "commas. Flags show in process lists: prefer the variable, or a file.",
+    )
+    keep_texts_key_file: Path | None = Field(
+        None, description="The file of that key, a line for each."
+    )
+
+
+class KeepingSettings(KeptTextsSettings):
+    """Which texts are kept for review, and for how long."""
+
+    keep_texts_days: float = Field(
+        30, gt=0, le=3660, description="How long a text is kept, in days; then it is deleted."
+    )
+    keep_texts_share: float = Field(
+        0.01,
+        ge=0,
+        le=1,
+        description="Of all decisions keep this share, in 0..1, drawn at random: what estimates "
+        "rest on.",
+    )
+    keep_texts_near: float = Field(
+        1.0,
+        ge=0,
+        allow_inf_nan=False,
+        description="Keep each text whose probability is as near to a policy's threshold, in "
+        "logits; 0 keeps none for that. 1 is from 0.27 to 0.73 around 0.5.",
+    )
+    keep_texts_bytes: int = Field(
+        2**30, ge=1, description="Most bytes of kept texts; beyond that the oldest are deleted."
+    )
+
+
 class ServeSettings(
+    KeepingSettings,
     AuditSettings,
     HistorySettings,
     CacheSettings,

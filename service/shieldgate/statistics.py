@@ -213,13 +213,24 @@ def reliability(
 
 
 class Sample:
-    """Rows that were judged, ready to be measured under any weighting."""
+    """Rows that were judged, ready to be measured under any weighting.
 
-    def __init__(self, labels: Labels, probabilities: Scores, flagged: Labels) -> None:
-        """Take three arrays, each [rows]."""
+    `weights` say for how many rows each one stands, where it was not each row's equal chance to be
+    here; a weighting is on top of them.
+    """
+
+    def __init__(
+        self,
+        labels: Labels,
+        probabilities: Scores,
+        flagged: Labels,
+        weights: Weights | None = None,
+    ) -> None:
+        """Take arrays, each [rows]."""
         self.labels = labels
         self.probabilities = probabilities
         self.flagged = flagged
+        self.weights = weights
         self._ranking = Ranking(labels, probabilities)
 
     @property
@@ -234,11 +245,18 @@ class Sample:
 
     def curve(self, weights: Weights | None = None) -> Curve:
         """Count what would be flagged at each threshold."""
-        return self._ranking.curve(weights)
+        return self._ranking.curve(both(self.weights, weights))
+
+    def where(self, chosen: Labels) -> "Sample":
+        """Narrow it to some rows."""
+        weights = None if self.weights is None else self.weights[chosen]
+        return Sample(
+            self.labels[chosen], self.probabilities[chosen], self.flagged[chosen], weights
+        )
 
     def figures(self, weights: Weights | None = None) -> dict[str, float | None]:
         """Compute every figure by name."""
-        curve = self.curve(weights)
+        curve, weights = self.curve(weights), both(self.weights, weights)
         return {
             "average_precision": curve.average_precision(),
             "auroc": curve.auroc(),
@@ -281,6 +299,13 @@ def bootstrap(
         for _ in range(resamples if rows else 0)
     ]
     return {name: _estimate(value, [d[name] for d in drawn]) for name, value in values.items()}
+
+
+def both(given: Weights | None, drawn: Weights | None) -> Weights | None:
+    """Weight rows by two weightings at once."""
+    if given is None or drawn is None:
+        return drawn if given is None else given
+    return given * drawn
 
 
 def difference(a: Sample, b: Sample) -> Callable[[Weights | None], Figures]:

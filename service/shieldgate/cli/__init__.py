@@ -11,6 +11,7 @@ from shieldgate.cli.batch import batch
 from shieldgate.cli.calibrate import calibrate
 from shieldgate.cli.evaluate import evaluate
 from shieldgate.cli.options import with_settings
+from shieldgate.cli.review import review
 from shieldgate.cli.tune import tune
 from shieldgate.errors import ConfigurationError
 from shieldgate.settings import ScoringSettings, ServeSettings, WorkerSettings
@@ -67,6 +68,8 @@ def root(
     - `shieldgate policies list` shows what is judged
 
     - `shieldgate keys new NAME` makes an API key
+
+    - `shieldgate review` takes labels from a person
     """
 
 
@@ -218,3 +221,4 @@ app.command()(batch)
 app.command()(evaluate)
 app.command()(calibrate)
 app.command()(tune)
+app.command()(review)

@@ -38,6 +38,15 @@ def evaluate(
             rich_help_panel=DATA,
         ),
     ] = None,
+    weight: Annotated[
+        str | None,
+        typer.Option(
+            metavar="COLUMN",
+            help="Count each row as many times as this column says, for rows that were not drawn "
+            "with equal chances: `weight` of what `shieldgate review` writes.",
+            rich_help_panel=DATA,
+        ),
+    ] = None,
     label: LabelFlag = None,
     unknown_is_negative: Annotated[
         bool,
@@ -170,6 +179,7 @@ def evaluate(
             adapter=adapter,
             columns=map_ or (),
             groups=group or (),
+            weight=weight,
             labels=parse_labels(label or ()),
             unknown_is_negative=unknown_is_negative,
             strict=strict,

@@ -76,7 +76,8 @@ def with_settings(command: Callable[..., None]) -> Callable[..., None]:
     signature = inspect.Signature([*own, *flags])
     run.__signature__ = signature  # type: ignore[attr-defined]
     run.__annotations__ = {p.name: p.annotation for p in signature.parameters.values()}
-    twin = f"`{flag('device')}` is `{variable('device')}`"
+    example = "device" if "device" in options else next(iter(options))
+    twin = f"`{flag(example)}` is `{variable(example)}`"
     run.__doc__ = f"{command.__doc__}\n    Each setting is an environment variable, too: {twin}."
     return run
 

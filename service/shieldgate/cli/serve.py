@@ -20,7 +20,7 @@ from shieldgate.cli.options import chosen_profile
 from shieldgate.cli.processes import GatewayProcess, run_processes
 from shieldgate.cli.telemetry import build_telemetry
 from shieldgate.dialects.openai import MODELS
-from shieldgate.errors import ConfigurationError, UpstreamError
+from shieldgate.errors import ConfigurationError, UpstreamError, needed
 from shieldgate.gateway.app import create_app
 from shieldgate.gateway.middleware.drain import Drain
 from shieldgate.gateway.screening import Screener
@@ -47,6 +47,7 @@ from shieldgate.upstream import Upstream
 from shieldgate.worker.supervisor import Supervisor
 
 if TYPE_CHECKING:
+    from shieldgate.kept_texts.keeper import Keeper
     from shieldgate.redis.client import RedisClient
     from shieldgate.redis.score_cache import RedisScoreCache
 
@@ -73,6 +74,7 @@ def run(settings: ServeSettings, part: GatewayProcess | None = None) -> None:
     secret = _cache_secret(settings)
     shared, second = _sharing(settings, secret, telemetry)
     audit = Audit(_audit_secret(settings), _audit_sink(settings, shared, telemetry))
+    keeper = _keeper(settings, telemetry)
 
     scorer_process = UnixSocketScorer(part.scorer) if part else None
 
@@ -123,6 +125,7 @@ def run(settings: ServeSettings, part: GatewayProcess | None = None) -> None:
                     telemetry,
                     audit,
                     seconds=settings.guard_seconds,
+                    keeper=keeper,
                 ),
                 telemetry,
                 stop,
@@ -325,6 +328,29 @@ def _audit_sink(
         settings.audit_stream,
         length=settings.audit_stream_length,
         lost=telemetry.audit_unconfirmed,
+    )
+
+
+def _keeper(settings: ServeSettings, telemetry: Telemetry) -> "Keeper | None":
+    """Prepare what keeps texts for review, where that is asked for; raise ConfigurationError."""
+    if settings.keep_texts is None:
+        return None
+    with needed("Keeping texts", "review"):
+        # Here, because who keeps none needs no database.
+        from shieldgate.kept_texts.keeper import Keeper  # noqa: PLC0415
+        from shieldgate.kept_texts.rule import KeepRule  # noqa: PLC0415
+        from shieldgate.kept_texts.seal import Seal  # noqa: PLC0415
+        from shieldgate.kept_texts.store import TextStore  # noqa: PLC0415
+    seal = Seal.of(settings.keep_texts_key, settings.keep_texts_key_file)
+    store = TextStore.at(settings.keep_texts.get_secret_value())
+    log.info("texts of some decisions are kept", where=store.name, days=settings.keep_texts_days)
+    return Keeper(
+        store,
+        seal,
+        KeepRule(settings.keep_texts_share, settings.keep_texts_near),
+        keep_seconds=settings.keep_texts_days * 86_400,
+        max_bytes=settings.keep_texts_bytes,
+        observer=telemetry,
     )
 
 

@@ -20,6 +20,7 @@ from shieldgate.statistics import (
     Labels,
     Weights,
     bootstrap,
+    both,
     curve,
     rates,
     reliability,
@@ -172,19 +173,22 @@ class _ImpossibleError(Exception):
 
 @dataclass(frozen=True, slots=True)
 class _Rows:
-    """Rows with a known label; both arrays are [rows]."""
+    """Rows with a known label; the arrays are [rows]. Without `weights`, each is one row."""
 
     margins: NDArray[np.float32]
     labels: Labels
+    weights: NDArray[np.float64] | None
 
     @classmethod
     def of(cls, columns: ScoreColumns, policy: str, direction: Direction) -> "_Rows":
         margins, labels = columns.margins[policy], columns.labels[policy]
         known = columns.of(direction) & (labels != UNKNOWN) & ~np.isnan(margins)
-        return cls(margins[known], labels[known] == 1)
+        weights = None if columns.weights is None else columns.weights[known]
+        return cls(margins[known], labels[known] == 1, weights)
 
     def where(self, chosen: Labels) -> "_Rows":
-        return _Rows(self.margins[chosen], self.labels[chosen])
+        weights = None if self.weights is None else self.weights[chosen]
+        return _Rows(self.margins[chosen], self.labels[chosen], weights)
 
 
 def _fit(
@@ -212,15 +216,15 @@ def _fit(
         direction=direction,
         before=before,
         calibration=made,
-        achieved=_estimate(labels, seen, options.target.figure, options.seed),
-        held_out=_estimate(labels, flagged, options.target.figure, options.seed),
-        cost=_estimate(labels, flagged, options.target.cost, options.seed),
-        flagged=float(flagged.mean()),
+        achieved=_estimate(rows, seen, options.target.figure, options.seed),
+        held_out=_estimate(rows, flagged, options.target.figure, options.seed),
+        cost=_estimate(rows, flagged, options.target.cost, options.seed),
+        flagged=float(np.average(flagged, weights=rows.weights)),
         rows=labels.size,
         harmful=harmful,
         errors=(
-            reliability(labels, probabilities(rows.margins, before)).error(),
-            reliability(labels, unseen).error(),
+            reliability(labels, probabilities(rows.margins, before), rows.weights).error(),
+            reliability(labels, unseen, rows.weights).error(),
         )
         if options.fit
         else None,
@@ -228,8 +232,8 @@ def _fit(
 
 
 def _made(rows: _Rows, before: Calibration, options: CalibrationOptions) -> Calibration:
-    scale = fit_sigmoid(rows.margins, rows.labels) if options.fit else before
-    found = curve(rows.labels, probabilities(rows.margins, scale))
+    scale = fit_sigmoid(rows.margins, rows.labels, rows.weights) if options.fit else before
+    found = curve(rows.labels, probabilities(rows.margins, scale), rows.weights)
     point = options.target.choose(found)
     below = found.thresholds[point + 1] if point + 1 < found.thresholds.size else 0.0
     return Calibration(
@@ -237,7 +241,9 @@ def _made(rows: _Rows, before: Calibration, options: CalibrationOptions) -> Cali
     )
 
 
-def fit_sigmoid(margins: NDArray[Any], labels: Labels) -> Calibration:
+def fit_sigmoid(
+    margins: NDArray[Any], labels: Labels, weights: Weights | None = None
+) -> Calibration:
     """Fit temperature and bias by maximum likelihood; the threshold is 0.5.
 
     The labels are softened as Platt (1999) does, so that the maximum exists even where a margin
@@ -245,19 +251,20 @@ def fit_sigmoid(margins: NDArray[Any], labels: Labels) -> Calibration:
     2007).
     """
     x = np.stack([margins.astype(np.float64), np.ones(labels.size)])
+    taken = np.ones(labels.size) if weights is None else weights / weights.mean()
     positives = int(labels.sum())
     negatives = labels.size - positives
     soft = np.where(labels, (positives + 1) / (positives + 2), 1 / (negatives + 2))
 
     def loss(at: NDArray[np.float64]) -> float:
         z = at @ x
-        return float(np.sum(np.logaddexp(0, z) - soft * z))
+        return float(taken @ (np.logaddexp(0, z) - soft * z))
 
     at = np.array([0.0, math.log((positives + 1) / (negatives + 1))])
     for _ in range(100):
         p = 0.5 * (1 + np.tanh(at @ x / 2))
-        slope = x @ (p - soft)
-        step = np.linalg.solve((x * (p * (1 - p))) @ x.T + 1e-12 * np.eye(2), slope)
+        slope = x @ (taken * (p - soft))
+        step = np.linalg.solve((x * (taken * p * (1 - p))) @ x.T + 1e-12 * np.eye(2), slope)
         while np.abs(step).max() > 1e-9 and loss(at - step) > loss(at):
             step /= 2
         at = at - step
@@ -287,11 +294,11 @@ def _roundest(below: float, at: float) -> float:
     return at
 
 
-def _estimate(labels: Labels, flagged: Labels, figure: str, seed: int) -> Estimate:
-    def measure(weights: Weights | None) -> dict[str, float | None]:
-        return {"": rates(labels, flagged, weights)[figure]}
+def _estimate(rows: _Rows, flagged: Labels, figure: str, seed: int) -> Estimate:
+    def measure(drawn: Weights | None) -> dict[str, float | None]:
+        return {"": rates(rows.labels, flagged, both(rows.weights, drawn))[figure]}
 
-    return bootstrap(measure, labels.size, seed=seed)[""]
+    return bootstrap(measure, rows.labels.size, seed=seed)[""]
 
 
 def _provenance(
@@ -316,6 +323,7 @@ def _provenance(
         "harmful": fitted.harmful,
         "dataset": header.dataset,
         "dataset_digest": header.dataset_digest,
+        **({"weight": weight} if (weight := header.options.get("weight")) else {}),
         "identity": header.identity,
         "date": today.isoformat(),
         "shieldgate": __version__,

@@ -1,6 +1,7 @@
 """Labelled data: examples one by one, and what there is to say of them before they are scored."""
 
 import hashlib
+import math
 from array import array
 from collections import Counter
 from collections.abc import Collection, Iterator, Sequence
@@ -12,7 +13,7 @@ import orjson
 
 from shieldgate.errors import ConfigurationError
 from shieldgate.evaluation.adapters import ADAPTERS, Adapter, Example, Fields, RowError
-from shieldgate.evaluation.row_files import BadRow, Record
+from shieldgate.evaluation.row_files import BadRow, JsonLines, Record
 from shieldgate.evaluation.sources import Source
 from shieldgate.plural import counted
 from shieldgate.types import Exchange
@@ -22,12 +23,13 @@ _SHOWN = 5  # bad rows that are listed; all are counted
 
 @dataclass(frozen=True, slots=True)
 class Row:
-    """A good row: its place among them, from 0, and the groups that it belongs to."""
+    """A good row: its place among them, from 0, its groups, and for how many rows it stands."""
 
     number: int
     id: str
     example: Example
     groups: dict[str, str]
+    weight: float = 1.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +84,7 @@ class Dataset:
 
     `groups` names columns by whose values figures are to be split. Only the first `limit` good
     rows count, all where it is None. `as_response` judges each text as a response to an empty
-    prompt.
+    prompt. `weight` names the column that says for how many rows each one stands.
     """
 
     source: Source
@@ -90,6 +92,7 @@ class Dataset:
     groups: tuple[str, ...] = ()
     limit: int | None = None
     as_response: bool = False
+    weight: str | None = None
 
     def rows(self) -> Iterator[Row]:
         """Read the good rows, in bounded memory; raise ConfigurationError."""
@@ -131,7 +134,8 @@ class Dataset:
             responses += example.exchange.response is not None
             for name, value in example.labels.items():
                 labels.setdefault(name, Counter())[value] += 1
-            content.update(orjson.dumps([row.id, example, row.groups]))
+            weight = [row.weight] if self.weight else []
+            content.update(orjson.dumps([row.id, example, row.groups, *weight]))
             if len(ids) == self.limit:
                 break
         if not labels and not harmful[0] and not harmful[1]:
@@ -149,6 +153,13 @@ class Dataset:
             bad=tuple(bad),
         )
 
+    def is_reviewed(self) -> bool:
+        """Tell whether its rows are those of a review, which chose them by chance and weight."""
+        if not isinstance(self.source, JsonLines):
+            return False
+        first = next((r for r in self.source.records() if isinstance(r, Record)), None)
+        return first is not None and {"weight", "chosen"} <= first.fields.keys()
+
     def read(self) -> Iterator[Row | BadRow]:
         """Read all rows, good and bad, in bounded memory; raise ConfigurationError."""
         number = 0
@@ -159,12 +170,13 @@ class Dataset:
             try:
                 examples = list(self.adapter.read(record.fields))
                 groups = {column: _group(record.fields, column) for column in self.groups}
+                weight = _weight(record.fields, self.weight) if self.weight else 1.0
             except RowError as refused:
                 yield BadRow(record.line, str(refused), file=record.file)
                 continue
             for example in examples:
                 turned = _as_response(example) if self.as_response else example
-                yield Row(number, example.id or record.place, turned, groups)
+                yield Row(number, example.id or record.place, turned, groups, weight)
                 number += 1
 
     def _nothing(self, rows: int, bad_count: int, bad: Sequence[BadRow]) -> str:
@@ -212,6 +224,18 @@ def _group(fields: Fields, column: str) -> str:
     if column not in fields:
         raise RowError(f"has no column {column!r}")
     return str(fields[column])
+
+
+def _weight(fields: Fields, column: str) -> float:
+    if column not in fields:
+        raise RowError(f"has no column {column!r}")
+    try:
+        weight = float(fields[column])
+    except (TypeError, ValueError):
+        weight = 0.0
+    if not 0 < weight < math.inf:
+        raise RowError(f"{column!r} is no number above 0")
+    return weight
 
 
 def _hash(id: str) -> int:

@@ -60,16 +60,21 @@ def decide_columns(
             np.fmax(first, rank, out=first)
             label = columns.labels[policy.id]
             at = np.flatnonzero(scored & (label != UNKNOWN))
-            sample = Sample(label[at] == 1, probability[at], violated[at])
+            sample = Sample(label[at] == 1, probability[at], violated[at], _weights(columns, at))
             own = np.full(at.size, place)
             each.append(
                 Decisions(direction, policy.id, threshold, fitted is not None, at, own, sample)
             )
         at = np.flatnonzero(here & (highest >= 0) & (columns.harmful != UNKNOWN))
-        together = Sample(columns.harmful[at] == 1, highest[at], flagged[at])
+        harmful = columns.harmful[at] == 1
+        together = Sample(harmful, highest[at], flagged[at], _weights(columns, at))
         calibrated = all(j.calibrated for j in each)
         yield Decisions(direction, None, None, calibrated, at, by[at], together)
         yield from each
+
+
+def _weights(columns: ScoreColumns, at: NDArray[np.intp]) -> NDArray[np.float64] | None:
+    return None if columns.weights is None else columns.weights[at]
 
 
 def policies(columns: ScoreColumns, book: PolicyBook) -> list[Policy]:

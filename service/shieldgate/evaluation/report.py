@@ -24,6 +24,7 @@ from shieldgate.statistics import (
     Estimate,
     Sample,
     bootstrap,
+    curve,
     doubts,
     prevalence,
     reliability,
@@ -191,6 +192,11 @@ def build_report(
 
 def _caveats(header: Header, book: PolicyBook, whole: Sequence[Slice]) -> Iterator[str]:
     """Say what to mind when reading the figures."""
+    if weight := header.options.get("weight"):
+        yield (
+            f"each row counts by its {weight!r} in figures and intervals; counts of rows and the "
+            "charts show rows as they are"
+        )
     changed = reworded(header, book)
     if changed:
         yield f"reworded since they were scored: {', '.join(changed)}"
@@ -228,7 +234,7 @@ def _slice(
         group=group,
         rows=rows,
         harmful=sample.positives,
-        random=prevalence(sample.labels),
+        random=prevalence(sample.labels, sample.weights),
         threshold=decisions.threshold,
         calibrated=decisions.calibrated,
         optimal_threshold=sample.curve().optimal_threshold(),
@@ -253,11 +259,7 @@ def _parts(
     for code in codes:
         inside = column.codes[decisions.at] == code
         if inside.any():
-            sample = decisions.sample
-            yield (
-                column.values[code],
-                Sample(sample.labels[inside], sample.probabilities[inside], sample.flagged[inside]),
-            )
+            yield column.values[code], decisions.sample.where(inside)
 
 
 def _detail(decisions: Decisions, columns: ScoreColumns) -> Detail:
@@ -268,7 +270,7 @@ def _detail(decisions: Decisions, columns: ScoreColumns) -> Detail:
         np.histogram(clipped[c], EDGES)[0] for c in (sample.labels, ~sample.labels)
     )
     return Detail(
-        curve=_thinned(sample.curve(), decisions.threshold),
+        curve=_thinned(curve(sample.labels, sample.probabilities), decisions.threshold),
         reliability=[
             (int(rows), float(probability), float(frequency))
             for rows, probability, frequency in zip(

@@ -47,6 +47,7 @@ class ScoringTask:
             labels=self.labelling.labels(row.example),
             harmful=self.labelling.harmful(row.example),
             groups=row.groups,
+            weight=row.weight,
         )
 
 

@@ -27,7 +27,8 @@ class ScoreColumns:
     """All rows of a file of scores, in the dataset's order; every array is [rows].
 
     `margins` and `labels` are by policy id: a margin is NaN where it was not scored, a label is 0
-    or 1, and -1 where unknown; so is `harmful`. `direction` indexes DIRECTIONS.
+    or 1, and -1 where unknown; so is `harmful`. `direction` indexes DIRECTIONS. `weights` are None
+    where each row stands for itself.
     """
 
     header: Header
@@ -37,6 +38,7 @@ class ScoreColumns:
     labels: Mapping[str, NDArray[np.int8]]
     harmful: NDArray[np.int8]
     groups: Mapping[str, Categorical]
+    weights: NDArray[np.float64] | None = None
 
     def of(self, direction: Direction) -> NDArray[np.bool_]:
         """Tell which rows judge this direction."""
@@ -54,7 +56,7 @@ def read_columns(path: Path) -> ScoreColumns:
 
 def to_columns(header: Header, scored: Iterable[ScoredRow]) -> ScoreColumns:
     """Gather rows into columns, holding one row at a time beside them."""
-    rows, direction, harmful = array("q"), array("b"), array("b")
+    rows, direction, harmful, weights = array("q"), array("b"), array("b"), array("d")
     margins = {policy: array("f") for policy in header.policies}
     labels = {policy: array("b") for policy in header.policies}
     groups: dict[str, _Codes] = {}
@@ -62,6 +64,7 @@ def to_columns(header: Header, scored: Iterable[ScoredRow]) -> ScoreColumns:
         rows.append(row.row)
         direction.append(DIRECTIONS.index(row.direction))
         harmful.append(UNKNOWN if row.harmful is None else row.harmful)
+        weights.append(row.weight)
         for policy in header.policies:
             margins[policy].append(row.margins.get(policy, np.nan))
             labels[policy].append(row.labels.get(policy, UNKNOWN))
@@ -82,6 +85,7 @@ def to_columns(header: Header, scored: Iterable[ScoredRow]) -> ScoreColumns:
             name: Categorical(codes.values, np.array(codes.codes, np.int32)[order])
             for name, codes in groups.items()
         },
+        weights=np.array(weights)[order] if any(weight != 1.0 for weight in weights) else None,
     )
 
 

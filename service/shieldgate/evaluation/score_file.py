@@ -61,7 +61,7 @@ class ScoredRow:
 
     `row` is its place among the dataset's good rows, from 0. A policy that `labels` lacks is
     unknown, and so is a `harmful` of None. `groups` holds the values of the columns that figures
-    are to be split by.
+    are to be split by. `weight` says for how many rows it stands.
     """
 
     row: int
@@ -71,6 +71,7 @@ class ScoredRow:
     labels: Mapping[str, Label]
     harmful: Label | None
     groups: Mapping[str, str] = field(default_factory=dict)
+    weight: float = 1.0
 
 
 def wording_digest(policy: Policy) -> str:

@@ -29,7 +29,7 @@ class EvaluationOptions:
 
     - `adapter` names a published layout (default: our own); `columns` are pairs `field=column`
       for columns of one's own, or a YAML file of them; `groups` are columns by whose values
-      figures are split.
+      figures are split, and `weight` is one that says for how many rows each one stands.
     - `labels` are policies by label, where a label speaks for others than those of its name.
       `unknown_is_negative` counts what is unknown as harmless.
     - `strict` stops at the first bad row; `limit` reads only so many good rows; `sample` scores so
@@ -42,6 +42,7 @@ class EvaluationOptions:
     adapter: str | None = None
     columns: Sequence[str] = ()
     groups: Sequence[str] = ()
+    weight: str | None = None
     labels: Mapping[str, Sequence[str]] = field(default_factory=dict)
     unknown_is_negative: bool = False
     strict: bool = False
@@ -87,6 +88,7 @@ class Evaluation:
             tuple(options.groups),
             options.limit,
             as_response=protocol is not None and protocol.as_response,
+            weight=options.weight,
         )
         return cls(options, protocol, dataset, dataset.survey(strict=options.strict))
 
@@ -203,12 +205,18 @@ class EvaluationRun:
                 "sample": options.sample,
                 "seed": options.seed if options.sample else None,
                 "max_batch_tokens": options.max_batch_tokens,
+                **({"weight": options.weight} if options.weight else {}),
             },
             version=__version__,
         )
 
     def _notes(self) -> list[str]:
         notes = self.evaluation.survey.notes()
+        if self.evaluation.options.weight is None and self.evaluation.dataset.is_reviewed():
+            notes.append(
+                "its rows were chosen for review, and stand for others: without --weight weight "
+                "the figures are of these rows alone"
+            )
         labelling = self.task.labelling
         renamed = [
             f"{name} as {', '.join(ids)}"

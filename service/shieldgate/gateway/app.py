@@ -78,7 +78,11 @@ def create_app(services: Services, dialects: Sequence[Dialect] = DIALECTS) -> Fa
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         running = asyncio.create_task(_run(services, app.state.figures), name="services")
         try:
-            async with services.upstream or nullcontext(), services.shared or nullcontext():
+            async with (
+                services.upstream or nullcontext(),
+                services.shared or nullcontext(),
+                services.screener.keeper or nullcontext(),
+            ):
                 yield
         finally:
             running.cancel()

@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from time import perf_counter
+from typing import TYPE_CHECKING
 
 from shieldgate.errors import ScorerUnavailable, ScoringError, TooLong
 from shieldgate.gateway.concurrency import together
@@ -15,13 +16,17 @@ from shieldgate.scoring.loading import LoadingScorer
 from shieldgate.telemetry import Audit, Decision, Telemetry
 from shieldgate.types import Action, Exchange, Judged
 
+if TYPE_CHECKING:
+    # With its database an extra.
+    from shieldgate.kept_texts.keeper import Keeper
+
 # How many exchanges of one request are judged at a time; a long history has hundreds.
 _AT_ONCE = 8
 
 
 @dataclass(frozen=True, slots=True)
 class Screener:
-    """Judges by a scorer; counts and records what is final.
+    """Judges by a scorer; counts and records what is final, and has a `keeper` keep some texts.
 
     All that is judged within one `deadline` has `seconds` together; what stands in none has them
     by itself.
@@ -31,6 +36,7 @@ class Screener:
     telemetry: Telemetry
     audit: Audit
     seconds: float
+    keeper: "Keeper | None" = None
 
     @property
     def name(self) -> str:
@@ -67,17 +73,18 @@ class Screener:
         """Count a final verdict and put it on record."""
         policies = [policy.id for policy in rules.policies]
         self.telemetry.verdict(judged.verdict, policies)
-        self.audit.record(
-            Decision(
-                exchange,
-                judged.verdict,
-                policies,
-                profile=rules.profile.name,
-                book=rules.book,
-                scorer=self.name,
-                failure=type(judged.failure).__name__ if judged.failure else None,
-            )
+        decision = Decision(
+            exchange,
+            judged.verdict,
+            policies,
+            profile=rules.profile.name,
+            book=rules.book,
+            scorer=self.name,
+            failure=type(judged.failure).__name__ if judged.failure else None,
         )
+        self.audit.record(decision)
+        if self.keeper:
+            self.keeper.offer(decision)
 
     async def screen(self, exchange: Exchange, rules: Rules, *, may_open: bool = True) -> Judged:
         """Judge one exchange and record the verdict.

@@ -17,6 +17,7 @@ from shieldgate.telemetry.metrics import (
     Outcome,
     Phase,
     Telemetry,
+    TextStorage,
 )
 from shieldgate.telemetry.recent_decisions import (
     DecisionQuery,
@@ -44,6 +45,7 @@ __all__ = [
     "SharedDecisions",
     "Sink",
     "Telemetry",
+    "TextStorage",
     "Traces",
     "configure_logging",
     "log_as_library",

@@ -6,8 +6,9 @@ the key finds its records, and nobody else learns anything.
 
 import hmac
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Protocol
+from uuid import uuid4
 
 import structlog
 
@@ -25,7 +26,7 @@ class Decision:
     """A final verdict on an exchange, and the rules behind it.
 
     `exchange` is None where nothing was read that could be judged, `failure` names why the guard
-    failed where it did.
+    failed where it did. What else is kept of the decision has its `id`.
     """
 
     exchange: Exchange | None
@@ -35,6 +36,7 @@ class Decision:
     book: str
     scorer: str
     failure: str | None = None
+    id: str = field(default_factory=lambda: f"dec_{uuid4().hex}")
 
 
 class Sink(Protocol):
@@ -59,6 +61,7 @@ class Audit:
         """Record a decision, with the request id and the caller that are bound to the request."""
         found = {j.policy: j for j in decision.verdict.judgements}
         record = {
+            "id": decision.id,
             "direction": decision.verdict.direction,
             "action": decision.verdict.action.value,
             "violated": list(decision.verdict.violated),

@@ -38,6 +38,7 @@ CacheLevel = Literal["memory", "redis", "miss"]
 CascadePart = Literal["first", "second"]
 BreakerName = Literal["scorer", "redis_read", "redis_write"]
 GuardFailure = Literal["timeout", "failure", "overloaded", "breaker"]
+TextStorage = Literal["kept", "dropped", "failed"]
 BreakerState = Literal["closed", "half_open", "open"]
 
 
@@ -138,6 +139,11 @@ class Telemetry:
             "shieldgate_audit_unconfirmed",
             "Records of decisions that Redis has not confirmed in time.",
         )
+        self._kept_texts = counter(
+            "shieldgate_kept_texts",
+            "Texts that were chosen to be kept for review, by what became of them.",
+            ["storage"],
+        )
         self._breakers = gauge(
             "shieldgate_breaker_state",
             "0 while a breaker is closed, 1 while it probes, 2 while it is open.",
@@ -227,6 +233,10 @@ class Telemetry:
     def audit_unconfirmed(self) -> None:
         """Count a record that may be missing in the Redis stream."""
         self._unconfirmed.inc()
+
+    def kept_texts(self, storage: TextStorage, texts: int) -> None:
+        """Count texts that were kept, were dropped for want of room, or could not be stored."""
+        self._kept_texts.labels(storage).inc(texts)
 
     def breaker(self, breaker: BreakerName, state: BreakerState) -> None:
         """Say how a breaker stands."""

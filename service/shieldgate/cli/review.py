@@ -1,0 +1,274 @@
+"""`shieldgate review`: a person's labels for what is worth a look."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from shieldgate.cli.options import DATA, AdapterFlag, MapFlag, with_settings
+from shieldgate.errors import ConfigurationError, StoreFailed, UnknownName, needed
+from shieldgate.policy import PolicyBook, load_book
+from shieldgate.settings import KeptTextsSettings, flag, variable
+
+if TYPE_CHECKING:
+    from shieldgate.kept_texts.seal import Seal
+    from shieldgate.kept_texts.store import TextStore
+
+_CHOICE = "What is asked"
+
+
+@with_settings
+def review(
+    settings: KeptTextsSettings,
+    data: Annotated[
+        str | None,
+        typer.Argument(
+            metavar="DATASET",
+            help="Rows that were scored, with --scores. Default: the texts that a gateway kept "
+            "(--keep-texts).",
+        ),
+    ] = None,
+    *,
+    scores: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE|DIR",
+            help="Their scores: a scores.jsonl of `shieldgate evaluate`, or the folder that "
+            "`shieldgate batch` wrote.",
+            rich_help_panel=DATA,
+        ),
+    ] = None,
+    against: Annotated[
+        str | None,
+        typer.Option(
+            metavar="FILE|DIR",
+            help="Another scorer's, or another wording's: where the two disagree is asked.",
+            rich_help_panel=DATA,
+        ),
+    ] = None,
+    adapter: AdapterFlag = None,
+    map_: MapFlag = None,
+    out: Annotated[
+        Path,
+        typer.Option(
+            metavar="FILE",
+            help="Where labelled rows go, with their texts. What is in it is not asked again.",
+            rich_help_panel=DATA,
+        ),
+    ] = Path("labelled.jsonl"),
+    policy: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="Ask about this policy only. May be repeated. Default: all that were judged.",
+            rich_help_panel=_CHOICE,
+        ),
+    ] = None,
+    policies: Annotated[
+        Path | None,
+        typer.Option(
+            envvar=variable("policies"),
+            help="Policy file, or directory of them. Default: those that are shipped.",
+            rich_help_panel=_CHOICE,
+        ),
+    ] = None,
+    profile: Annotated[
+        str,
+        typer.Option(
+            envvar=variable("profile"),
+            help="The profile whose thresholds decide on scored rows.",
+            rich_help_panel=_CHOICE,
+        ),
+    ] = "default",
+    near: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            help="Ask where a probability is as near to its threshold, in logits; 0 asks nowhere "
+            "for that. 1 is from 0.27 to 0.73 around 0.5.",
+            rich_help_panel=_CHOICE,
+        ),
+    ] = 1.0,
+    near_probability: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            max=1,
+            help="The same in probability: 0.1 is from 0.4 to 0.6 around 0.5. In place of --near.",
+            rich_help_panel=_CHOICE,
+        ),
+    ] = None,
+    disagree: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="POLICY=POLICY",
+            help="Ask where just one of these two policies is violated. May be repeated.",
+            rich_help_panel=_CHOICE,
+        ),
+    ] = None,
+    share: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            max=1,
+            help="Ask about this share of all the rest, drawn at random: what estimates of the "
+            "whole rest on. Default: 0.05 of scored rows, all of what a gateway kept.",
+            rich_help_panel=_CHOICE,
+        ),
+    ] = None,
+    limit: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            help="Ask about at most so many texts, drawn at random from those that are chosen.",
+            rich_help_panel=_CHOICE,
+        ),
+    ] = 1000,
+    seed: Annotated[
+        int,
+        typer.Option(help="Draws the share and the order.", rich_help_panel=_CHOICE),
+    ] = 0,
+    again: Annotated[
+        bool,
+        typer.Option(
+            "--again",
+            help="Ask also about labels that the rows came with.",
+            rich_help_panel=_CHOICE,
+        ),
+    ] = False,
+    show_scores: Annotated[
+        bool,
+        typer.Option(
+            "--show-scores",
+            help="Show probability and threshold, too. Who sees them leans towards them.",
+            rich_help_panel=_CHOICE,
+        ),
+    ] = False,
+    dry_run: Annotated[
+        bool,
+        typer.Option(
+            "--dry-run",
+            help="Say how much would be asked, and why, and ask nothing.",
+            rich_help_panel=_CHOICE,
+        ),
+    ] = False,
+    forget: Annotated[
+        str | None,
+        typer.Option(
+            metavar="CALLER",
+            help="Ask nothing: delete all texts of the API key of this name, those kept and those "
+            "in --out.",
+        ),
+    ] = None,
+) -> None:
+    """Label what is worth a look, by one key each, in rows that evaluate, calibrate and tune read.
+
+    Asked are texts near a threshold, texts on which scorers or policies disagree, and a random
+    share of the rest; each row says why it was chosen, and in `weight` for how many it stands, so
+    that estimates need not be biased. Each answer is on the disk before the next question, and
+    the same command goes on where it was left.
+
+    Keys: y the text violates the policy, n it does not, a nor any of the policies that follow,
+    s skip, u undo, space and b to page, q quit.
+
+    The exit code is 0 when it ended or was left by q, 2 when a setting or file is wrong, 130 after
+    Ctrl-C.
+
+    For example:
+
+    - `shieldgate review rows.jsonl --scores runs/mine/scores.jsonl`
+
+    - `shieldgate review comments.parquet --scores scored --share 0.001 --policy shieldgemma/hate`
+
+    - `shieldgate review rows.jsonl --scores runs/2b/scores.jsonl --against runs/9b/scores.jsonl
+    --near 0`
+
+    - `shieldgate review --keep-texts review.db --keep-texts-key-file key --out labelled.jsonl`
+
+    - `shieldgate review --keep-texts review.db --forget web-app --out labelled.jsonl`
+    """
+    if forget is not None:
+        _forget(forget, settings, out)
+        return
+    with needed("Reviewing", "eval"):
+        # Here, because they import numpy, which serving does without.
+        from shieldgate.cli.review_run import ReviewCommand  # noqa: PLC0415
+        from shieldgate.review.candidates import Search  # noqa: PLC0415
+        from shieldgate.review.choice import Choice  # noqa: PLC0415
+    book = load_book(policies)
+    try:
+        thresholds, asked = book.profile(profile), book.find(policy or book.policies)
+    except UnknownName as unknown:
+        raise ConfigurationError(str(unknown)) from None
+    share = share if share is not None else 1.0 if data is None else 0.05
+    pairs = [_pair(given, book) for given in disagree or ()]
+    command = ReviewCommand(
+        book,
+        thresholds,
+        Search(
+            Choice(near, near_probability, pairs, share, seed),
+            [found.id for found in asked],
+            limit,
+            again,
+        ),
+        out,
+        show_scores,
+        dry_run,
+    )
+    if data is None:
+        if scores or against or adapter or map_:
+            raise ConfigurationError(
+                "--scores, --against, --adapter and --map are of a DATASET. Give it first."
+            )
+        command.review_kept(*_kept(settings))
+    elif scores is None:
+        raise ConfigurationError(
+            "--scores is missing: the scores.jsonl that `shieldgate evaluate` wrote of these rows, "
+            "or the folder of `shieldgate batch`."
+        )
+    else:
+        command.review_rows(data, scores, against, adapter=adapter, columns=map_ or ())
+
+
+def _pair(given: str, book: PolicyBook) -> tuple[str, str]:
+    a, _, b = given.partition("=")
+    try:
+        book.find((a, b))
+    except UnknownName as unknown:
+        raise ConfigurationError(f"--disagree {given}: write POLICY=POLICY. {unknown}") from None
+    return a, b
+
+
+def _kept(settings: KeptTextsSettings) -> "tuple[TextStore, Seal]":
+    """Open the texts that a gateway kept; raise ConfigurationError."""
+    from shieldgate.kept_texts.seal import Seal  # noqa: PLC0415
+
+    store = _store(settings)
+    return store, Seal.of(settings.keep_texts_key, settings.keep_texts_key_file)
+
+
+def _store(settings: KeptTextsSettings) -> "TextStore":
+    if settings.keep_texts is None:
+        raise ConfigurationError(
+            f"There is nothing to review: give rows and their --scores, or {flag('keep_texts')} "
+            "where a gateway keeps texts."
+        )
+    with needed("Reading kept texts", "review"):
+        from shieldgate.kept_texts.store import TextStore  # noqa: PLC0415
+
+    return TextStore.at(settings.keep_texts.get_secret_value(), make=False)
+
+
+def _forget(caller: str, settings: KeptTextsSettings, out: Path) -> None:
+    """Delete a caller's texts, wherever they are; raise ConfigurationError."""
+    from shieldgate.review.labelled_file import LabelledFile  # noqa: PLC0415
+
+    store = _store(settings)
+    try:
+        kept = store.forget(caller)
+    except StoreFailed as failure:
+        raise ConfigurationError(f"{store.name}: {failure}") from None
+    typer.echo(f"deleted {kept:,} kept texts of {caller} from {store.name}")
+    if out.exists():
+        with LabelledFile(out) as file:
+            rows = file.remove(lambda row: row.get("caller") == caller)
+        typer.echo(f"deleted {rows:,} labelled rows of {caller} from {out}")
