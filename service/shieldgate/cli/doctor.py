@@ -1,0 +1,108 @@
+"""`shieldgate doctor`: where somebody's prompt for ShieldGemma differs, and what that costs."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from shieldgate.cli.options import AdapterFlag, LabelFlag, MapFlag, with_settings
+from shieldgate.errors import needed
+from shieldgate.settings import ScoringSettings
+
+_COST = "What it costs"
+
+
+@with_settings
+def doctor(
+    given: Annotated[
+        str,
+        typer.Argument(
+            metavar="FILE|DIR|-",
+            help="A prompt, as it is sent or with {prompt}, {response} and {guideline} in it; a "
+            "chat template (.jinja, or tokenizer_config.json); an Ollama Modelfile, or its template "
+            "(.gotmpl); a template of shieldgate's (.yaml); a checkpoint's folder; or - for a "
+            "prompt on standard input.",
+        ),
+    ],
+    settings: ScoringSettings,
+    *,
+    as_json: Annotated[
+        bool, typer.Option("--json", help="Write what was found as JSON, for programs.")
+    ] = False,
+    data: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DATASET",
+            help="Labelled rows, as for `shieldgate evaluate`: score them under both prompts with "
+            "the --model, and compare.",
+            rich_help_panel=_COST,
+        ),
+    ] = None,
+    limit: Annotated[
+        int | None,
+        typer.Option(min=1, help="Read only the first N good rows.", rich_help_panel=_COST),
+    ] = None,
+    sample: Annotated[
+        int | None,
+        typer.Option(min=1, help="Score N rows, drawn at random.", rich_help_panel=_COST),
+    ] = None,
+    max_batch_tokens: Annotated[
+        int,
+        typer.Option(min=1, help="Most tokens in one forward pass.", rich_help_panel=_COST),
+    ] = 4096,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            metavar="DIR",
+            help="Keep the scores there, so that a run that was stopped goes on.",
+            rich_help_panel=_COST,
+        ),
+    ] = None,
+    adapter: AdapterFlag = None,
+    map_: MapFlag = None,
+    label: LabelFlag = None,
+) -> None:
+    """Find where a prompt for ShieldGemma differs from the published one, and what that costs.
+
+    ShieldGemma was trained on one wording, and its scores move with every word, space and line end
+    of it. This shows each difference with its place, why it matters, and how to mend it. Without
+    `--template` it compares with `chat`, the template of ShieldGemma's own tokenizer, and accepts
+    the other published ones as they are.
+
+    With `--data` it scores labelled rows under both prompts and shows AU-PRC, F1 and which rows are
+    decided otherwise at the same thresholds.
+
+    The exit code is 0 where the prompt is a published one, 1 where it differs or the scorer failed,
+    2 where it can't be read or a setting is wrong.
+
+    For example:
+
+    - `shieldgate doctor prompt.txt`
+
+    - `shieldgate doctor tokenizer_config.json`
+
+    - `ollama show --modelfile shieldgemma:2b > Modelfile; shieldgate doctor Modelfile`
+
+    - `python my_app.py --print-prompt | shieldgate doctor -`
+
+    - `shieldgate doctor prompt.txt --data labelled.jsonl --model google/shieldgemma-2b`
+    """
+    from shieldgate.cli.doctor_run import Cost, run  # noqa: PLC0415 - it reads tokenizers
+
+    cost = None
+    if data is not None:
+        with needed("Measuring", "eval"):
+            from shieldgate.evaluation.labels import parse_labels  # noqa: PLC0415
+            from shieldgate.evaluation.session import EvaluationOptions  # noqa: PLC0415
+        options = EvaluationOptions(
+            adapter=adapter,
+            columns=map_ or (),
+            labels=parse_labels(label or ()),
+            limit=limit,
+            sample=sample,
+            max_batch_tokens=max_batch_tokens,
+        )
+        cost = Cost(data, options, out)
+    raise typer.Exit(run(given, settings, cost, as_json=as_json))
+
+
