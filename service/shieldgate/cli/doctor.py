@@ -19,9 +19,9 @@ def doctor(
         typer.Argument(
             metavar="FILE|DIR|-",
             help="A prompt, as it is sent or with {prompt}, {response} and {guideline} in it; a "
-            "chat template (.jinja, or tokenizer_config.json); an Ollama Modelfile, or its template "
-            "(.gotmpl); a template of shieldgate's (.yaml); a checkpoint's folder; or - for a "
-            "prompt on standard input.",
+            "chat template (.jinja, or tokenizer_config.json); an Ollama Modelfile, or its "
+            "template (.gotmpl); a template of shieldgate's (.yaml); a checkpoint's folder; or - "
+            "for a prompt on standard input.",
         ),
     ],
     settings: ScoringSettings,
@@ -87,11 +87,12 @@ def doctor(
 
     - `shieldgate doctor prompt.txt --data labelled.jsonl --model google/shieldgemma-2b`
     """
-    from shieldgate.cli.doctor_run import Cost, run  # noqa: PLC0415 - it reads tokenizers
+    from shieldgate.cli.doctor_run import run  # noqa: PLC0415 - it reads tokenizers
 
-    cost = None
+    rows = None
     if data is not None:
         with needed("Measuring", "eval"):
+            from shieldgate.cli.doctor_cost import Rows  # noqa: PLC0415
             from shieldgate.evaluation.labels import parse_labels  # noqa: PLC0415
             from shieldgate.evaluation.session import EvaluationOptions  # noqa: PLC0415
         options = EvaluationOptions(
@@ -102,7 +103,5 @@ def doctor(
             sample=sample,
             max_batch_tokens=max_batch_tokens,
         )
-        cost = Cost(data, options, out)
-    raise typer.Exit(run(given, settings, cost, as_json=as_json))
-
-
+        rows = Rows(data, options, out)
+    raise typer.Exit(run(given, settings, rows, as_json=as_json))

@@ -1,7 +1,14 @@
 """What a prompt costs: labelled rows, scored by one model under it and as published."""
 
 import asyncio
-from collections.abc import Iterator
+from collections.abc import (
+    AsyncGenerator,
+    Callable,
+    Collection,
+    Iterable,
+    Iterator,
+    Sequence,
+)
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -17,18 +24,21 @@ from shieldgate.cli.report_tables import show_comparison
 from shieldgate.doctor.diagnosis import Diagnosis
 from shieldgate.errors import ConfigurationError, needed
 from shieldgate.evaluation.compare import Comparison, compare
+from shieldgate.evaluation.datasets import Row
 from shieldgate.evaluation.report import TOGETHER
-from shieldgate.evaluation.row_scoring import ReproduciblePacking
+from shieldgate.evaluation.row_scoring import Batch, ReproduciblePacking
 from shieldgate.evaluation.score_columns import ScoreColumns, read_columns
 from shieldgate.evaluation.session import Evaluation, EvaluationOptions
 from shieldgate.evaluation.sources import open_source
-from shieldgate.policy import load_book
+from shieldgate.policy import Policy, load_book
+from shieldgate.scoring import Engine
 from shieldgate.settings import ScoringSettings
+from shieldgate.types import Direction
 
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """Both prompts on the same rows and at the same thresholds: theirs is A, the published one B."""
+    """Both prompts on the same rows, at the same thresholds: theirs is A, the published one B."""
 
     comparison: Comparison
 
@@ -54,14 +64,16 @@ class Measured:
         return asdict(self.comparison)
 
 
-def measure(
-    name: str,
-    diagnosis: Diagnosis,
-    settings: ScoringSettings,
-    data: str,
-    options: EvaluationOptions,
-    out: Path | None,
-) -> Measured:
+@dataclass(frozen=True, slots=True)
+class Rows:
+    """Labelled rows to measure by, and where their scores are kept, if they are."""
+
+    data: str
+    options: EvaluationOptions
+    out: Path | None
+
+
+def measure(name: str, diagnosis: Diagnosis, settings: ScoringSettings, given: Rows) -> Measured:
     """Score labelled rows under the prompts of `diagnosis`, and as published.
 
     Raises ConfigurationError, also where the model is none of this process: the same weights must
@@ -69,14 +81,14 @@ def measure(
     """
     if settings.servers or settings.cascade:
         raise ConfigurationError(
-            "--data measures with a model in this process. For one elsewhere, write the prompt as a "
-            "template (docs/templates.md), and give it to shieldgate evaluate --template."
+            "--data measures with a model in this process. For one elsewhere, write the prompt as "
+            "a template (docs/templates.md), and give it to shieldgate evaluate --template."
         )
     theirs, published = diagnosis.template(name), diagnosis.prompts[0].template
     with needed("Scoring in this process", "local"):
         from shieldgate.scoring.local import PackedEngine, load_for_scoring  # noqa: PLC0415
-    options = replace(options, policies=diagnosis.policies)
-    evaluation = Evaluation.of(open_source(data), options)
+    options = replace(given.options, policies=diagnosis.policies)
+    evaluation = Evaluation.of(open_source(given.data), options)
     for note in evaluation.survey.notes():
         typer.echo(f"Note: {note}", err=True)
     book = load_book(settings.policies)
@@ -88,11 +100,12 @@ def measure(
         dtype=settings.dtype,
         quantize=settings.quantize,
     )
+    directions = {p.asked.direction for p in diagnosis.prompts}
     columns: list[ScoreColumns] = []
-    with _folder(out) as folder:
+    with _folder(given.out) as folder:
         for part, template in (("yours", theirs), ("published", published)):
             engine = PackedEngine(checkpoint, template, prefix_bytes=0)
-            scorer = ReproduciblePacking(engine, options.max_batch_tokens)
+            scorer = _OfDirections(engine, options.max_batch_tokens, directions)
             with scoring_progress(evaluation.row_count) as progress:
                 scores = asyncio.run(run.score(scorer, folder / part, progress=progress))
             columns.append(read_columns(scores))
@@ -100,14 +113,28 @@ def measure(
     # Under one name, so that both are decided by the thresholds of the published prompt.
     a = replace(a, header=replace(a.header, scorer=b.header.scorer))
     compared = compare(a, b, (book, book), run.profile.name, seed=options.seed)
-    directions = {p.asked.direction for p in diagnosis.prompts}
-    pairs = [pair for pair in compared.pairs if pair.direction in directions]
-    if not pairs:
+    if not compared.pairs:
+        judged = " or a ".join(sorted(directions))
         raise ConfigurationError(
-            f"{data} has no rows that judge a {' or a '.join(sorted(directions))}, as the prompt "
-            "does."
+            f"{given.data} has no rows that judge a {judged}, as the prompt does."
         )
-    return Measured(replace(compared, pairs=pairs))
+    return Measured(compared)
+
+
+class _OfDirections(ReproduciblePacking):
+    """Leaves out the rows that the prompts don't judge."""
+
+    def __init__(
+        self, engine: Engine, max_batch_tokens: int, directions: Collection[Direction]
+    ) -> None:
+        super().__init__(engine, max_batch_tokens)
+        self._directions = directions
+
+    def score(
+        self, rows: Iterable[Row], policies: Sequence[Policy], held: Callable[[int], bool]
+    ) -> AsyncGenerator[Batch]:
+        judged = (r for r in rows if r.example.exchange.direction in self._directions)
+        return super().score(judged, policies, held)
 
 
 @contextmanager

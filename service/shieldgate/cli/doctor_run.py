@@ -2,18 +2,19 @@
 
 import json
 import sys
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import typer
 from rich.console import Console
 from rich.padding import Padding
+from rich.table import Table
 from rich.text import Text
 
-from shieldgate.doctor.compare import Finding, Place
 from shieldgate.doctor.diagnosis import Compared, Diagnosis, diagnose
+from shieldgate.doctor.findings import Finding, Place
 from shieldgate.doctor.sources import read_source
 from shieldgate.errors import ConfigurationError, ScoringError
 from shieldgate.prompt import TEMPLATES
@@ -21,23 +22,13 @@ from shieldgate.settings import ScoringSettings
 from shieldgate.telemetry import configure_logging
 
 if TYPE_CHECKING:
-    from shieldgate.cli.doctor_cost import Measured
-    from shieldgate.evaluation.session import EvaluationOptions
+    from shieldgate.cli.doctor_cost import Measured, Rows
 
 # Places of one kind that are shown; all are counted.
 _SHOWN = 3
 
 
-@dataclass(frozen=True, slots=True)
-class Cost:
-    """Labelled rows to measure by, and where their scores are kept, if they are."""
-
-    data: str
-    options: "EvaluationOptions"
-    out: Path | None
-
-
-def run(given: str, settings: ScoringSettings, cost: Cost | None, *, as_json: bool) -> int:
+def run(given: str, settings: ScoringSettings, rows: "Rows | None", *, as_json: bool) -> int:
     """Print what a source asks otherwise than published, and give the exit code.
 
     Raises ConfigurationError where it can't be read or measured.
@@ -48,7 +39,7 @@ def run(given: str, settings: ScoringSettings, cost: Cost | None, *, as_json: bo
     console = Console()
     if not as_json:
         _show(given, diagnosis, console)
-    measured = _measure(given, diagnosis, settings, cost) if cost else None
+    measured = _measure(given, diagnosis, settings, rows) if rows else None
     if as_json:
         typer.echo(json.dumps(_object(given, diagnosis, measured), indent=1, ensure_ascii=False))
     elif measured:
@@ -85,7 +76,7 @@ def _published(settings: ScoringSettings) -> Any:
 
 
 def _measure(
-    given: str, diagnosis: Diagnosis, settings: ScoringSettings, cost: Cost
+    given: str, diagnosis: Diagnosis, settings: ScoringSettings, rows: "Rows"
 ) -> "Measured | None":
     from shieldgate.cli.doctor_cost import measure  # noqa: PLC0415 - torch and numpy
 
@@ -93,7 +84,7 @@ def _measure(
         typer.echo("Nothing differs, so that there is nothing to measure.", err=True)
         return None
     try:
-        return measure(Path(given).name, diagnosis, settings, cost.data, cost.options, cost.out)
+        return measure(Path(given).name, diagnosis, settings, rows)
     except ScoringError as failure:
         typer.echo(f"Error: {failure}", err=True)
         sys.exit(1)
@@ -125,6 +116,8 @@ def _heading(name: str, diagnosis: Diagnosis, compared: Compared) -> Text:
     if not any(finding.certain for finding in compared.findings):
         return text.append(f", asked as `{template}` was published")
     text.append(f", compared with `{template}`")
+    if compared.asked.adds_bos is not None:
+        text.append(", as it is rendered")
     if closest != template:
         text.append(f" (nearer to `{closest}`: --template {closest})")
     return text
@@ -141,12 +134,14 @@ def _show_all(
         where = _where(finding)
         head = Text.assemble((mark, "bold"), (finding.what, "bold"), (where, "dim"))
         console.print(head, highlight=False)
+        body = Table.grid(padding=(0, 1))
+        body.add_column(style="dim", no_wrap=True)
+        body.add_column()
         for place in finding.places[:_SHOWN]:
-            for line in _aligned(place):
-                console.print(Padding(line, (0, 0, 0, 5)), highlight=False, no_wrap=True)
-        for key, text in (("why", finding.why), ("mend", finding.mend)):
-            line = Text.assemble((f"{key:<5}", "dim"), text)
-            console.print(Padding(line, (0, 0, 0, 5)), highlight=False)
+            _align(place, body)
+        body.add_row("why", finding.why)
+        body.add_row("mend", finding.mend)
+        console.print(Padding(body, (0, 0, 0, 5), expand=False), highlight=False)
         console.print()
     return number
 
@@ -161,18 +156,18 @@ def _where(finding: Finding) -> str:
     return f"  at {', '.join(places)}" + (f" and {more} more" if more else "")
 
 
-def _aligned(place: Place) -> Iterator[Text]:
+def _align(place: Place, body: Table) -> None:
     """Write both sides below each other, and mark what differs, without colours too."""
-    widest = 0
-    for name, line, (start, end), style in (
+    sides = (
         ("published", place.published, place.differs[0], "green"),
         ("yours", place.theirs, place.differs[1], "red"),
-    ):
-        text = Text(f"{name:<11}") + Text(line)
-        text.stylize(style, 11 + start, 11 + end)
-        widest = max(widest, end - start)
-        yield text
-    yield Text(" " * (11 + place.differs[0][0]) + "^" * max(1, widest), style="dim")
+    )
+    for name, line, (start, end), style in sides:
+        text = Text(line, no_wrap=True, overflow="ellipsis")
+        text.stylize(style, start, end)
+        body.add_row(name, text)
+    widest = max(end - start for _, _, (start, end), _ in sides)
+    body.add_row("", Text(" " * place.differs[0][0] + "^" * max(1, widest), style="dim"))
 
 
 def _object(given: str, diagnosis: Diagnosis, measured: "Measured | None") -> dict[str, Any]:

@@ -1,11 +1,11 @@
-"""Somebody's prompt and a published one in, what differs out: where, of which kind, how to mend it."""
+"""Somebody's prompt and a published one in, their differences out."""
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from difflib import SequenceMatcher
 
-from shieldgate.doctor.kinds import KINDS
+from shieldgate.doctor.classify import MARKERS, Difference
+from shieldgate.doctor.findings import Finding, Place, Span
 from shieldgate.doctor.prompts import FIELDS, Asked, Word, words
 from shieldgate.prompt import TEMPLATES, Template
 from shieldgate.types import Direction
@@ -14,56 +14,6 @@ from shieldgate.types import Direction
 _ALIKE = 0.5
 # Differences with so few words between them, on one line, are one.
 _APART = 3
-# How many characters around a difference are shown.
-_AROUND = 28
-
-_MARKERS = ("<start_of_turn>", "<end_of_turn>")
-_QUOTES = str.maketrans("‘’“”´`", "''\"\"''")  # noqa: RUF001 - what editors make of quotes
-
-
-@dataclass(frozen=True, slots=True)
-class Place:
-    """Where in a prompt something differs, from 1, and both texts there.
-
-    The two texts are one line each, with what can't be seen shown; what differs is at [start, end)
-    of each, and begins below each other.
-    """
-
-    line: int
-    column: int
-    published: str
-    theirs: str
-    differs: tuple[tuple[int, int], tuple[int, int]]
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """A difference of a kind of `KINDS`, or, where not `certain`, what a file alone can't tell.
-
-    `places` are in the prompt; `line` is that of a setting in its file.
-    """
-
-    kind: str
-    what: str
-    why: str
-    mend: str
-    places: Sequence[Place] = ()
-    line: int | None = None
-    certain: bool = True
-
-    @classmethod
-    def of(
-        cls,
-        kind: str,
-        places: Sequence[Place] = (),
-        *,
-        line: int | None = None,
-        certain: bool = True,
-        **said: object,
-    ) -> "Finding":
-        """Say what a kind says, with `said` filled in."""
-        what, why, mend = (text.format_map(said) for text in KINDS[kind])
-        return cls(kind, what, why, mend, tuple(places), line, certain)
 
 
 def published_words(template: Template, direction: Direction) -> list[Word] | None:
@@ -74,14 +24,21 @@ def published_words(template: Template, direction: Direction) -> list[Word] | No
 
 def nearest(asked: Asked) -> Template:
     """Find the published format that shares most words with a prompt; `chat` wins ties."""
-    theirs = [w.text for w in asked.words() if w.text != "<bos>"]
+    theirs = _unbegun(asked.words())
 
     def likeness(template: Template) -> float:
         ours = published_words(template, asked.direction) or []
-        same = [w.text for w in ours if w.text != "<bos>"]
-        return SequenceMatcher(None, same, theirs, autojunk=False).ratio()
+        return _matcher(_unbegun(ours), theirs).ratio()
 
     return max(TEMPLATES.values(), key=likeness)
+
+
+def _unbegun(prompt: Sequence[Word]) -> list[Word]:
+    return [w for w in prompt if w.text != "<bos>"]
+
+
+def _matcher(ours: Sequence[Word], theirs: Sequence[Word]) -> SequenceMatcher[str]:
+    return SequenceMatcher(None, [w.text for w in ours], [w.text for w in theirs], autojunk=False)
 
 
 def compare(
@@ -94,7 +51,7 @@ def compare(
     ours = published_words(template, asked.direction) or []
     theirs = asked.words()
     found = list(_begin_of_sequence(asked, ours, theirs))
-    ours = [w for w in ours if w.text != "<bos>"]
+    ours = _unbegun(ours)
     while theirs and theirs[0].text == "<bos>":
         theirs = theirs[1:]
     if any(w.text == "\r\n" for w in theirs):
@@ -102,16 +59,15 @@ def compare(
         theirs = [Word("\n", w.at) if w.text == "\r\n" else w for w in theirs]
     margins = _margins(theirs)
     if len(margins) > 1:
-        place = _place(asked.text, ours, theirs, (0, 0), (margins[0], margins[0] + 1))
+        first = (margins[0], margins[0] + 1)
+        place = Place.of(asked.text, ours, theirs, ((0, 0), first))
         found.append(Finding.of("indented", [place], lines=len(margins)))
         theirs = [w for i, w in enumerate(theirs) if i not in set(margins)]
     order = [[w.text for w in side if w.text in FIELDS] for side in (ours, theirs)]
-    missing = [field for field in order[0] if field not in order[1]]
     if _likeness(ours, theirs) < _ALIKE:
         gemma = re.search(r"<start_of_turn>\s*(user|model)", asked.text)
         return [*found, Finding.of("gemma-chat" if gemma else "foreign", template=template.name)]
-    found += (Finding.of(f"no-{field[1:-1]}") for field in missing)
-    if not missing and order[0] != order[1]:
+    if order[0] != order[1] and set(order[0]) <= set(order[1]):
         # What is moved would be listed as taken out here and put in there.
         return [*found, Finding.of("order", published=_listed(order[0]), theirs=_listed(order[1]))]
     found += _differences(asked, ours, theirs)
@@ -119,8 +75,9 @@ def compare(
 
 
 def _likeness(ours: Sequence[Word], theirs: Sequence[Word]) -> float:
-    sides = ([w.text for w in side if w.text.strip()] for side in (ours, theirs))
-    return SequenceMatcher(None, *sides, autojunk=False).ratio()
+    """Tell which part of the words both share, white space aside."""
+    one, other = ([w for w in side if w.text.strip()] for side in (ours, theirs))
+    return _matcher(one, other).ratio()
 
 
 def _listed(fields: Sequence[str]) -> str:
@@ -133,12 +90,13 @@ def _begin_of_sequence(
     own = next((i for i, w in enumerate(theirs) if w.text != "<bos>"), len(theirs))
     count = own + bool(asked.adds_bos)
     if count > 1:
-        place = _place(asked.text, ours, theirs, (0, 1), (0, own))
+        place = Place.of(asked.text, ours, theirs, ((0, 1), (0, own)))
         yield Finding.of("bos-added") if asked.adds_bos else Finding.of("bos-doubled", [place])
     elif asked.adds_bos is None:
         yield Finding.of("bos-once" if own else "bos-by-tokenizer", certain=False)
     elif count == 0:
-        yield Finding.of("bos-missing", [_place(asked.text, ours, theirs, (0, 1), (0, 0))])
+        place = Place.of(asked.text, ours, theirs, ((0, 1), (0, 0)))
+        yield Finding.of("bos-missing", [place])
 
 
 def _margins(theirs: Sequence[Word]) -> list[int]:
@@ -152,134 +110,30 @@ def _margins(theirs: Sequence[Word]) -> list[int]:
 
 def _differences(asked: Asked, ours: Sequence[Word], theirs: Sequence[Word]) -> list[Finding]:
     by_kind: dict[str, list[Place]] = {}
-    for mine, other in _opcodes(ours, theirs):
-        kind = _kind(ours, theirs, mine, other)
-        by_kind.setdefault(kind, []).append(_place(asked.text, ours, theirs, mine, other))
+    for pair in _pairs(ours, theirs):
+        kind = Difference(ours, theirs, *pair).kind
+        by_kind.setdefault(kind, []).append(Place.of(asked.text, ours, theirs, pair))
     return [Finding.of(kind, places) for kind, places in by_kind.items()]
 
 
-def _opcodes(
-    ours: Sequence[Word], theirs: Sequence[Word]
-) -> list[tuple[tuple[int, int], tuple[int, int]]]:
-    """Pair the words [i1, i2) and [j1, j2) that differ; those close together are one pair."""
-    matcher = SequenceMatcher(None, [w.text for w in ours], [w.text for w in theirs], False)
-    found: list[tuple[tuple[int, int], tuple[int, int]]] = []
-    for tag, i1, i2, j1, j2 in matcher.get_opcodes():
+def _pairs(ours: Sequence[Word], theirs: Sequence[Word]) -> list[tuple[Span, Span]]:
+    """Pair the words that differ; those close together are one pair."""
+    found: list[tuple[Span, Span]] = []
+    for tag, i1, i2, j1, j2 in _matcher(ours, theirs).get_opcodes():
         if tag == "equal":
             continue
+        start = i1, j1
         if found:
-            (i0, i), (j0, j) = found[-1]
-            between = [w.text for w in ours[i:i1]]
-            if len(between) <= _APART and not any(
-                w == "\n" or w in FIELDS or w in _MARKERS for w in between
-            ):
-                found[-1] = ((i0, i2), (j0, j2))
-                continue
-        found.append(((i1, i2), (j1, j2)))
+            (before, ended), (theirs_before, _) = found[-1]
+            between = [w.text for w in ours[ended:i1]]
+            if len(between) <= _APART and not {"\n", *FIELDS, *MARKERS}.intersection(between):
+                found.pop()
+                start = before, theirs_before
+        found.append(((start[0], i2), (start[1], j2)))
     return found
 
 
-def _kind(
-    ours: Sequence[Word],
-    theirs: Sequence[Word],
-    mine: tuple[int, int],
-    other: tuple[int, int],
-) -> str:
-    """Say of which kind of `KINDS` a difference is."""
-    taken = "".join(w.text for w in ours[slice(*mine)])
-    given = "".join(w.text for w in theirs[slice(*other)])
-    following = ours[mine[1]].text if mine[1] < len(ours) else ""
-    at_end = other[1] == len(theirs)
-    if at_end and given.endswith((" ", "\t")):
-        return "ends-in-space"
-    if any(marker in taken + given for marker in _MARKERS):
-        return _turn(taken, given, at_end)
-    if not (taken + given).strip():
-        joined = [w.text for w in (*theirs[: other[0]][-1:], *theirs[other[1] :][:1])]
-        return _spacing(taken, given, following, at_end, "\n" in joined)
-    if taken.translate(_QUOTES) == given.translate(_QUOTES):
-        return "quotes"
-    for mark, kind in (("*", "bullet"), ("===", "rule")):
-        if taken.strip() == mark or (mark in taken and not taken.replace(mark, "").strip()):
-            return kind
-    if at_end and not taken.strip():
-        return "after-question"
-    if mine == (0, 0):
-        return "before-preamble"
-    return _region(ours, mine[0])
-
-
-def _turn(taken: str, given: str, at_end: bool) -> str:
-    if at_end and "<start_of_turn>" in given:
-        return "model-turn"
-    if re.search(r"<start_of_turn>\s*(user|model|system)\b", given):
-        return "turn-role"
-    lost = sum(taken.count(m) - given.count(m) for m in _MARKERS)
-    return "turn-missing" if lost > 0 else "turn-extra"
-
-
-def _spacing(taken: str, given: str, following: str, at_end: bool, beside: bool) -> str:
-    """Name a difference of white space; `beside` tells whether theirs has a line end next to it."""
-    if at_end:
-        return "ending"
-    if "\n" in taken and "\n" not in given and not beside:
-        return "newline-before-end" if following == "<end_of_turn>" else "joined"
-    if "\n" in given and taken and "\n" not in taken:
-        return "wrapped"
-    return "blank-lines" if "\n" in taken + given else "spaces"
-
-
-def _region(ours: Sequence[Word], at: int) -> str:
-    """Name the part of a published prompt that a word of it is in."""
-    before = [w.text for w in ours[: at + 1]]
-    opened = before.count("<start_of_turn>")
-    if not opened:
-        return "preamble"
-    if opened > before.count("<end_of_turn>"):
-        return "heading-response" if opened > 1 else "heading-prompt"
-    if "Does" in before:
-        return "question"
-    return "principle"
-
-
-def _place(
-    text: str,
-    ours: Sequence[Word],
-    theirs: Sequence[Word],
-    mine: tuple[int, int],
-    other: tuple[int, int],
-) -> Place:
-    """Show a difference with what is around it; both sides begin with what is before it."""
-    at = theirs[other[0]].at if other[0] < len(theirs) else len(text)
-    befores, sides = [], []
-    for side, (start, end) in ((ours, mine), (theirs, other)):
-        befores.append(_visible("".join(w.text for w in side[:start]))[-_AROUND:])
-        changed = "".join(w.text for w in side[start:end])
-        changed = _visible(changed, spaces=not any(map(str.isalnum, changed)))
-        after = _visible("".join(w.text for w in side[end : end + _AROUND]))
-        sides.append((changed[: 2 * _AROUND], after[:_AROUND]))
-    width = max(map(len, befores))
-    (taken, rest), (given, remainder) = sides
-    return Place(
-        line=text.count("\n", 0, at) + 1,
-        column=at - (text.rfind("\n", 0, at) + 1) + 1,
-        published=befores[0].rjust(width) + taken + rest,
-        theirs=befores[1].rjust(width) + given + remainder,
-        differs=((width, width + len(taken)), (width, width + len(given))),
-    )
-
-
-def _visible(text: str, *, spaces: bool = False) -> str:
-    """Show what can't be seen: line ends, tabs, no-break spaces and, if wanted, spaces."""
-    shown = {"\n": "⏎", "\r": "␍", "\t": "⇥", "\u00a0": "⍽", "\ufeff": "⟨BOM⟩"}
-    if spaces:
-        shown[" "] = "·"
-    return text.translate(str.maketrans(shown))
-
-
-def _guideline(
-    asked: Asked, published: Mapping[str, Mapping[Direction, str]]
-) -> Iterator[Finding]:
+def _guideline(asked: Asked, published: Mapping[str, Mapping[Direction, str]]) -> Iterator[Finding]:
     """Compare a guideline that is written out with the published ones."""
     text = asked.value("{guideline}")
     if text is None or _is_field(text):
@@ -301,7 +155,7 @@ def _guideline(
     ours = list(words(texts[closest]))
     start = asked.spans["{guideline}"][0]
     theirs = [Word(w.text, start + w.at) for w in words(text)]
-    places = [_place(asked.text, ours, theirs, *pair) for pair in _opcodes(ours, theirs)]
+    places = [Place.of(asked.text, ours, theirs, pair) for pair in _pairs(ours, theirs)]
     wrapped = " ".join(text.split()) == " ".join(texts[closest].split())
     kind = "guideline-wrapped" if wrapped else "guideline"
     yield Finding.of(kind, places, policy=closest[0])

@@ -3,7 +3,8 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from shieldgate.doctor.compare import Finding, compare, nearest
+from shieldgate.doctor.compare import compare, nearest
+from shieldgate.doctor.findings import Finding
 from shieldgate.doctor.prompts import Asked
 from shieldgate.doctor.sources import Source
 from shieldgate.errors import ConfigurationError
@@ -68,15 +69,12 @@ class Diagnosis:
     def template(self, name: str) -> Template:
         """Make the template that asks as these prompts do, to be scored.
 
-        A direction that they lack is asked as published. Raises ConfigurationError where a prompt
-        has no place for the text to be judged.
+        Without a prompt for prompts, these are asked as published. Raises ConfigurationError where
+        one has no place for the text to be judged.
         """
-        texts: dict[Direction, str | None] = {}
-        for compared in self.prompts:
-            texts[compared.asked.direction] = _written(compared)
-            published = compared.template
-        for_prompt = texts.get("prompt") or published.for_prompt
-        for_response = texts.get("response") or published.for_response
+        texts = {p.asked.direction: _written(p) for p in self.prompts}
+        for_prompt = texts.get("prompt", self.prompts[0].template.for_prompt)
+        for_response = texts.get("response")
         both = for_prompt + (for_response or "")
         tokens = tuple(token for token in GEMMA_CONTROL_TOKENS if token in both)
         return Template(name, for_prompt, for_response, control_tokens=tokens)

@@ -1,10 +1,10 @@
-"""How an engine is set in a Modelfile, or a checkpoint in its config.json: what moves scores there."""
+"""What moves scores in the parameters of a Modelfile, or in a checkpoint's config.json."""
 
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from shieldgate.doctor.compare import Finding
+from shieldgate.doctor.findings import Finding
 from shieldgate.doctor.modelfile import Modelfile
 
 _CONTEXT = 8192
@@ -22,7 +22,9 @@ def modelfile_findings(modelfile: Modelfile) -> Iterator[Finding]:
     temperature = last.get("temperature")
     drawn = "0.8, Ollama's default" if temperature is None else temperature.value
     if _number(drawn) != 0:
-        yield Finding.of("sampled", line=temperature and temperature.line, temperature=drawn)
+        yield Finding.of(
+            "sampled", line=temperature.line if temperature else None, temperature=drawn
+        )
     for name, neutral in _NEUTRAL.items():
         found = last.get(name)
         if found and _number(found.value) != neutral:
@@ -44,7 +46,9 @@ def modelfile_findings(modelfile: Modelfile) -> Iterator[Finding]:
     bits = _BITS.search(name.replace("_", "-").replace("-", " "))
     if bits or (origin and re.fullmatch(r"shieldgemma(:(latest|2b|9b|27b))?", name)):
         told = bits[0] if bits else f"{name} is Q4 at Ollama"
-        yield Finding.of("quantised", line=origin and origin.line, certain=False, bits=told)
+        yield Finding.of(
+            "quantised", line=origin.line if origin else None, certain=False, bits=told
+        )
 
 
 def config_findings(config: Mapping[str, Any]) -> Iterator[Finding]:
@@ -64,9 +68,9 @@ def config_findings(config: Mapping[str, Any]) -> Iterator[Finding]:
 
 
 def _stops_answer(word: str) -> bool:
-    """Tell whether an answer of Yes or No holds a stop word; its line ends come as `\\n`."""
-    word = word.replace("\\n", "\n")
-    return not word.strip() or any(word.strip() in answer for answer in ("Yes", "No"))
+    """Tell whether an answer of Yes or No holds a stop word, or one of white space ends it."""
+    word = word.replace(r"\n", "\n").strip()
+    return any(word in answer for answer in ("Yes", "No"))
 
 
 def _number(text: str) -> float | None:

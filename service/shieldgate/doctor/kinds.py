@@ -24,7 +24,7 @@ KINDS: Mapping[str, tuple[str, str, str]] = {
     "bos-missing": (
         "<bos> is missing",
         "Without <bos> Gemma's scores are ruined, not merely moved.",
-        "Begin the template with {{{{ bos_token }}}}; chat templates are encoded without additions.",
+        "Begin the template with {{{{ bos_token }}}}; nothing is added to it.",
     ),
     "bos-once": (
         "<bos> is written out",
@@ -39,7 +39,7 @@ KINDS: Mapping[str, tuple[str, str, str]] = {
     # Turns.
     "turn-missing": (
         "a marker of a turn is missing",
-        "<start_of_turn> and <end_of_turn> tell the text that is judged from the question about it.",
+        "<start_of_turn> and <end_of_turn> tell the text to be judged from the question.",
         "Put the text between both, and both between line ends.",
     ),
     "turn-extra": (
@@ -49,7 +49,7 @@ KINDS: Mapping[str, tuple[str, str, str]] = {
     ),
     "turn-role": (
         "a turn has a role, as in Gemma's chats",
-        "ShieldGemma's turns have a heading, 'Human Question:' or 'Chatbot Response:', and no role.",
+        "ShieldGemma's turns have a heading, such as 'Human Question:', and no role.",
         "Leave the role out.",
     ),
     "model-turn": (
@@ -59,7 +59,7 @@ KINDS: Mapping[str, tuple[str, str, str]] = {
     ),
     "newline-before-end": (
         "the line end before <end_of_turn> is missing",
-        "The content ends in a line end of its own in training; the tokens before the marker differ.",
+        "In training a line end stood there; without it, the tokens around the marker are others.",
         "Write a line end between the text and <end_of_turn>.",
     ),
     "heading-prompt": (
@@ -74,7 +74,7 @@ KINDS: Mapping[str, tuple[str, str, str]] = {
     ),
     "order": (
         "the parts stand in another order: {theirs}, where it is {published}",
-        "The model was trained on one order; and only texts before the policy can share computation.",
+        "The model was trained on one order, and with the policy last, policies share computation.",
         "Put the parts in the published order, and run this again for the rest.",
     ),
     # White space.
@@ -100,12 +100,12 @@ KINDS: Mapping[str, tuple[str, str, str]] = {
     ),
     "blank-lines": (
         "there are more or fewer blank lines",
-        "Runs of line ends are tokens of their own in Gemma's vocabulary: one more is another token.",
+        "Runs of line ends are tokens of their own: one more is another token.",
         _COPY,
     ),
     "spaces": (
         "there are more or fewer spaces",
-        "Runs of spaces are tokens of their own in Gemma's vocabulary.",
+        "Runs of spaces are tokens of their own: one more is another token.",
         _QUIRK,
     ),
     "ending": (
@@ -115,8 +115,8 @@ KINDS: Mapping[str, tuple[str, str, str]] = {
     ),
     "ends-in-space": (
         "the prompt ends in a space",
-        "The tokenizer joins a space to the word after it: the model would say ' Yes', another token "
-        "than the 'Yes' that is read.",
+        "The tokenizer joins a space to the word after it: after one, the model answers otherwise "
+        "than with the 'Yes' that is read.",
         "End with the question's line ends, without spaces.",
     ),
     # Words.
@@ -218,8 +218,8 @@ KINDS: Mapping[str, tuple[str, str, str]] = {
     ),
     "sampled": (
         "answers are drawn at temperature {temperature}",
-        "A probability of 0.3 then says 'Yes' three times in ten: verdicts differ from call to call, "
-        "and there is no score to set a threshold on.",
+        "A probability of 0.3 then says 'Yes' three times in ten: verdicts differ from call to "
+        "call, and there is no score to set a threshold on.",
         "PARAMETER temperature 0; better, read the log-probabilities of 'Yes' and 'No'.",
     ),
     "penalty": (

@@ -8,7 +8,8 @@ from pathlib import Path
 from shieldgate.errors import ConfigurationError
 
 _KNOWN = (
-    "from license template system adapter draft renderer parser parameter message requires".split()
+    *("from", "license", "template", "system", "adapter", "draft"),
+    *("renderer", "parser", "parameter", "message", "requires"),
 )
 
 
@@ -82,7 +83,10 @@ def _value(path: Path, text: str, at: int, line: int) -> tuple[str, int]:
             # It ends where the closing quotes are the last thing on their line.
             end = re.compile(re.escape(quote) + r"[ \t]*(?=\r?\n|\Z)").search(text, at + len(quote))
             if not end:
-                raise ConfigurationError(f"{path}:{line}: {quote} has no end on any line's end.")
+                raise ConfigurationError(
+                    f"{path}:{line}: a value that begins with {quote} goes on until a line ends "
+                    'so, and none does. Write it between three quotes: """…""".'
+                )
             return text[at + len(quote) : end.start()], end.end()
     end_of_line = re.compile(r"[^\r\n]*").match(text, at)
     value = end_of_line[0] if end_of_line else ""

@@ -1,7 +1,7 @@
 """What a prompt is cut into, and where in somebody's prompt the texts and the guideline stand."""
 
 import re
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 
 from shieldgate.prompt import GEMMA_CONTROL_TOKENS
@@ -26,16 +26,17 @@ _HEADINGS = {
         re.DOTALL | re.IGNORECASE,
     ),
 }
+_NEXT = "===|Does |Do |Is |<start_of_turn>"
 _GUIDELINE = re.compile(
     r"\b(?:safety|polic|principle)[^\n]*:[ \t]*\r?\n\s*(?:[*•-] )?"
-    r"(?P<text>\S.*?)\s*(?=\n\s*(?:===|Does |Do |Is |<start_of_turn>)|\Z)",
+    rf"(?P<text>(?!{_NEXT})\S.*?)\s*(?=\n\s*(?:{_NEXT})|\Z)",
     re.DOTALL | re.IGNORECASE,
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Word:
-    """A piece of a prompt that is compared as one, and the offset at which it stands in its text."""
+    """A piece of a prompt that is compared as one, and its offset in the text."""
 
     text: str
     at: int
@@ -68,6 +69,11 @@ class Asked:
         """Give what stands where a field is."""
         span = self.spans.get(field)
         return self.text[slice(*span)] if span else None
+
+
+def joined(parts: Iterable[Word]) -> str:
+    """Give the text of words."""
+    return "".join(word.text for word in parts)
 
 
 def words(text: str) -> Iterator[Word]:

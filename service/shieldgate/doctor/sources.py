@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from shieldgate.doctor.compare import Finding
 from shieldgate.doctor.engine_settings import config_findings, modelfile_findings
+from shieldgate.doctor.findings import Finding
 from shieldgate.doctor.go_template import GoTemplate
 from shieldgate.doctor.modelfile import looks_like_modelfile, read_modelfile
 from shieldgate.doctor.prompts import Asked, find_fields
@@ -16,9 +16,6 @@ from shieldgate.prompt import find_template
 from shieldgate.scoring.tokenizer_files import named_special_tokens, render_chat_template
 from shieldgate.types import DIRECTIONS, Direction
 
-_JINJA = (".jinja", ".jinja2", ".j2")
-_GO = (".gotmpl", ".tmpl")
-_YAML = (".yaml", ".yml")
 # What is written for the special tokens where a template stands alone.
 _GEMMA_NAMES = {"bos_token": "<bos>", "eos_token": "<eos>", "pad_token": "<pad>"}
 
@@ -43,14 +40,9 @@ def read_source(name: str, text: str | None = None) -> Source:
     if text is None and path.is_dir():
         return _folder(path)
     text = _read(path) if text is None else text
-    if path.suffix in _YAML:
-        return _own(path)
-    if path.suffix == ".json":
-        return _tokenizer_config(path, _object(path, text))
-    if path.suffix in _JINJA:
-        return Source("a chat template (Jinja)", _jinja(path, text, _GEMMA_NAMES))
-    if path.suffix in _GO:
-        return Source("an Ollama template (Go)", _go(path, text, 1, None))
+    read = _READERS.get(path.suffix)
+    if read is not None:
+        return read(path, text)
     if looks_like_modelfile(text):
         return _modelfile(path, text)
     asked = find_fields(text)
@@ -95,16 +87,16 @@ def _folder(folder: Path) -> Source:
     settings = _object(tokenizer, _read(tokenizer)) if tokenizer.is_file() else {}
     found = list(config_findings(_object(config, _read(config)))) if config.is_file() else []
     if own.is_file():
-        source = _own(own)
+        source = _own(own, "")
     elif jinja.is_file():
         names = {**_GEMMA_NAMES, **named_special_tokens(settings)}
         source = Source("a checkpoint", _jinja(jinja, _read(jinja), names))
     else:
-        source = _tokenizer_config(tokenizer, settings)
+        source = _tokenizer(tokenizer, settings)
     return replace(source, settings=[*source.settings, *found])
 
 
-def _tokenizer_config(path: Path, settings: Mapping[str, Any]) -> Source:
+def _tokenizer(path: Path, settings: Mapping[str, Any]) -> Source:
     template = settings.get("chat_template")
     if isinstance(template, list):  # several, by their names
         named = {entry["name"]: entry["template"] for entry in template if "name" in entry}
@@ -116,6 +108,18 @@ def _tokenizer_config(path: Path, settings: Mapping[str, Any]) -> Source:
         )
     names = {**_GEMMA_NAMES, **named_special_tokens(settings)}
     return Source("a tokenizer's chat template", _jinja(path, template, names))
+
+
+def _chat_template(path: Path, text: str) -> Source:
+    return Source("a chat template (Jinja)", _jinja(path, text, _GEMMA_NAMES))
+
+
+def _tokenizer_config(path: Path, text: str) -> Source:
+    return _tokenizer(path, _object(path, text))
+
+
+def _ollama_template(path: Path, text: str) -> Source:
+    return Source("an Ollama template (Go)", _go(path, text, 1, None))
 
 
 def _jinja(path: Path, source: str, names: Mapping[str, str]) -> list[Asked]:
@@ -189,8 +193,8 @@ def _modelfile(path: Path, text: str) -> Source:
     return Source("an Ollama Modelfile", prompts, list(modelfile_findings(modelfile)))
 
 
-def _own(path: Path) -> Source:
-    """Read a template of ours (docs/templates.md)."""
+def _own(path: Path, _: str) -> Source:
+    """Read a template of ours (docs/templates.md), which finds its own lines."""
     template = find_template(str(path))
     prompts = []
     texts: Mapping[Direction, str | None] = dict(
@@ -204,3 +208,11 @@ def _own(path: Path) -> Source:
         answers = f"{template.positive!r} and {template.negative!r}"
         found.append(Finding.of("answers", answers=answers))
     return Source("a template of shieldgate's", prompts, found)
+
+
+_READERS: Mapping[str, Callable[[Path, str], Source]] = {
+    **dict.fromkeys((".yaml", ".yml"), _own),
+    ".json": _tokenizer_config,
+    **dict.fromkeys((".jinja", ".jinja2", ".j2"), _chat_template),
+    **dict.fromkeys((".gotmpl", ".tmpl"), _ollama_template),
+}
