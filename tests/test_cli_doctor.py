@@ -120,7 +120,7 @@ def test_the_cost_is_that_of_the_very_text(
     scored = ("--data", rows, "--model", hot_checkpoint, "--dtype", "float32", "--out", out)
     cost = found(path, *scored)["cost"]
     policies = [p["policy"] for p in cost["pairs"] if p["policy"]]
-    reworded = "harassment" in (text if "nasty" in text else "")
+    reworded = "nasty" in text
     assert policies == (["shieldgemma/harassment"] if reworded else sorted(GUIDELINES))
     assert {p["direction"] for p in cost["pairs"]} == {"prompt"}
     yours, published = margins(out / "yours"), margins(out / "published")
@@ -137,15 +137,16 @@ def test_the_cost_is_that_of_the_very_text(
         ids = tokenizer(asked, add_special_tokens=False, return_tensors="pt").input_ids
         with torch.inference_mode():
             logits = model(ids).logits[0, -1]
-        assert yours[row].margins[policy] == pytest.approx(float(logits[yes] - logits[no]), abs=2e-3)
-        assert yours[row].margins[policy] != pytest.approx(published[row].margins[policy], abs=0.01)
+        margin = yours[row].margins[policy]
+        assert margin == pytest.approx(float(logits[yes] - logits[no]), abs=1e-3)
+        assert margin != pytest.approx(published[row].margins[policy], abs=4e-3)
 
 
 def test_rows_that_are_decided_otherwise_are_counted(
     rows: Path, hot_checkpoint: Path, tmp_path: Path
 ) -> None:
     path, out = tmp_path / "prompt.txt", tmp_path / "out"
-    path.write_text(TRAPS["no markers"][0])
+    path.write_text(TRAPS["an indented string"][0])
     scored = ("--data", rows, "--model", hot_checkpoint, "--out", out)
     result = doctor(path, *scored)
     assert result.exit_code == 1, (result.output, result.exception)
