@@ -89,6 +89,10 @@ TRAPS = {
     ),
     "a system prompt": (swapped("<bos>", "<bos>Be careful.\n\n"), ["before-preamble"]),
     "a word to go on from": (PROMPT + "Answer:", ["after-question"]),
+    "no text to be judged": (
+        swapped("<start_of_turn>\nHuman Question: {prompt}\n<end_of_turn>\n\n", ""),
+        ["no-prompt"],
+    ),
     "no guideline": (swapped("* {guideline}\n\n===\n\n", ""), ["no-guideline"]),
     "a guideline in other words": (
         swapped("{guideline}", HARASSMENT["prompt"].replace("malicious", "nasty")),
@@ -169,7 +173,11 @@ def test_a_prompt_without_bos_is_taken_as_one_that_gets_it() -> None:
     assert diagnosis.template("x").for_prompt == PROMPT
 
 
-@pytest.mark.parametrize("name", sorted(TRAPS.keys() - {"two guidelines"}))
+# One has no place for a text, and one none for a guideline.
+UNMEASURED = {"no text to be judged", "two guidelines"}
+
+
+@pytest.mark.parametrize("name", sorted(TRAPS.keys() - UNMEASURED))
 def test_what_is_measured_is_what_was_asked(name: str) -> None:
     text = TRAPS[name][0]
     if not text.startswith("<bos>"):
@@ -179,6 +187,11 @@ def test_what_is_measured_is_what_was_asked(name: str) -> None:
     asked = render(made.segments(exchange, "G"))
     plain = text.replace("{prompt}", "T").replace("{response}", "A").replace("{guideline}", "G")
     assert asked == plain
+
+
+def test_what_has_no_place_for_a_text_cant_be_measured() -> None:
+    with pytest.raises(ConfigurationError, match="no place for the text"):
+        diagnosed(TRAPS["no text to be judged"][0]).template("x")
 
 
 def test_a_guideline_in_other_words_is_measured_under_its_policy_alone() -> None:

@@ -5,7 +5,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from shieldgate.doctor.findings import Span
-from shieldgate.doctor.prompts import FIELDS, Word, joined
+from shieldgate.doctor.prompts import Word, joined
 
 MARKERS = ("<start_of_turn>", "<end_of_turn>")
 _ROLE = re.compile(r"\s*(user|model|system)\b")
@@ -82,7 +82,8 @@ class Difference:
 
 # In this order: the first that holds is the kind of a difference.
 _RULES: Sequence[tuple[str, Callable[[Difference], bool]]] = (
-    *((f"no-{f[1:-1]}", lambda d, f=f: d.lacks(f)) for f in FIELDS),
+    ("no-prompt", lambda d: d.lacks("{prompt}")),
+    ("no-guideline", lambda d: d.lacks("{guideline}")),
     ("ends-in-space", lambda d: d.last and d.given.endswith((" ", "\t"))),
     ("model-turn", lambda d: d.last and MARKERS[0] in d.given),
     ("turn-role", lambda d: d.role),

@@ -158,11 +158,6 @@ KINDS: Mapping[str, tuple[str, str, str]] = {
         "Without it there is nothing to judge.",
         "Put it in a turn after 'Human Question: '; if it is there, mark it as {{prompt}}.",
     ),
-    "no-response": (
-        "the answer to be judged is not where the published prompt has it",
-        "Without it there is nothing to judge.",
-        "Put it in a turn after 'Chatbot Response: '; if it is there, mark it as {{response}}.",
-    ),
     "no-guideline": (
         "there is no guideline where the published prompt has it",
         "The question asks about a principle that the model was not given.",
