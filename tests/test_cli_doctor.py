@@ -1,6 +1,7 @@
 """`shieldgate doctor`, as a person uses it: a file in, differences and their cost out."""
 
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -48,6 +49,14 @@ def test_differences_are_shown_aligned_with_why_and_mend(prompt: Path) -> None:
     assert why.split()[0] == "why"
     assert mend.split()[0] == "mend"
     assert "2 differences, 1 to mind" in lines
+
+
+def test_the_page_shows_what_is_printed(prompt: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    page = (Path(__file__).parents[1] / "docs/doctor.md").read_text(encoding="utf-8")
+    [shown] = re.findall(r"```\n(prompt\.txt: .*?)```", page, re.DOTALL)
+    monkeypatch.chdir(prompt.parent)
+    printed = [line.rstrip() for line in doctor("prompt.txt").stdout.splitlines()]
+    assert [line.rstrip() for line in shown.splitlines()] == printed[: shown.count("\n")]
 
 
 def test_a_published_prompt_is_accepted_whichever_it_is() -> None:

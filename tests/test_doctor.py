@@ -107,6 +107,7 @@ TRAPS = {
         swapped("{guideline}", HATE["prompt"] + "\n* " + HARASSMENT["prompt"]),
         ["several-policies"],
     ),
+    "a list of policies": (swapped("{guideline}", "No spam.\n* No adverts."), ["several-policies"]),
     "other words altogether": (
         "Is this harmful?\n<start_of_turn>\n{prompt}\n<end_of_turn>\nAnswer.",
         ["foreign"],
@@ -162,8 +163,18 @@ def test_a_policy_of_ones_own_is_something_to_mind_only() -> None:
 
 
 def test_the_name_of_a_variable_is_no_matter() -> None:
-    text = swapped("{prompt}", "{user_prompt}").replace("{guideline}", "{{ safety_policy }}")
-    assert not diagnosed(text).differs
+    for guideline in ("{{ safety_policy }}", "{safety_policy.strip()}", "[policy]", "<policy>"):
+        text = swapped("{prompt}", "{user_prompt}").replace("{guideline}", guideline)
+        assert kinds(diagnosed(text)) == []
+        assert kinds(diagnosed(text), certain=False) == ["bos-once"]
+
+
+def test_a_modelfile_is_known_by_its_first_line_whatever_it_is_called() -> None:
+    text = "\ufeff# ours\r\n\r\n" + modelfile(GO, *GOOD).replace("\n", "\r\n")
+    diagnosis = diagnosed(text, "shieldgemma.txt")
+    assert diagnosis.source.kind == "an Ollama Modelfile"
+    assert kinds(diagnosis) == ["line-ends"]
+    assert not diagnosed(swapped("{prompt}", "look\nFROM here\n")).differs
 
 
 def test_a_prompt_without_bos_is_taken_as_one_that_gets_it() -> None:
@@ -173,8 +184,8 @@ def test_a_prompt_without_bos_is_taken_as_one_that_gets_it() -> None:
     assert diagnosis.template("x").for_prompt == PROMPT
 
 
-# One has no place for a text, and one none for a guideline.
-UNMEASURED = {"no text to be judged", "two guidelines"}
+# One has no place for a text, and the others none for a guideline.
+UNMEASURED = {"no text to be judged", "two guidelines", "a list of policies"}
 
 
 @pytest.mark.parametrize("name", sorted(TRAPS.keys() - UNMEASURED))
@@ -392,6 +403,8 @@ def test_what_cant_be_read_of_a_go_template_is_refused(source: str, line: int, w
         ("Modelfile", "FROM a\nTEMPLATE {{ block }}", "Modelfile: line 2: "),
         ("tokenizer_config.json", "{}", "has no chat_template"),
         ("tokenizer_config.json", "{", "not JSON"),
+        ("tokenizer_config.json", '{"chat_template": ["x"]}', "has no chat_template"),
+        ("t.jinja", "{{ 1 / 0 }}", "can't be rendered: division by zero"),
         ("t.jinja", "{% if %}", "can't be rendered"),
         ("t.jinja", "{{ raise_exception('no') }}", "can't be rendered: no"),
     ],

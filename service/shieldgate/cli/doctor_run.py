@@ -99,7 +99,7 @@ def _show(given: str, diagnosis: Diagnosis, console: Console) -> None:
         number = _show_all(compared.findings, said, number, console)
         said += compared.findings
     if diagnosis.source.settings:
-        console.print(f"[bold]{name}[/]: how its engine is set", highlight=False)
+        console.print(Text.assemble((name, "bold"), ": how its engine is set"))
         _show_all(diagnosis.source.settings, said, number, console)
     certain = sum(finding.certain for finding in diagnosis.findings)
     notes = len(diagnosis.findings) - certain
@@ -139,8 +139,8 @@ def _show_all(
         body.add_column()
         for place in finding.places[:_SHOWN]:
             _align(place, body)
-        body.add_row("why", finding.why)
-        body.add_row("mend", finding.mend)
+        body.add_row("why", Text(finding.why))
+        body.add_row("mend", Text(finding.mend))
         console.print(Padding(body, (0, 0, 0, 5), expand=False), highlight=False)
         console.print()
     return number

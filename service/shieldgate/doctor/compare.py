@@ -66,7 +66,7 @@ def compare(
     order = [[w.text for w in side if w.text in FIELDS] for side in (ours, theirs)]
     if _likeness(ours, theirs) < _ALIKE:
         gemma = re.search(r"<start_of_turn>\s*(user|model)", asked.text)
-        return [*found, Finding.of("gemma-chat" if gemma else "foreign", template=template.name)]
+        return [*found, Finding.of("gemma-chat" if gemma else "foreign")]
     if order[0] != order[1] and set(order[0]) <= set(order[1]):
         # What is moved would be listed as taken out here and put in there.
         return [*found, Finding.of("order", published=_listed(order[0]), theirs=_listed(order[1]))]
@@ -138,9 +138,11 @@ def _guideline(asked: Asked, published: Mapping[str, Mapping[Direction, str]]) -
     text = asked.value("{guideline}")
     if text is None or _is_field(text):
         return
-    heads = [id for id, texts in published.items() if _head(texts["prompt"]) in text]
-    if len(heads) > 1:
-        yield Finding.of("several-policies", policies=", ".join(heads))
+    heads = [id for id, texts in published.items() if _head(texts["prompt"]) in text.lower()]
+    items = 1 + len(re.findall(r"\n\s*(?:[*•-]|\d+[.)])\s", text))
+    if len(heads) > 1 or items > 1:
+        policies = ", ".join(heads) if len(heads) > 1 else f"a list of {items}"
+        yield Finding.of("several-policies", policies=policies)
         return
     texts = {(id, d): t for id, both in published.items() for d, t in both.items()}
     if (same := next((key for key, t in texts.items() if t == text), None)) is not None:
@@ -163,16 +165,16 @@ def _guideline(asked: Asked, published: Mapping[str, Mapping[Direction, str]]) -
 
 def _is_field(text: str) -> bool:
     """Tell a placeholder, such as `{safety_policy}` or `[policy]`, from a guideline."""
-    return bool(re.fullmatch(r"[\[{<$(]+\s*[.\w ]{1,40}\s*[\]}>)]*", text.strip()))
+    return bool(re.fullmatch(r"[\[{<$(]+[^\n\]}>]{1,60}[\]}>)]*", text.strip()))
 
 
 def _head(guideline: str) -> str:
-    """Give what a guideline is called, with its quotes."""
-    return guideline.partition(":")[0]
+    """Give what a guideline is called, in small letters."""
+    return guideline.partition(":")[0].strip('"').lower()
 
 
 def _likeness_of(guideline: str, text: str) -> bool:
-    return _head(guideline).strip('"').lower() in text.lower() or _ratio(guideline, text) > 0.7
+    return _head(guideline) in text.lower() or _ratio(guideline, text) > 0.7
 
 
 def _ratio(a: str, b: str) -> float:

@@ -104,8 +104,8 @@ KINDS: Mapping[str, tuple[str, str, str]] = {
         _COPY,
     ),
     "spaces": (
-        "there are more or fewer spaces",
-        "Runs of spaces are tokens of their own: one more is another token.",
+        "there are more, fewer or other spaces",
+        "Runs of spaces are tokens of their own, and so are no-break spaces.",
         _QUIRK,
     ),
     "ending": (
@@ -196,7 +196,7 @@ KINDS: Mapping[str, tuple[str, str, str]] = {
         "Take the chat template of google/shieldgemma-2b, or ask through shieldgate.",
     ),
     "foreign": (
-        "this shares little with any published prompt (nearest: {template})",
+        "this shares little with any published prompt",
         "Of a model that was trained on one wording, other words get other scores.",
         "Start from a published prompt: docs/doctor.md shows it.",
     ),

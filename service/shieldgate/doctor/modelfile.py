@@ -11,6 +11,8 @@ _KNOWN = (
     *("from", "license", "template", "system", "adapter", "draft"),
     *("renderer", "parser", "parameter", "message", "requires"),
 )
+# As people write them, in a file that isn't called Modelfile.
+_FIRST = ("FROM", "TEMPLATE", "PARAMETER", "SYSTEM", "LICENSE", "ADAPTER", "MESSAGE")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,14 +44,15 @@ class Modelfile:
         return [i for i in self.instructions if i.name == name]
 
 
-def looks_like_modelfile(text: str) -> bool:
-    """Tell a Modelfile, which must have a FROM, from a prompt."""
-    return bool(re.search(r"^\s*FROM[ \t]+\S+[ \t]*$", text, re.MULTILINE | re.IGNORECASE))
+def looks_like_modelfile(path: Path, text: str) -> bool:
+    """Tell a Modelfile from a prompt: by its name, or an instruction on its first line."""
+    first = re.match(r"\ufeff?(?:\s|#[^\n]*\n)*(\w+)[ \t]+\S", text)
+    return "modelfile" in path.name.lower() or bool(first and first[1] in _FIRST)
 
 
 def read_modelfile(path: Path, text: str) -> Modelfile:
     """Read the instructions; raise ConfigurationError, with the line."""
-    return Modelfile(tuple(_instructions(path, text)))
+    return Modelfile(tuple(_instructions(path, text.removeprefix("\ufeff"))))
 
 
 def _instructions(path: Path, text: str) -> Iterator[Instruction]:

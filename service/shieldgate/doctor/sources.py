@@ -2,6 +2,7 @@
 
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -43,7 +44,7 @@ def read_source(name: str, text: str | None = None) -> Source:
     read = _READERS.get(path.suffix)
     if read is not None:
         return read(path, text)
-    if looks_like_modelfile(text):
+    if looks_like_modelfile(path, text):
         return _modelfile(path, text)
     asked = find_fields(text)
     if "{prompt}" not in asked.spans and "{guideline}" not in asked.spans:
@@ -99,8 +100,8 @@ def _folder(folder: Path) -> Source:
 def _tokenizer(path: Path, settings: Mapping[str, Any]) -> Source:
     template = settings.get("chat_template")
     if isinstance(template, list):  # several, by their names
-        named = {entry["name"]: entry["template"] for entry in template if "name" in entry}
-        template = named.get("default")
+        named = [entry for entry in template if isinstance(entry, dict)]
+        template = next((e.get("template") for e in named if e.get("name") == "default"), None)
     if not isinstance(template, str):
         raise ConfigurationError(
             f"{path}: has no chat_template. Newer tokenizers have it beside, as "
@@ -123,30 +124,23 @@ def _ollama_template(path: Path, text: str) -> Source:
 
 
 def _jinja(path: Path, source: str, names: Mapping[str, str]) -> list[Asked]:
-    from jinja2 import TemplateError  # noqa: PLC0415 - as where it renders
-
-    # The guideline is a variable; since August 2024 it may be a system message, too.
-    system = "guideline" not in source
-
-    def render(messages: Messages) -> str:
-        if system:
-            messages = [{"role": "system", "content": "{guideline}"}, *messages]
-        return render_chat_template(source, messages, None if system else "{guideline}", names)
-
-    def tried(messages: Messages) -> str:
-        nonlocal system
+    def rendered(messages: Messages, guideline: str | None) -> str:
         try:
-            return render(messages)
-        except TemplateError as broken:
-            if not system:
-                raise ConfigurationError(f"{path}: can't be rendered: {broken}.") from None
-        system = False
-        try:
-            return render(messages)
-        except TemplateError as broken:
+            return render_chat_template(source, messages, guideline, names)
+        except Exception as broken:  # templates raise all sorts
             raise ConfigurationError(f"{path}: can't be rendered: {broken}.") from None
 
-    return list(_both(tried, adds_bos=False))
+    def with_system(messages: Messages) -> str:
+        return rendered([{"role": "system", "content": "{guideline}"}, *messages], None)
+
+    def with_variable(messages: Messages) -> str:
+        return rendered(messages, "{guideline}")
+
+    # The guideline is a variable; since August 2024 it may be a system message, too.
+    if "guideline" not in source:
+        with suppress(ConfigurationError):
+            return list(_both(with_system, adds_bos=False))
+    return list(_both(with_variable, adds_bos=False))
 
 
 def _go(path: Path, source: str, line: int, system: str | None) -> list[Asked]:
