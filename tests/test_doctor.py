@@ -174,7 +174,7 @@ def test_a_modelfile_is_known_by_its_first_line_whatever_it_is_called() -> None:
     diagnosis = diagnosed(text, "shieldgemma.txt")
     assert diagnosis.source.kind == "an Ollama Modelfile"
     assert kinds(diagnosis) == ["line-ends"]
-    assert not diagnosed(swapped("{prompt}", "look\nFROM here\n")).differs
+    assert not diagnosed(swapped("{prompt}", "look\nFROM here")).differs
 
 
 def test_a_prompt_without_bos_is_taken_as_one_that_gets_it() -> None:
@@ -209,6 +209,9 @@ def test_a_guideline_in_other_words_is_measured_under_its_policy_alone() -> None
     reworded = diagnosed(TRAPS["a guideline in other words"][0])
     assert reworded.policies == ("shieldgemma/harassment",)
     assert "nasty" in reworded.template("x").for_prompt
+    unnamed = HARASSMENT["prompt"].partition(": ")[2]
+    assert diagnosed(swapped("{guideline}", unnamed)).policies == ("shieldgemma/harassment",)
+    assert diagnosed(TRAPS["the answer's guideline"][0]).policies == ("shieldgemma/hate",)
     assert diagnosed(TRAPS["two guidelines"][0]).policies == ()
 
 

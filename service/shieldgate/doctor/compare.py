@@ -8,9 +8,10 @@ from shieldgate.doctor.classify import MARKERS, Difference
 from shieldgate.doctor.findings import Finding, Place, Span
 from shieldgate.doctor.prompts import FIELDS, Asked, Word, words
 from shieldgate.prompt import TEMPLATES, Template
-from shieldgate.types import Direction
+from shieldgate.types import DIRECTIONS, Direction
 
-# Below this part of common words, a list of differences would say nothing.
+# Below this part of common words, a list of differences would say nothing, and a guideline is
+# none of the published ones.
 _ALIKE = 0.5
 # Differences with so few words between them, on one line, are one.
 _APART = 3
@@ -62,7 +63,7 @@ def compare(
         first = (margins[0], margins[0] + 1)
         place = Place.of(asked.text, ours, theirs, ((0, 0), first))
         found.append(Finding.of("indented", [place], lines=len(margins)))
-        theirs = [w for i, w in enumerate(theirs) if i not in set(margins)]
+        theirs = [w for i, w in enumerate(theirs) if i not in margins]
     order = [[w.text for w in side if w.text in FIELDS] for side in (ours, theirs)]
     if _likeness(ours, theirs) < _ALIKE:
         gemma = re.search(r"<start_of_turn>\s*(user|model)", asked.text)
@@ -144,23 +145,31 @@ def _guideline(asked: Asked, published: Mapping[str, Mapping[Direction, str]]) -
         policies = ", ".join(heads) if len(heads) > 1 else f"a list of {items}"
         yield Finding.of("several-policies", policies=policies)
         return
-    texts = {(id, d): t for id, both in published.items() for d, t in both.items()}
-    if (same := next((key for key, t in texts.items() if t == text), None)) is not None:
-        if same[1] != asked.direction:
-            yield Finding.of("guideline-direction", policy=same[0], other=same[1])
-        return
-    known = [key for key in texts if key[1] == asked.direction and _likeness_of(texts[key], text)]
-    closest = max(known, key=lambda key: _ratio(texts[key], text), default=None)
-    if closest is None:
+    policy = closest_policy(text, published)
+    if policy is None:
         yield Finding.of("own-policy", certain=False)
         return
-    ours = list(words(texts[closest]))
-    start = asked.spans["{guideline}"][0]
-    theirs = [Word(w.text, start + w.at) for w in words(text)]
-    places = [Place.of(asked.text, ours, theirs, pair) for pair in _pairs(ours, theirs)]
-    wrapped = " ".join(text.split()) == " ".join(texts[closest].split())
-    kind = "guideline-wrapped" if wrapped else "guideline"
-    yield Finding.of(kind, places, policy=closest[0])
+    meant = published[policy][asked.direction]
+    other = next(d for d in DIRECTIONS if d != asked.direction)
+    if text == published[policy][other]:
+        yield Finding.of("guideline-direction", policy=policy, other=other)
+    elif text != meant:
+        ours, start = list(words(meant)), asked.spans["{guideline}"][0]
+        theirs = [Word(w.text, start + w.at) for w in words(text)]
+        places = [Place.of(asked.text, ours, theirs, pair) for pair in _pairs(ours, theirs)]
+        kind = "guideline-wrapped" if text.split() == meant.split() else "guideline"
+        yield Finding.of(kind, places, policy=policy)
+
+
+def closest_policy(text: str, published: Mapping[str, Mapping[Direction, str]]) -> str | None:
+    """Find the policy whose published guideline a text is, in other words perhaps."""
+    alike = {
+        id: max(_ratio(guideline, text) for guideline in texts.values())
+        for id, texts in published.items()
+    }
+    best = max(alike, key=lambda id: (_head(published[id]["prompt"]) in text.lower(), alike[id]))
+    named = _head(published[best]["prompt"]) in text.lower()
+    return best if named or alike[best] > _ALIKE else None
 
 
 def _is_field(text: str) -> bool:
@@ -171,10 +180,6 @@ def _is_field(text: str) -> bool:
 def _head(guideline: str) -> str:
     """Give what a guideline is called, in small letters."""
     return guideline.partition(":")[0].strip('"').lower()
-
-
-def _likeness_of(guideline: str, text: str) -> bool:
-    return _head(guideline) in text.lower() or _ratio(guideline, text) > 0.7
 
 
 def _ratio(a: str, b: str) -> float:

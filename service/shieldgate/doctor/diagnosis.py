@@ -2,8 +2,9 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cache
 
-from shieldgate.doctor.compare import compare, nearest
+from shieldgate.doctor.compare import closest_policy, compare, nearest
 from shieldgate.doctor.findings import Finding
 from shieldgate.doctor.prompts import Asked
 from shieldgate.doctor.sources import Source
@@ -34,10 +35,7 @@ class Compared:
     def policy(self) -> str | None:
         """Name the published policy whose guideline is written out in it, if it is one."""
         text = self.asked.value("{guideline}")
-        for id, guidelines in published_guidelines().items():
-            if text and guidelines["prompt"].partition(":")[0] in text:
-                return id
-        return None
+        return text and closest_policy(text, published_guidelines())
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,6 +108,7 @@ def _compared(asked: Asked, template: Template | None) -> Compared:
     return Compared(asked, template, closest, compare(asked, template, guidelines))
 
 
+@cache
 def published_guidelines() -> Mapping[str, Mapping[Direction, str]]:
     """Give the guidelines that ShieldGemma was published with, by policy id and direction."""
     policies = load_book(shipped_policies()).policies.values()
