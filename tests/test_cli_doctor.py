@@ -1,11 +1,13 @@
 """`shieldgate doctor`, as a person uses it: a file in, differences and their cost out."""
 
+import asyncio
 import json
 import re
 from pathlib import Path
 from typing import Any
 
 import pytest
+from engines_elsewhere import Double, answering
 from test_doctor import CHAT, GUIDELINES, PROMPT, TRAPS
 from typer.testing import CliRunner, Result
 
@@ -13,6 +15,8 @@ from shieldgate.cli import app
 from shieldgate.errors import ConfigurationError
 from shieldgate.evaluation.score_file import ScoredRow, read_scores
 from shieldgate.prompt import TEMPLATES
+from shieldgate.scoring.prompts import PromptBuilder
+from shieldgate.scoring.tokenizer_files import load_tokenizer
 
 pytestmark = pytest.mark.usefixtures("restored_logging")
 
@@ -83,6 +87,7 @@ def test_it_compares_with_the_template_that_is_named(tmp_path: Path) -> None:
         (["nowhere.txt"], "can't be read: No such file"),
         (["{prompt}", "--template", "none"], "with the published ones: chat, paper"),
         (["{prompt}", "--data", "rows.jsonl", "--model", "http://x/v1"], "in this process"),
+        (["http://x/v1", "--data", "rows.jsonl"], "this is a server"),
         (["{response}", "--template", "blog"], "'blog' only judges prompts"),
     ],
 )
@@ -181,3 +186,29 @@ def test_rows_of_the_other_direction_alone_are_refused(
     result = doctor(prompt, "--data", data, "--model", hot_checkpoint)
     assert isinstance(result.exception, ConfigurationError)
     assert "has no rows that judge a prompt" in str(result.exception)
+
+
+async def test_a_server_is_asked_what_it_does_with_prompts(hot_checkpoint: Path) -> None:
+    template, encoder = load_tokenizer(str(hot_checkpoint)).encoder(CHAT)
+    answers = PromptBuilder(template, encoder, 2047).answers
+    double = Double("vllm", answers, ("Yes", "No"))
+    double.margin = lambda prompt: -4.0
+    async with answering(double) as url:
+
+        def ask(*more: str) -> Result:
+            return doctor(url, "--tokenizer", hot_checkpoint, *more)
+
+        good = await asyncio.to_thread(ask)
+        assert good.exit_code == 0, (good.output, good.exception)
+        assert "reads prompts as they are sent" in " ".join(good.stdout.split())
+        double.reads = lambda prompt: [2, *prompt]
+        bad = await asyncio.to_thread(ask, "--json")
+        assert bad.exit_code == 1
+        told = json.loads(bad.stdout)
+        assert told["differs"]
+        assert "such as a second <bos>" in told["why"]
+        unnamed = await asyncio.to_thread(doctor, url)
+        assert "--tokenizer" in str(unnamed.exception)
+    gone = await asyncio.to_thread(ask)
+    assert gone.exit_code == 1
+    assert gone.stderr.startswith("Error: ")

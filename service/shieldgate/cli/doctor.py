@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from shieldgate.cli.options import AdapterFlag, LabelFlag, MapFlag, with_settings
-from shieldgate.errors import needed
+from shieldgate.errors import ConfigurationError, needed
 from shieldgate.settings import ScoringSettings
 
 _COST = "What it costs"
@@ -17,11 +17,11 @@ def doctor(
     given: Annotated[
         str,
         typer.Argument(
-            metavar="FILE|DIR|-",
+            metavar="FILE|DIR|URL|-",
             help="A prompt, as it is sent or with {prompt}, {response} and {guideline} in it; a "
             "chat template (.jinja, or tokenizer_config.json); an Ollama Modelfile, or its "
-            "template (.gotmpl); a template of shieldgate's (.yaml); a checkpoint's folder; or - "
-            "for a prompt on standard input.",
+            "template (.gotmpl); a template of shieldgate's (.yaml); a checkpoint's folder; the "
+            "URL of an engine, with its --tokenizer; or - for a prompt on standard input.",
         ),
     ],
     settings: ScoringSettings,
@@ -69,11 +69,14 @@ def doctor(
     `--template` it compares with `chat`, the template of ShieldGemma's own tokenizer, and accepts
     the other published ones as they are.
 
+    An engine that serves ShieldGemma is asked what it does with prompts: whether it adds a `<bos>`,
+    cuts them, has other tokens for the answers, or samples.
+
     With `--data` it scores labelled rows under both prompts and shows AU-PRC, F1 and which rows are
     decided otherwise at the same thresholds.
 
-    The exit code is 0 where the prompt is a published one, 1 where it differs or the scorer failed,
-    2 where it can't be read or a setting is wrong.
+    The exit code is 0 where the prompt is a published one, 1 where it differs or the scorer failed
+    or isn't there, 2 where it can't be read or a setting is wrong.
 
     For example:
 
@@ -83,12 +86,23 @@ def doctor(
 
     - `ollama show --modelfile shieldgemma:2b > Modelfile; shieldgate doctor Modelfile`
 
+    - `shieldgate doctor http://vllm:8000/v1 --tokenizer google/shieldgemma-2b`
+
     - `python my_app.py --print-prompt | shieldgate doctor -`
 
     - `shieldgate doctor prompt.txt --data labelled.jsonl --model google/shieldgemma-2b`
     """
-    from shieldgate.cli.doctor_run import run  # noqa: PLC0415 - it reads tokenizers
+    # Imported when it runs: it reads tokenizers.
+    from shieldgate.cli.doctor_run import run  # noqa: PLC0415
+    from shieldgate.cli.doctor_server import examine  # noqa: PLC0415
 
+    if given.startswith(("http://", "https://")):
+        if data is not None:
+            raise ConfigurationError(
+                "--data measures what a prompt costs, and this is a server: shieldgate evaluate "
+                f"--model {given} says how well it scores."
+            )
+        raise typer.Exit(examine(given, settings, as_json=as_json))
     rows = None
     if data is not None:
         with needed("Measuring", "eval"):
