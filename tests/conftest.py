@@ -30,6 +30,7 @@ PEERS = {
     "LITELLM": "LiteLLM's proxy",
     "NEMO_GUARDRAILS": "NeMo Guardrails",
     "AZURE_CONTENT_SAFETY": "azure-ai-contentsafety",
+    "PORTKEY": "Portkey's gateway",
 }
 GIVEN = {name: os.environ.get(f"SHIELDGATE_{name}") for name in PEERS}
 
@@ -83,6 +84,7 @@ llama_program = peer("LLAMA_SERVER")
 litellm_proxy = peer("LITELLM")
 nemo_guardrails = peer("NEMO_GUARDRAILS")
 azure_content_safety = peer("AZURE_CONTENT_SAFETY")
+portkey_folder = peer("PORTKEY")
 
 
 @pytest.fixture

@@ -15,7 +15,7 @@ from fakes import FakeScorer
 from redis_server import free_port
 from serving import Gateway, gateway
 from test_keys import entry, written
-from upstream import Script, serving, streamed, whole
+from upstream import Script, data_of, serving, streamed, text_of, whole
 
 from shieldgate.errors import ScorerUnavailable
 
@@ -129,6 +129,86 @@ async def test_litellm_s_proxy_is_guarded_both_ways(
         with pytest.raises(openai.APIStatusError) as closed:
             await ask("another")
         assert closed.value.status_code >= 500
+
+
+@asynccontextmanager
+async def portkey(folder: str) -> AsyncIterator[httpx.AsyncClient]:
+    """Portkey's gateway, and a client of it."""
+    port = free_port()
+    server = Path(folder) / "node_modules/@portkey-ai/gateway/build/start-server.js"
+    process = await asyncio.create_subprocess_exec(
+        *("node", server, f"--port={port}", "--headless"), stdout=asyncio.subprocess.DEVNULL
+    )
+    try:
+        async with httpx.AsyncClient(base_url=f"http://127.0.0.1:{port}", timeout=20) as client:
+            for _ in range(150):
+                try:
+                    await client.get("/")
+                    break
+                except httpx.TransportError:
+                    await asyncio.sleep(0.2)
+            yield client
+    finally:
+        process.terminate()
+        await process.wait()
+
+
+async def test_portkey_s_gateway_is_guarded_both_ways(
+    scorer: FakeScorer, portkey_folder: str, tmp_path: Path
+) -> None:
+    keys = written(tmp_path, entry("one", "sg-one"))
+    script = Baker()
+    async with (
+        gateway(scorer, keys=keys) as served,
+        serving(script) as upstream,
+        portkey(portkey_folder) as client,
+    ):
+
+        async def ask(
+            prompt: str, path: str = "/v1/chat/completions", guard: str = served.url, **more: Any
+        ) -> httpx.Response:
+            webhook = {
+                "webhookURL": f"{guard}/v1/guards/portkey",
+                "headers": {"Authorization": "Bearer sg-one"},
+                "failOnError": True,
+            }
+            guardrails = [{"default.webhook": webhook, "deny": True}]
+            config = {"provider": "openai", "api_key": "of-upstream", "custom_host": upstream}
+            config |= {"input_guardrails": guardrails, "output_guardrails": guardrails}
+            headers = {"x-portkey-config": json.dumps(config)}
+            said = {"messages": [{"role": "user", "content": prompt}], "model": "m", **more}
+            script.requests.clear()
+            scorer.calls.clear()
+            return await client.post(path, json=said, headers=headers)
+
+        good = await ask("how are you?")
+        assert good.json()["choices"][0]["message"]["content"] == "a kind answer"
+        judged = [(e.prompt, e.response) for e, _ in scorer.calls]
+        assert judged == [("how are you?", None), ("how are you?", "a kind answer")]
+
+        bad = await ask("so crude")
+        assert bad.status_code == 446
+        [hook] = bad.json()["hook_results"]["before_request_hooks"]
+        assert hook["checks"][0]["data"]["responseData"]["violated"] == ["test/threat"]
+        assert script.requests == []
+
+        answer = await ask("answer badly")
+        assert answer.status_code == 446
+        assert len(script.requests) == 1
+        assert "so crude" not in answer.text
+
+        # As docs/guards.md says: answers that are streamed, and Responses, are not screened.
+        stream = await ask("answer badly", stream=True)
+        assert "so crude" in text_of(data_of(stream.text))
+        await ask("bread", "/v1/responses", input="so crude")
+        assert scorer.calls == []
+        assert "so crude" in json.dumps(script.requests)
+
+        nobody = await ask("how are you?", guard=f"http://127.0.0.1:{free_port()}")
+        assert nobody.status_code == 446
+        scorer.failure = ScorerUnavailable("The scorer failed.")
+        assert (await ask("another")).status_code == 446
+        assert script.requests == []
 
 
 async def test_nemo_guardrails_blocks_by_both_engines(

@@ -10,6 +10,7 @@ import pytest
     "module",
     [
         "shieldgate.cli.serve",
+        "shieldgate.cli.doctor_run",
         "shieldgate.scoring",
         "shieldgate.scoring.factory",
         "shieldgate.scoring.prompts",

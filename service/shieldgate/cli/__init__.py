@@ -9,6 +9,7 @@ import typer
 from shieldgate.cli import keys, policies
 from shieldgate.cli.batch import batch
 from shieldgate.cli.calibrate import calibrate
+from shieldgate.cli.doctor import doctor
 from shieldgate.cli.evaluate import evaluate
 from shieldgate.cli.options import with_settings
 from shieldgate.cli.review import review
@@ -222,3 +223,4 @@ app.command()(evaluate)
 app.command()(calibrate)
 app.command()(tune)
 app.command()(review)
+app.command()(doctor)

@@ -114,7 +114,7 @@ class EvaluateCommand:
             folder = out or run_folder(
                 evaluation, self.options.protocol or "", scorer.identity.name
             )
-            with _progress(evaluation.row_count) as progress:
+            with scoring_progress(evaluation.row_count) as progress:
                 return Scored(await run.score(scorer, folder, progress=progress), run)
 
     @asynccontextmanager
@@ -182,7 +182,7 @@ class EvaluateCommand:
 
 
 @contextmanager
-def _progress(rows: int) -> Iterator[Callable[[int], None]]:
+def scoring_progress(rows: int) -> Iterator[Callable[[int], None]]:
     """Show on standard error how far it is; gives what is told how many rows are scored."""
     bar = Progress(
         TextColumn("scoring"),

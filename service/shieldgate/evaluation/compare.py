@@ -13,13 +13,16 @@ from shieldgate.evaluation.files import write_result
 from shieldgate.evaluation.score_columns import ScoreColumns
 from shieldgate.evaluation.score_file import Header
 from shieldgate.policy import PolicyBook
-from shieldgate.statistics import Estimate, bootstrap, difference
+from shieldgate.statistics import Estimate, Labels, Sample, bootstrap, difference
 from shieldgate.types import Direction
 
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """Figures of `a`, of `b`, and a - b with paired intervals, on rows that both scored."""
+    """Figures of `a`, of `b`, and a - b with paired intervals, on rows that both scored.
+
+    `only_a` and `only_b` count the rows that one side alone flags: harmful ones, and harmless.
+    """
 
     direction: Direction
     policy: str | None
@@ -28,6 +31,8 @@ class Pair:
     a: Mapping[str, float | None]
     b: Mapping[str, float | None]
     difference: Mapping[str, Estimate]
+    only_a: tuple[int, int]
+    only_b: tuple[int, int]
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,7 +93,13 @@ def compare(
                 difference=bootstrap(
                     difference(one, other), rows.size, seed=seed, resamples=resamples
                 ),
+                only_a=_by_label(one, one.flagged & ~other.flagged),
+                only_b=_by_label(one, other.flagged & ~one.flagged),
             )
         )
     pairs.sort(key=lambda pair: (pair.direction, pair.policy or ""))
     return Comparison(a.header, b.header, pairs)
+
+
+def _by_label(sample: Sample, rows: Labels) -> tuple[int, int]:
+    return int((rows & sample.labels).sum()), int((rows & ~sample.labels).sum())

@@ -57,22 +57,36 @@ class TokenizerFiles:
         return words, PromptEncoder(self.tokenizer, words.control_tokens)
 
     def _rendered(self, messages: Messages, guideline: str) -> str:
-        """Render the chat template as transformers does."""
-        # Here, because few tokenizers have a template that is asked for.
-        from jinja2 import TemplateError, ext  # noqa: PLC0415
-        from jinja2.sandbox import ImmutableSandboxedEnvironment  # noqa: PLC0415
-
-        def refuse(why: str) -> None:
-            raise TemplateError(why)
-
-        environment = ImmutableSandboxedEnvironment(
-            trim_blocks=True, lstrip_blocks=True, extensions=[ext.loopcontrols]
+        return render_chat_template(
+            self.chat_template or "", messages, guideline, self.special_tokens
         )
-        environment.globals["raise_exception"] = refuse
-        named = {name: self.special_tokens[name] for name in _NAMED if name in self.special_tokens}
-        return environment.from_string(self.chat_template or "").render(
-            messages=messages, guideline=guideline, add_generation_prompt=False, **named
-        )
+
+
+def render_chat_template(
+    source: str, messages: Messages, guideline: str | None, special_tokens: Mapping[str, str]
+) -> str:
+    """Render a chat template as transformers does, without a turn for the model to go on in.
+
+    `special_tokens` are by their names in a tokenizer_config.json. Without a guideline (None) the
+    template isn't given one. Raises jinja2's TemplateError.
+    """
+    # Here, because few tokenizers have a template that is asked for.
+    from jinja2 import TemplateError, ext  # noqa: PLC0415
+    from jinja2.sandbox import ImmutableSandboxedEnvironment  # noqa: PLC0415
+
+    def refuse(why: str) -> None:
+        raise TemplateError(why)
+
+    environment = ImmutableSandboxedEnvironment(
+        trim_blocks=True, lstrip_blocks=True, extensions=[ext.loopcontrols]
+    )
+    environment.globals["raise_exception"] = refuse
+    given = {name: special_tokens[name] for name in _NAMED if name in special_tokens}
+    if guideline is not None:
+        given["guideline"] = guideline
+    return environment.from_string(source).render(
+        messages=messages, add_generation_prompt=False, **given
+    )
 
 
 def load_tokenizer(model: str, *, revision: str | None = None) -> TokenizerFiles:
@@ -88,7 +102,7 @@ def load_tokenizer(model: str, *, revision: str | None = None) -> TokenizerFiles
         raise ModelError(
             f"{model}: {file} can't be read as a tokenizer: {_first_line(broken)}. Fetch it again."
         ) from None
-    special = _special_tokens(settings)
+    special = named_special_tokens(settings)
     _mark_special(tokenizer, special.values())
     context = (config.get("text_config") or config).get("max_position_embeddings")
     jinja = folder / "chat_template.jinja"
@@ -158,7 +172,7 @@ def _mark_special(tokenizer: Tokenizer, names: Iterable[str]) -> None:
     )
 
 
-def _special_tokens(settings: Mapping[str, Any]) -> dict[str, str]:
+def named_special_tokens(settings: Mapping[str, Any]) -> dict[str, str]:
     """Read the special tokens of a tokenizer_config.json by their names there."""
     found = {name: _content(settings.get(name)) for name in _NAMED}
     for name in _LISTED:

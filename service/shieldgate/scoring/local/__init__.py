@@ -25,12 +25,22 @@ def load_engine(
 
     On a CPU the engine's model can't be trained: its weights are laid out for multiplying.
     """
+    checkpoint = load_for_scoring(
+        model, revision=revision, device=device, dtype=dtype, quantize=quantize
+    )
+    return PackedEngine(checkpoint, find_template(template), prefix_bytes=prefix_bytes)
+
+
+def load_for_scoring(
+    model: str, *, revision: str | None, device: str, dtype: str, quantize: str
+) -> Checkpoint:
+    """Load a checkpoint for any number of engines; raise ModelError."""
     checkpoint = load_checkpoint(
         model, revision=revision, device=device, dtype=dtype, quantize=quantize
     )
     if checkpoint.quantization is None:
         use_for_scoring(checkpoint.model, "int8" if quantize == "int8" else None)
-    return PackedEngine(checkpoint, find_template(template), prefix_bytes=prefix_bytes)
+    return checkpoint
 
 
 def use_for_scoring(model: PreTrainedModel, quantize: str | None = None) -> None:
@@ -58,6 +68,7 @@ __all__ = [
     "PackedEngine",
     "load_checkpoint",
     "load_engine",
+    "load_for_scoring",
     "load_gguf_prompts",
     "use_for_scoring",
 ]
