@@ -211,6 +211,11 @@ class Cascade:
         self._growing = _GrowingAnswers()
         self.identity = _identity(first.identity, second.identity, self._bands)
 
+    @property
+    def available(self) -> bool:
+        """Tell whether both can score."""
+        return self._first.available and self._second.available
+
     async def score(self, exchange: Exchange, policies: Sequence[Policy]) -> list[Score]:
         """Score one exchange under each policy; raise what the scorer that is asked raises."""
         digests = [guideline_digest(p.guidelines[exchange.direction]) for p in policies]
