@@ -4,8 +4,10 @@ Real vLLM on the CPU scores and answers, with a small checkpoint in place of Goo
 and Redis are real, too. It takes minutes, so it runs where it is asked for.
 """
 
+import contextlib
 import os
 import re
+import shutil
 import signal
 import subprocess
 import time
@@ -18,6 +20,7 @@ import httpx
 import openai
 import pytest
 import yaml
+from checkpoints import GEMMA_CHAT_TEMPLATE
 from engines_elsewhere import free_port, healthy
 from redis_server import RedisServer
 from test_cli_serve import PROGRAM, Server, serving
@@ -32,6 +35,7 @@ pytestmark = [
 
 # What a small model on a shared CPU can't do as a GPU does; the last of two flags counts.
 ON_A_CPU = ("--max-model-len", "2048", "--max-num-seqs", "16", "--enforce-eager")
+NEAR_0 = 1e-9
 ENVIRONMENT = {"VLLM_CPU_KVCACHE_SPACE": "1", "HF_HUB_OFFLINE": "1"}
 
 
@@ -62,7 +66,11 @@ class Engine:
     def start(self) -> None:
         with self._log.open("ab") as log:
             self._process = subprocess.Popen(
-                self._command, stdout=log, stderr=log, env=self._environment
+                self._command,
+                stdout=log,
+                stderr=log,
+                env=self._environment,
+                start_new_session=True,  # its engine is a process of its own
             )
 
     def wait(self) -> None:
@@ -71,10 +79,18 @@ class Engine:
             assert self._process.poll() is None, self._log.read_text()[-4000:]
             time.sleep(0.5)
 
-    def end(self, number: signal.Signals) -> None:
+    def end(self) -> None:
+        """End as a pod does, what has begun finished."""
+        assert self._process
+        self._process.terminate()
+        self._process.wait(60)
+        self.kill()
+
+    def kill(self) -> None:
         if self._process:
-            self._process.send_signal(number)
-            self._process.wait(60)
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
             self._process = None
 
     def metric(self, name: str) -> float:
@@ -85,7 +101,7 @@ class Engine:
 
 
 class Policies:
-    """One policy, whose thresholds a test moves: above 1 nothing violates it, at 0 all does."""
+    """One policy, whose thresholds a test moves: at 1 nothing violates it, near 0 all does."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
@@ -142,6 +158,9 @@ def test_the_topology_screens_both_ways_and_follows_its_scorer(
     vllm_python: str, hot_checkpoint: Path, tmp_path: Path
 ) -> None:
     manifests = applied("vllm")
+    model = tmp_path / "model"
+    shutil.copytree(hot_checkpoint, model)
+    (model / "chat_template.jinja").write_text(GEMMA_CHAT_TEMPLATE)
     policies = Policies(tmp_path / "policies")
     key = made_key(tmp_path / "keys.yaml", "web-app")
     admin = made_key(tmp_path / "keys.yaml", "prometheus", "--admin")
@@ -151,8 +170,8 @@ def test_the_topology_screens_both_ways_and_follows_its_scorer(
             home = tmp_path / name
             home.mkdir()
             described = container(manifests, "StatefulSet", name)
-            engine = Engine(vllm_python, described, hot_checkpoint, home)
-            stack.callback(engine.end, signal.SIGKILL)
+            engine = Engine(vllm_python, described, model, home)
+            stack.callback(engine.kill)
             engines[name] = engine
         scorer, generator = engines["scorer"], engines["generator"]
         program, *options = container(manifests, "Deployment", "redis")["args"]
@@ -168,7 +187,7 @@ def test_the_topology_screens_both_ways_and_follows_its_scorer(
             "redis:6379": f"127.0.0.1:{redis.port}",
         }
         redis.start()
-        server = stack.enter_context(gateway(manifests, hosts, hot_checkpoint, tmp_path))
+        server = stack.enter_context(gateway(manifests, hosts, model, tmp_path))
         url = server.line("listening")["url"]
         assert until_ready(url, 503) == {"status": "loading"}
         scorer.start()
@@ -188,7 +207,7 @@ def test_the_topology_screens_both_ways_and_follows_its_scorer(
         api = stack.enter_context(
             openai.OpenAI(base_url=f"{url}/v1", api_key=key, max_retries=0, timeout=120)
         )
-        asked: dict[str, Any] = {"model": str(hot_checkpoint), "temperature": 0, "max_tokens": 20}
+        asked: dict[str, Any] = {"model": str(model), "temperature": 0, "max_tokens": 20}
 
         def chat(text: str) -> Any:
             said = [{"role": "user", "content": text}]
@@ -205,10 +224,10 @@ def test_the_topology_screens_both_ways_and_follows_its_scorer(
         assert len(redis.keys()) >= 2
 
         # An answer is stopped, and then a prompt, of which the generator learns nothing.
-        policies.write(prompt=1.0, response=0.0)
+        policies.write(prompt=1.0, response=NEAR_0)
         server.line("policies_replaced")
         assert chat("the quick brown fox").finish_reason == "content_filter"
-        policies.write(prompt=0.0, response=1.0)
+        policies.write(prompt=NEAR_0, response=1.0)
         server.line("policies_replaced")
         answered = generator.metric("vllm:request_success_total")
         with pytest.raises(openai.BadRequestError) as blocked:
@@ -228,7 +247,7 @@ def test_the_topology_screens_both_ways_and_follows_its_scorer(
                 assert figure(f"{series} ") >= 0
 
         # The scorer ends as its pod does: what it is scoring, it finishes.
-        scorer.end(signal.SIGTERM)
+        scorer.end()
         with pytest.raises(openai.InternalServerError) as unjudged:
             chat("another text")
         assert unjudged.value.code == "moderation_unavailable"

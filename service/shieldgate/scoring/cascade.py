@@ -96,6 +96,9 @@ class FirstScorer(_Entry):
     template: str | None = None
     device: Literal["auto", "cpu", "cuda", "mps"] | None = None
     dtype: Literal["auto", "float32", "bfloat16"] | None = None
+    tokenizer: str | None = None
+    served_model: str | None = None
+    scorer_name: str | None = None
 
     def settings(self, others: ScoringSettings) -> ScoringSettings:
         """Give the settings to open it with."""
