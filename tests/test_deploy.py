@@ -447,10 +447,9 @@ def test_compose_and_kubernetes_start_the_same(name: str, kind: str) -> None:
     told = {one["name"]: one["value"] for one in container.get("env", ()) if "value" in one}
     assert told.items() <= service.get("environment", {}).items()
     if "--shutdown-timeout" in command:
-        leaving = container.get("lifecycle", {}).get("preStop", {}).get("exec", {})
-        leave = leaving.get("command", ["sleep", "0"])[1]
         finishing = int(command[command.index("--shutdown-timeout") + 1])
-        assert pod["terminationGracePeriodSeconds"] > int(leave) + finishing
+        leave = int(container["lifecycle"]["preStop"]["exec"]["command"][1])
+        assert pod["terminationGracePeriodSeconds"] > leave + finishing
 
 
 def ray_pods() -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 import asyncio
 import json
+import signal
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -71,6 +72,10 @@ async def test_several_gateways_wait_for_a_scorer_elsewhere_and_follow_it(tmp_pa
                         await asyncio.sleep(0.1)
                     assert reply.json() == {"status": text}
 
+            async def until_told(ready: int) -> None:
+                while await asyncio.to_thread(metric, url, "shieldgate_ready") != ready:
+                    await asyncio.sleep(0.1)
+
             async def screened(text: str) -> httpx.Response:
                 asked = {"prompt": text, "policies": [SURE, ASKED]}
                 return await client.post("/v1/screen", json=asked)
@@ -88,11 +93,13 @@ async def test_several_gateways_wait_for_a_scorer_elsewhere_and_follow_it(tmp_pa
             failed = await screened("tea")
             assert failed.status_code == 503
             await until(503, "waiting for the scorer")
-            assert await asyncio.to_thread(metric, url, "shieldgate_ready") == 0
+            await until_told(0)
             async with elsewhere(port):
                 await until(200, "ready")
                 assert (await screened("tea")).status_code == 200
-                assert await asyncio.to_thread(metric, url, "shieldgate_ready") == 1
+                await until_told(1)
                 for scorer in ("first", "second"):
                     counted = metric, url, "shieldgate_cascade_scores_total"
                     assert await asyncio.to_thread(*counted, scorer=scorer) >= 2
+        assert await asyncio.to_thread(server.end, signal.SIGTERM) == 0
+    assert "Traceback" not in server.raw

@@ -154,7 +154,7 @@ def until_ready(url: str, status: int) -> dict[str, str]:
     return told
 
 
-def test_the_topology_screens_both_ways_and_follows_its_scorer(
+def test_the_topology_screens_both_ways_and_follows_its_scorer(  # noqa: PLR0915 - it starts once
     vllm_python: str, hot_checkpoint: Path, tmp_path: Path
 ) -> None:
     manifests = applied("vllm")

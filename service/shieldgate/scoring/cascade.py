@@ -102,11 +102,9 @@ class FirstScorer(_Entry):
 
     def settings(self, others: ScoringSettings) -> ScoringSettings:
         """Give the settings to open it with."""
-        of_one_model = {
-            **{"revision": self.revision, "cascade": self.cascade, "quantize": "none"},
-            **dict.fromkeys(("tokenizer", "served_model", "scorer_name"), None),
-        }
-        return others.model_copy(update=self.model_dump(exclude_none=True) | of_one_model)
+        names = ("revision", "cascade", "tokenizer", "served_model", "scorer_name")
+        of_one_model = {"quantize": "none", **dict.fromkeys(names)}
+        return others.model_copy(update=of_one_model | self.model_dump(exclude_none=True))
 
 
 class CascadeFile(_Entry):
