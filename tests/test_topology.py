@@ -80,7 +80,7 @@ class Engine:
             time.sleep(0.5)
 
     def end(self) -> None:
-        """End as a pod does, what has begun finished."""
+        """End as a pod does."""
         assert self._process
         self._process.terminate()
         self._process.wait(60)
@@ -246,7 +246,7 @@ def test_the_topology_screens_both_ways_and_follows_its_scorer(  # noqa: PLR0915
             else:
                 assert figure(f"{series} ") >= 0
 
-        # The scorer ends as its pod does: what it is scoring, it finishes.
+        # The scorer ends as its pod does.
         scorer.end()
         with pytest.raises(openai.InternalServerError) as unjudged:
             chat("another text")
