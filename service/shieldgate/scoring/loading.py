@@ -62,6 +62,7 @@ class LoadingScorer:
                 if self.ready != told:
                     ready(told := self.ready)
                 await asyncio.wait((gone,), timeout=_LOOK_SECONDS)
+            await gone
         finally:
             gone.cancel()
 

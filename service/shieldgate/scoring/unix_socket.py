@@ -163,6 +163,7 @@ async def _tell_available(
                 told = scorer.available
                 await _send(writer, {"available": told})
             await asyncio.wait((left,), timeout=_LOOK_SECONDS)
+        await left  # may say that the connection broke
     finally:
         left.cancel()
 
