@@ -41,7 +41,7 @@ def only_settings() -> None:
 
     No sooner, because the processes of pytest-xdist inherit what the first one has.
     """
-    for name in ("NO_SKIPS", *PEERS):
+    for name in ("NO_SKIPS", "TOPOLOGY", *PEERS):
         os.environ.pop(f"SHIELDGATE_{name}", None)
 
 

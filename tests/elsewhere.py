@@ -17,6 +17,8 @@ from shieldgate.types import Exchange, Score
 class ElsewhereScorer:
     """Asks the server at a URL; an OpenScorer."""
 
+    available = True
+
     def __init__(self, session: aiohttp.ClientSession) -> None:
         self._session = session
         self.identity = Identity("elsewhere@1", "1", "float32", "words", "none")

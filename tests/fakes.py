@@ -28,6 +28,7 @@ class FakeScorer:
     left: asyncio.Event = field(default_factory=asyncio.Event)
     calls: list[tuple[Exchange, tuple[str, ...]]] = field(default_factory=list)
     identity = Identity("fake@0", "0", "float32", "chat", "none")
+    available = True
 
     def __post_init__(self) -> None:
         self.released.set()

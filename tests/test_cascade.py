@@ -286,3 +286,12 @@ def test_the_first_scorer_is_opened_as_the_other_but_for_what_is_said_of_it(tmp_
     made = load_cascade(path).first.settings(load(ScoringSettings, given))
     assert (made.model, made.device, made.dtype) == ("b", "cpu", "float32")
     assert (made.revision, made.cascade) == (None, tmp_path / "inner.yaml")
+
+
+def test_both_scorers_may_be_elsewhere_each_with_its_own_tokenizer(tmp_path: Path) -> None:
+    path = tmp_path / "cascade.yaml"
+    path.write_text(FILE.replace("starter", "http://2b/v1\n  tokenizer: acme/2b"))
+    given = {"model": "http://9b/v1", "tokenizer": "acme/9b", "scorer_name": "large"}
+    made = load_cascade(path).first.settings(load(ScoringSettings, given))
+    assert (made.servers, made.tokenizer) == (("http://2b/v1",), "acme/2b")
+    assert made.scorer_name is None, "the other one's"

@@ -8,8 +8,10 @@ import shutil
 import subprocess
 import tomllib
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 from typing import Any
+from urllib.parse import urlsplit
 
 import pytest
 from packaging.requirements import Requirement
@@ -245,6 +247,13 @@ def tool(*command: str | Path, **environment: str) -> str:
     return done.stdout
 
 
+@cache
+def applied(folder: str) -> list[dict[str, Any]]:
+    """What `kubectl apply -k` gives to the cluster."""
+    built = tool("kubectl", "kustomize", DEPLOY / "kubernetes" / folder)
+    return list(YAML(typ="safe").load_all(built))
+
+
 def test_promtool_finds_nothing_and_the_alerts_fire_when_they_should(tmp_path: Path) -> None:
     tool("promtool", "check", "rules", "--lint=all", RULES)
     # The key is where Compose mounts it.
@@ -268,18 +277,33 @@ def test_every_query_of_the_board_is_one(tmp_path: Path) -> None:
     assert f"{len(queries)} rules found" in tool("promtool", "check", "rules", file)
 
 
-@pytest.mark.parametrize("profile", ["cpu", "gpu", "cpu-chat", "gpu-chat"])
-def test_compose_reads_every_profile_and_each_has_one_gateway(profile: str) -> None:
+@cache
+def composed(profile: str) -> dict[str, Any]:
+    """What Compose makes of the services of a profile."""
     told = tool(
         *("docker-compose", "--file", COMPOSE, "--profile", profile, "config"),
         SHIELDGATE_CACHE_SECRET="0123456789abcdef",
     )
     services = YAML(typ="safe").load(told)["services"]
-    running = {name for name, s in services.items() if profile in s.get("profiles", [profile])}
-    gpu = "-gpu" if profile.startswith("gpu") else ""
-    chat = "-chat" if profile.endswith("chat") else ""
-    worker = {f"worker{gpu}"} if chat else set()
-    assert running == {f"gateway{gpu}{chat}", "redis", "prometheus", "grafana"} | worker
+    return {name: s for name, s in services.items() if profile in s.get("profiles", [profile])}
+
+
+@pytest.mark.parametrize(
+    ("profile", "gateway", "models", "upstream"),
+    [
+        ("cpu", "gateway", set(), ""),
+        ("gpu", "gateway-gpu", set(), ""),
+        ("cpu-chat", "gateway-chat", {"worker"}, "http://worker:8001/v1"),
+        ("gpu-chat", "gateway-gpu-chat", {"worker-gpu"}, "http://worker:8001/v1"),
+        ("vllm", "gateway-vllm", {"scorer", "generator"}, "http://generator:8000/v1"),
+    ],
+)
+def test_compose_reads_every_profile_and_each_has_one_gateway(
+    profile: str, gateway: str, models: set[str], upstream: str
+) -> None:
+    services = composed(profile)
+    running = services.keys()
+    assert running == {gateway, "redis", "prometheus", "grafana"} | models
     for name in running:
         service = services[name]
         assert service["read_only"], name
@@ -287,8 +311,8 @@ def test_compose_reads_every_profile_and_each_has_one_gateway(profile: str) -> N
         assert service["security_opt"] == ["no-new-privileges:true"], name
         assert "default" not in service["networks"], name
     assert set(services["redis"]["networks"]) == {"cache"}
-    environment = services[f"gateway{gpu}{chat}"]["environment"]
-    assert environment["SHIELDGATE_UPSTREAM"] == ("http://worker:8001/v1" if chat else "")
+    environment = services[gateway]["environment"]
+    assert environment["SHIELDGATE_UPSTREAM"] == upstream
     assert "SHIELDGATE_AUDIT_SECRET" in environment
 
 
@@ -297,12 +321,135 @@ def test_hadolint_finds_nothing(file: str) -> None:
     assert tool("hadolint", file) == ""
 
 
-@pytest.mark.parametrize("kind", list(manifests("base")))
-def test_the_manifests_are_what_kubernetes_takes(kind: str) -> None:
-    [path] = [
-        path for path in (DEPLOY / "kubernetes/base").glob("*.yaml") if read(path)["kind"] == kind
+@pytest.mark.parametrize("folder", ["base", "gpu", "vllm", "gke"])
+def test_what_is_applied_is_what_kubernetes_takes(folder: str, tmp_path: Path) -> None:
+    core = [m for m in applied(folder) if m["kind"] != "PodMonitoring"]
+    file = tmp_path / "applied.yaml"
+    file.write_text("\n---\n".join(map(json.dumps, core)), encoding="utf-8")  # JSON is YAML
+    assert tool("kubernetes-validate", "--strict", file).count(" passed for ") == len(core)
+
+
+def test_who_may_come_and_where_to_is_applied_as_it_is_written() -> None:
+    written = manifests("base")["NetworkPolicy"]
+    assert found(applied("base"), "NetworkPolicy")["shieldgate"]["spec"] == written["spec"]
+
+
+def found(manifests: list[dict[str, Any]], kind: str) -> dict[str, dict[str, Any]]:
+    return {m["metadata"]["name"]: m for m in manifests if m["kind"] == kind}
+
+
+def adapted() -> dict[str, str]:
+    """The metrics that prometheus-adapter gives to the autoscalers, and their series."""
+    rules = read(DEPLOY / "kubernetes/prometheus-adapter.yaml")["rules"]["custom"]
+    named = ((rule["seriesQuery"].partition("{")[0], rule.get("name", {})) for rule in rules)
+    return {name.get("as", series): series for series, name in named}
+
+
+def test_each_part_of_the_topology_is_scaled_by_a_metric_that_somebody_exports() -> None:
+    metrics = adapted()
+    assert all(s in series() for s in metrics.values() if s.startswith("shieldgate_"))
+    assert metrics["vllm_num_requests_waiting"] == "vllm:num_requests_waiting"
+    for folder in ("base", "gpu", "vllm", "gke"):
+        manifests = applied(folder)
+        for name, scaler in found(manifests, "HorizontalPodAutoscaler").items():
+            target = scaler["spec"]["scaleTargetRef"]
+            scaled = found(manifests, target["kind"])[target["name"]]
+            assert "replicas" not in scaled["spec"], "or each deployment would undo the scaling"
+            assert name == target["name"]
+            for metric in scaler["spec"]["metrics"]:
+                if metric["type"] != "Pods":
+                    continue
+                followed = metric["pods"]["metric"]["name"]
+                if folder == "gke":
+                    source, followed, kind = followed.split("|")
+                    assert (source, kind) == ("prometheus.googleapis.com", "gauge")
+                    assert followed in metrics.values()
+                else:
+                    assert followed in metrics
+    scalers = found(applied("vllm"), "HorizontalPodAutoscaler")
+    assert scalers.keys() == {"shieldgate", "scorer", "generator"}
+
+
+def test_gateways_know_every_scorer_that_the_autoscaler_may_make() -> None:
+    manifests = applied("vllm")
+    [config] = found(manifests, "ConfigMap").values()
+    given = {k.removeprefix("SHIELDGATE_").lower(): v for k, v in config["data"].items()}
+    scorer = found(manifests, "StatefulSet")["scorer"]
+    service = found(manifests, "Service")[scorer["spec"]["serviceName"]]
+    assert service["spec"]["clusterIP"] == "None", "so that each has a name"
+    most = found(manifests, "HorizontalPodAutoscaler")["scorer"]["spec"]["maxReplicas"]
+    [port] = (one["port"] for one in service["spec"]["ports"])
+    servers = tuple(f"http://scorer-{n}.scorer:{port}/v1" for n in range(most))
+    settings = ServeSettings(**given)
+    assert settings.servers == servers
+    [container] = scorer["spec"]["template"]["spec"]["containers"]
+    assert settings.tokenizer == container["command"][-1]
+    assert settings.redis_url is not None
+    for name, url in (
+        ("generator", str(settings.upstream)),
+        ("redis", settings.redis_url.get_secret_value()),
+    ):
+        asked = urlsplit(url)
+        ports = {p["port"] for p in found(manifests, "Service")[name]["spec"]["ports"]}
+        assert (asked.hostname, asked.port in ports) == (name, True)
+
+
+def reached(manifests: list[dict[str, Any]], labels: dict[str, str]) -> list[dict[str, str]]:
+    """The labels of those in the namespace who may come to pods with these labels."""
+    peers = []
+    for policy in found(manifests, "NetworkPolicy").values():
+        spec = policy["spec"]
+        if "Ingress" in spec["policyTypes"]:
+            wanted = spec["podSelector"].get("matchLabels")
+            if wanted is not None and wanted.items() <= labels.items():
+                peers += [p for rule in spec["ingress"] for p in rule["from"]]
+    return [p["podSelector"]["matchLabels"] for p in peers if "namespaceSelector" not in p]
+
+
+def test_only_gateways_reach_the_models_and_redis_and_they_reach_all_three() -> None:
+    manifests = applied("vllm")
+    workloads = found(manifests, "StatefulSet") | found(manifests, "Deployment")
+    pods = {name: w["spec"]["template"]["metadata"]["labels"] for name, w in workloads.items()}
+    assert pods.keys() == {"scorer", "generator", "redis", "shieldgate"}
+    gateway = pods.pop("shieldgate")
+    for labels in pods.values():
+        [peer] = reached(manifests, labels)
+        assert peer["app.kubernetes.io/component"] == "gateway"
+        assert peer.items() <= gateway.items()
+    egress = [
+        p["podSelector"]["matchLabels"]
+        for policy in found(manifests, "NetworkPolicy").values()
+        if policy["spec"]["podSelector"]["matchLabels"].items() <= gateway.items()
+        for rule in policy["spec"].get("egress", ())
+        for p in rule["to"]
+        if "podSelector" in p and "namespaceSelector" not in p
     ]
-    assert "passed" in tool("kubernetes-validate", "--strict", path)
+    for name, labels in pods.items():
+        assert any(peer.items() <= labels.items() for peer in egress), name
+    for name, service in found(manifests, "Service").items():
+        assert service["spec"]["selector"].items() <= {**pods, "shieldgate": gateway}[name].items()
+
+
+@pytest.mark.parametrize(
+    ("name", "kind"),
+    [("scorer", "StatefulSet"), ("generator", "StatefulSet"), ("redis", "Deployment")],
+)
+def test_compose_and_kubernetes_start_the_same(name: str, kind: str) -> None:
+    pod = found(applied("vllm"), kind)[name]["spec"]["template"]["spec"]
+    [container] = pod["containers"]
+    service = composed("vllm")[name]
+    command = [*(service.get("entrypoint") or ()), *service["command"]]
+    if "--gpu-memory-utilization" in command:  # two may share a GPU there
+        command = command[:-2]
+    assert [*container.get("command", ()), *container["args"]] == command
+    assert container["image"] == service["image"]
+    told = {one["name"]: one["value"] for one in container.get("env", ()) if "value" in one}
+    assert told.items() <= service.get("environment", {}).items()
+    if kind == "StatefulSet":
+        leave = int(container["lifecycle"]["preStop"]["exec"]["command"][1])
+        drains = "--shutdown-timeout" in command
+        finishing = int(command[command.index("--shutdown-timeout") + 1]) if drains else 10
+        assert pod["terminationGracePeriodSeconds"] > leave + finishing
 
 
 def ray_pods() -> dict[str, Any]:

@@ -64,6 +64,25 @@ async def test_it_is_ready_once_the_scorer_is_there(scorer: FakeScorer) -> None:
     assert closed.is_set()
 
 
+async def test_it_is_not_ready_while_the_scorer_is_away_and_still_knows_its_name(
+    scorer: FakeScorer,
+) -> None:
+    loading = LoadingScorer(scorer.opened, available=lambda: scorer.available)
+    async with gateway(scorer, loading) as served:
+        assert (await served.client.get("/readyz")).status_code == 200
+        scorer.available = False
+        away = await served.client.get("/readyz")
+        assert (away.status_code, away.json()) == (503, {"status": "waiting for the scorer"})
+        named = [model["id"] for model in (await served.client.get("/v1/models")).json()["data"]]
+        assert scorer.identity.name in named
+        while served.metric("shieldgate_ready") != 0:
+            await asyncio.sleep(0.01)
+        scorer.available = True
+        assert (await served.client.get("/readyz")).status_code == 200
+        while served.metric("shieldgate_ready") != 1:
+            await asyncio.sleep(0.01)
+
+
 async def test_a_scorer_that_cannot_be_had_stops_the_server(scorer: FakeScorer) -> None:
     gone = ModelError("The checkpoint is gone.")
 

@@ -6,7 +6,8 @@ import secrets
 import signal
 import socket
 import sys
-from collections.abc import Sequence
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -17,7 +18,9 @@ from prometheus_client import CollectorRegistry
 
 from shieldgate.cli.listening import end_with_supervisor, start_logging, tell_supervisor
 from shieldgate.errors import ConfigurationError
+from shieldgate.scoring import OpenScorer
 from shieldgate.scoring.factory import open_served
+from shieldgate.scoring.loading import LoadingScorer
 from shieldgate.scoring.unix_socket import listening
 from shieldgate.settings import ServeSettings, variable
 from shieldgate.telemetry import Telemetry
@@ -131,7 +134,12 @@ def run_scorer(settings: ServeSettings, path: Path) -> None:
 
 async def _score(settings: ServeSettings, path: Path) -> None:
     telemetry = Telemetry(CollectorRegistry())
-    async with open_served(settings, telemetry) as scorer, listening(scorer, path):
-        telemetry.ready(True)
-        tell_supervisor()
-        await asyncio.Event().wait()
+
+    @asynccontextmanager
+    async def opened() -> AsyncIterator[OpenScorer]:
+        async with open_served(settings, telemetry) as scorer, listening(scorer, path):
+            tell_supervisor()
+            yield scorer
+
+    # One elsewhere may not be there yet. Whether it is there later on, the gateways find out.
+    await LoadingScorer(opened).hold(telemetry.ready)

@@ -32,6 +32,7 @@ from shieldgate.prompt import find_template
 from shieldgate.scoring import (
     Cached,
     Identity,
+    OpenScorer,
     Resilient,
     Scorer,
     UnixSocketScorer,
@@ -77,9 +78,11 @@ def run(settings: ServeSettings, part: GatewayProcess | None = None) -> None:
     keeper = _keeper(settings, telemetry)
 
     scorer_process = UnixSocketScorer(part.scorer) if part else None
+    served: OpenScorer | None = None
 
     @asynccontextmanager
     async def opened() -> AsyncIterator[Scorer]:
+        nonlocal served
         # Beside each other, because loading a scorer takes long.
         async with (
             _looking_at(None if worker else upstream),
@@ -87,6 +90,7 @@ def run(settings: ServeSettings, part: GatewayProcess | None = None) -> None:
             scorer_process or open_served(settings, telemetry) as scorer,
         ):
             loaded()
+            served = scorer
             live.check = scorer.check
             await scorer.check(live.current.policies.values())
             await live.reload()  # what came while there was no scorer to check it
@@ -121,7 +125,11 @@ def run(settings: ServeSettings, part: GatewayProcess | None = None) -> None:
                 settings,
                 live,
                 Screener(
-                    LoadingScorer(opened, scorer_process.gone if scorer_process else None),
+                    LoadingScorer(
+                        opened,
+                        scorer_process.gone if scorer_process else None,
+                        lambda: served is not None and served.available,
+                    ),
                     telemetry,
                     audit,
                     seconds=settings.guard_seconds,

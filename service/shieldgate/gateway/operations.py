@@ -69,14 +69,16 @@ async def health() -> Status:
 
 @router.get("/readyz", responses={503: {"model": Status}})
 async def ready(services: ServicesDep, response: Response) -> Status:
-    """Say whether all is there: the scorer is loaded and checked, the worker answers.
+    """Say whether all is there: the scorer is loaded, checked and available, the worker answers.
 
     From SIGTERM on it is not ready, while it finishes what is in progress.
     """
     if services.drain.stopping:
         status = "stopping"
-    elif not services.screener.scorer.ready:
+    elif not services.screener.scorer.loaded:
         status = "loading"
+    elif not services.screener.scorer.ready:
+        status = "waiting for the scorer"
     elif services.worker and not services.worker.ready:
         status = "waiting for the generator"
     else:

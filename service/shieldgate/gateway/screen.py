@@ -43,7 +43,7 @@ async def screen(body: ScreenRequest, request: Request, services: ServicesDep) -
         )
     scorer = services.screener.scorer
     return ScreenReply(
-        scorer=ScorerInfo.of(scorer.identity) if scorer.ready else None,
+        scorer=ScorerInfo.of(scorer.identity) if scorer.loaded else None,
         policy_book=book.version,
         profile=rules["prompt"].profile.name,
         results=[ExchangeResult.of(j.verdict, j.seconds, j.failure) for j in judged],

@@ -41,7 +41,7 @@ class Screener:
     @property
     def name(self) -> str:
         """Name the scorer; empty while none is loaded."""
-        return self.scorer.identity.name if self.scorer.ready else ""
+        return self.scorer.identity.name if self.scorer.loaded else ""
 
     def deadline(self) -> AbstractContextManager[object]:
         """Give all that is judged in here one deadline."""

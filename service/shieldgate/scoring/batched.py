@@ -90,6 +90,8 @@ class Batched:
     `max_seconds` by itself, alone or with what its request already sent, gets TooLong.
     """
 
+    available = True
+
     def __init__(
         self,
         engine: Engine,

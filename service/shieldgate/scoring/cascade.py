@@ -96,14 +96,15 @@ class FirstScorer(_Entry):
     template: str | None = None
     device: Literal["auto", "cpu", "cuda", "mps"] | None = None
     dtype: Literal["auto", "float32", "bfloat16"] | None = None
+    tokenizer: str | None = None
+    served_model: str | None = None
+    scorer_name: str | None = None
 
     def settings(self, others: ScoringSettings) -> ScoringSettings:
         """Give the settings to open it with."""
-        of_one_model = {
-            **{"revision": self.revision, "cascade": self.cascade, "quantize": "none"},
-            **dict.fromkeys(("tokenizer", "served_model", "scorer_name"), None),
-        }
-        return others.model_copy(update=self.model_dump(exclude_none=True) | of_one_model)
+        names = ("revision", "cascade", "tokenizer", "served_model", "scorer_name")
+        of_one_model = {"quantize": "none", **dict.fromkeys(names)}
+        return others.model_copy(update=of_one_model | self.model_dump(exclude_none=True))
 
 
 class CascadeFile(_Entry):
@@ -210,6 +211,11 @@ class Cascade:
         }
         self._growing = _GrowingAnswers()
         self.identity = _identity(first.identity, second.identity, self._bands)
+
+    @property
+    def available(self) -> bool:
+        """Tell whether both can score."""
+        return self._first.available and self._second.available
 
     async def score(self, exchange: Exchange, policies: Sequence[Policy]) -> list[Score]:
         """Score one exchange under each policy; raise what the scorer that is asked raises."""

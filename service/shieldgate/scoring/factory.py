@@ -92,7 +92,8 @@ async def open_scorer(
             observer=observer,
         )
         alone = settings.model_copy(update={"cascade": None})
-        async with opening(file.first.settings(settings)) as first, opening(alone) as second:
+        # The second first: where it is elsewhere and not there yet, nothing is loaded in vain.
+        async with opening(alone) as second, opening(file.first.settings(settings)) as first:
             yield Cascade(first, second, file, observer)
         return
     for beginning, open_elsewhere in REMOTE.items():

@@ -59,6 +59,11 @@ class Scorer(Protocol):
 class OpenScorer(Scorer, Protocol):
     """A scorer as it is opened, which knows beforehand what policies it can't judge."""
 
+    @property
+    def available(self) -> bool:
+        """Tell whether it can score now; a scorer elsewhere may be away for a while."""
+        ...
+
     async def check(self, policies: Iterable[Policy]) -> None:
         """Raise ConfigurationError where a guideline leaves no room for the text to be judged.
 

@@ -12,6 +12,7 @@ from shieldgate.scoring import Identity, Scorer
 from shieldgate.types import Exchange, Score
 
 _REOPEN_SECONDS = 1.0
+_LOOK_SECONDS = 0.25
 
 log = structlog.get_logger(__name__)
 
@@ -21,15 +22,18 @@ class LoadingScorer:
 
     `open_scorer` gives a context manager that loads a scorer, checks it, and closes it again.
     When `gone` returns, the scorer has ended and is opened anew; one in this process never ends.
+    While it is not `available`, it can't score, and comes back by itself.
     """
 
     def __init__(
         self,
         open_scorer: Callable[[], AbstractAsyncContextManager[Scorer]],
         gone: Callable[[], Awaitable[object]] | None = None,
+        available: Callable[[], bool] = lambda: True,
     ) -> None:
         self._open = open_scorer
         self._gone = gone or asyncio.Event().wait
+        self._available = available
         self._scorer: Scorer | None = None
 
     async def hold(self, ready: Callable[[bool], None]) -> None:
@@ -41,9 +45,8 @@ class LoadingScorer:
             try:
                 async with self._open() as scorer:
                     self._scorer = scorer
-                    ready(True)
                     try:
-                        await self._gone()
+                        await self._until_gone(ready)
                     finally:
                         self._scorer = None
                         ready(False)
@@ -51,10 +54,27 @@ class LoadingScorer:
                 log.warning("the scorer is not there, and is opened again", why=str(unavailable))
                 await asyncio.sleep(_REOPEN_SECONDS)
 
+    async def _until_gone(self, ready: Callable[[bool], None]) -> None:
+        told = None
+        gone = asyncio.ensure_future(self._gone())
+        try:
+            while not gone.done():
+                if self.ready != told:
+                    ready(told := self.ready)
+                await asyncio.wait((gone,), timeout=_LOOK_SECONDS)
+            await gone
+        finally:
+            gone.cancel()
+
+    @property
+    def loaded(self) -> bool:
+        """Tell whether the scorer was opened, and so has an identity."""
+        return self._scorer is not None
+
     @property
     def ready(self) -> bool:
         """Tell whether texts can be scored."""
-        return self._scorer is not None
+        return self.loaded and self._available()
 
     @property
     def identity(self) -> Identity:

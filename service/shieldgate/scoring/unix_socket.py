@@ -2,8 +2,8 @@
 
 A connection is one request and its reply, each JSON after its length in bytes. A request says on
 whose behalf it is, and how many seconds it has left. A client that closes it early cancels it.
-One connection of each client asks for the identity and then stays open, so that its end tells
-that of the process.
+One connection of each client asks for the identity and then stays open: it tells when the scorer
+is no longer available and when it is again, and its end tells that of the process.
 """
 
 import asyncio
@@ -27,6 +27,7 @@ _IDENTITY: dict[str, Any] = {}
 _LENGTH_BYTES = 4
 _BACKLOG = 4096
 _RETRY_SECONDS = 0.1
+_LOOK_SECONDS = 0.25
 _CHECK_SECONDS = 30.0
 
 log = structlog.get_logger(__name__)
@@ -42,6 +43,7 @@ class UnixSocketScorer:
 
     def __init__(self, path: Path) -> None:
         self._path = path
+        self.available = True
         self._lasting: tuple[asyncio.StreamReader, asyncio.StreamWriter] | None = None
 
     async def __aenter__(self) -> Self:
@@ -55,6 +57,7 @@ class UnixSocketScorer:
                 await asyncio.sleep(_RETRY_SECONDS)
             else:
                 self.identity = Identity(**reply["identity"])
+                self.available = True
                 return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -62,11 +65,12 @@ class UnixSocketScorer:
         self._close()
 
     async def gone(self) -> None:
-        """Wait until the scorer's process has ended."""
+        """Wait until the scorer's process has ended, and take meanwhile whether it can score."""
         if self._lasting is not None:
             try:
-                await self._lasting[0].read()
-            except OSError:
+                while True:
+                    self.available = (await _receive(self._lasting[0]))["available"]
+            except (OSError, EOFError):
                 return
 
     async def score(self, exchange: Exchange, policies: Sequence[Policy]) -> list[Score]:
@@ -126,7 +130,7 @@ async def listening(scorer: OpenScorer, path: Path) -> AsyncIterator[None]:
             request = await _receive(reader)
             if request == _IDENTITY:
                 await _send(writer, {"identity": asdict(scorer.identity)})
-                await reader.read()
+                await _tell_available(scorer, reader, writer)
             elif (reply := await _while_connected(scorer, request, reader)) is not None:
                 await _send(writer, reply)
         except (OSError, EOFError, asyncio.CancelledError):
@@ -145,6 +149,23 @@ async def listening(scorer: OpenScorer, path: Path) -> AsyncIterator[None]:
             for task in tasks:
                 task.cancel()
             await asyncio.gather(*tasks, return_exceptions=True)
+
+
+async def _tell_available(
+    scorer: OpenScorer, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
+) -> None:
+    """Tell a client whenever the scorer is no longer available or is again, until it leaves."""
+    told = True
+    left = asyncio.ensure_future(reader.read())
+    try:
+        while not left.done():
+            if scorer.available != told:
+                told = scorer.available
+                await _send(writer, {"available": told})
+            await asyncio.wait((left,), timeout=_LOOK_SECONDS)
+        await left  # may say that the connection broke
+    finally:
+        left.cancel()
 
 
 async def _while_connected(

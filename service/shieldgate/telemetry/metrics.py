@@ -153,7 +153,7 @@ class Telemetry:
         self.breaker("scorer", "closed")
         self._ready = gauge(
             "shieldgate_ready",
-            "1 once the scorer is loaded and checked.",
+            "1 while texts can be scored.",
             multiprocess_mode="livemin",
         )
         self._refused = gauge(

@@ -66,6 +66,11 @@ class Replicas:
             task.cancel()
         await asyncio.gather(*looking, return_exceptions=True)
 
+    @property
+    def available(self) -> bool:
+        """Tell whether there is one that is not left out."""
+        return any(replica.api for replica in self._replicas)
+
     def choose(self, key: bytes) -> tuple[Replica, EngineApi]:
         """Find the server for texts that begin so, and how it is asked.
 

@@ -57,6 +57,11 @@ class RemoteScorer:
         self._waiting = 0
         self._tokenising = ThreadPoolExecutor(2, "tokenise")
 
+    @property
+    def available(self) -> bool:
+        """Tell whether a server is there."""
+        return self._replicas.available
+
     async def score(self, exchange: Exchange, policies: Sequence[Policy]) -> list[Score]:
         """Score one exchange; raise Overloaded, ScorerUnavailable or ConfigurationError."""
         if self._calls >= self._max_waiting:
