@@ -30,6 +30,9 @@ PEERS = {
     "LITELLM": "LiteLLM's proxy",
     "NEMO_GUARDRAILS": "NeMo Guardrails",
     "AZURE_CONTENT_SAFETY": "azure-ai-contentsafety",
+    "CLIENTS": "LangChain and pydantic-ai",
+    "CLIENTS_OPENAI_2": "LlamaIndex and instructor",
+    "AI_SDK": "the AI SDK",
 }
 GIVEN = {name: os.environ.get(f"SHIELDGATE_{name}") for name in PEERS}
 
@@ -83,6 +86,9 @@ llama_program = peer("LLAMA_SERVER")
 litellm_proxy = peer("LITELLM")
 nemo_guardrails = peer("NEMO_GUARDRAILS")
 azure_content_safety = peer("AZURE_CONTENT_SAFETY")
+clients = peer("CLIENTS")
+clients_openai_2 = peer("CLIENTS_OPENAI_2")
+ai_sdk = peer("AI_SDK")
 
 
 @pytest.fixture
