@@ -31,6 +31,9 @@ PEERS = {
     "NEMO_GUARDRAILS": "NeMo Guardrails",
     "AZURE_CONTENT_SAFETY": "azure-ai-contentsafety",
     "PORTKEY": "Portkey's gateway",
+    "CLIENTS": "LangChain and pydantic-ai",
+    "CLIENTS_OPENAI_2": "LlamaIndex and instructor",
+    "AI_SDK": "the AI SDK",
 }
 GIVEN = {name: os.environ.get(f"SHIELDGATE_{name}") for name in PEERS}
 
@@ -85,6 +88,9 @@ litellm_proxy = peer("LITELLM")
 nemo_guardrails = peer("NEMO_GUARDRAILS")
 azure_content_safety = peer("AZURE_CONTENT_SAFETY")
 portkey_folder = peer("PORTKEY")
+clients = peer("CLIENTS")
+clients_openai_2 = peer("CLIENTS_OPENAI_2")
+ai_sdk = peer("AI_SDK")
 
 
 @pytest.fixture

@@ -75,6 +75,9 @@ class ParleyStream:
     ) -> bytes:
         return self._numbered(json_event(found(verdicts), "farewell"))
 
+    def error_event(self, error: JsonObject) -> bytes:
+        return self._numbered(json_event(error, "oops"))
+
     def _numbered(self, event: bytes) -> bytes:
         self._number += 1
         return b"id: %d\n" % self._number + event
@@ -136,9 +139,6 @@ class Parley:
 
     def error(self, problem: Problem) -> dict[str, Any]:
         return {"oops": {"why": problem.code, "what": problem.message}}
-
-    def error_event(self, problem: Problem) -> bytes:
-        return json_event(self.error(problem), "oops")
 
 
 def found(verdicts: Verdicts | None) -> dict[str, Any]:

@@ -164,8 +164,7 @@ def read(raw: bytes) -> list[dict[str, Any]]:
     assert not re.search(rb"\[DONE\]", raw)
     for number, (name, event) in enumerate(found):
         assert name == event["type"]
-        if name != "error":
-            assert event["sequence_number"] == number
+        assert event["sequence_number"] == number
     return [event for _, event in found]
 
 

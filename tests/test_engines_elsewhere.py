@@ -25,7 +25,7 @@ from shieldgate.cli import app
 from shieldgate.errors import ConfigurationError, ModelError, Overloaded, ScorerUnavailable
 from shieldgate.policy import shipped_policies
 from shieldgate.prompt import TEMPLATES
-from shieldgate.scoring import OpenScorer, Resilient
+from shieldgate.scoring import OpenScorer, Resilient, turn
 from shieldgate.scoring.factory import open_prompts, open_scorer
 from shieldgate.scoring.prompts import PromptBuilder
 from shieldgate.scoring.remote import replicas
@@ -355,7 +355,9 @@ async def test_metrics_go_by_engine_and_traces_go_on(double: Double, tokenizer: 
     telemetry = Telemetry(registry, Traces())  # type: ignore[arg-type]
     async with answering(double) as url, asking(url, tokenizer, observer=telemetry) as scorer:
         double.requests.clear()
-        await margins(scorer, EXCHANGES[0])
+        with turn.metered() as meter:
+            await margins(scorer, EXCHANGES[0])
+        assert meter.tokens == registry.get_sample_value("shieldgate_text_tokens_sum")
         assert [headers["traceparent"] for _, headers in double.requests] == ["00-1-2-01"]
         before = registry.get_sample_value(
             "shieldgate_remote_requests_total", {"engine": "vllm", "reply": "answered"}

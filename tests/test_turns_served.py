@@ -89,6 +89,23 @@ async def test_callers_take_turns(tmp_path: Path, elsewhere: bool, by: str) -> N
 
 
 @pytest.mark.parametrize("elsewhere", [False, True], ids=["here", "over the socket"])
+async def test_decisions_tell_what_was_computed_for_them(tmp_path: Path, elsewhere: bool) -> None:
+    asked = [{"type": "predicate", "name": "test/threat", "instructions": ""}]
+    body = {"model": "m", "input": "aa bbbb c", "questions": asked}
+    async with served(LengthEngine(), tmp_path, elsewhere=elsewhere) as (running, _):
+        first, again = [
+            (await running.client.post("/v1/decisions", json=body)).json()["usage"]
+            for _ in range(2)
+        ]
+        other = await running.client.post(
+            "/v1/systemone", json={"state": "aa b", "questions": {"threat": {"type": "noul"}}}
+        )
+    assert (first["input_tokens"], first["output_tokens"], first["total_tokens"]) == (7, 0, 7)
+    assert again["input_tokens"] == 0, "what is known is not computed"
+    assert other.json()["usage"] == {"input_tokens": 3, "output_tokens": 0}
+
+
+@pytest.mark.parametrize("elsewhere", [False, True], ids=["here", "over the socket"])
 async def test_what_can_never_be_judged_in_time_is_a_413_that_says_why(
     tmp_path: Path, elsewhere: bool
 ) -> None:

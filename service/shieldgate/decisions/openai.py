@@ -172,13 +172,13 @@ class _OutputDetails(Wire):
 
 
 class Usage(Wire):
-    """What is billed: nothing. Tokens of the scorer are not counted for callers."""
+    """The tokens that the scorer computed for a request; it writes none."""
 
-    input_tokens: int = 0
+    input_tokens: int
     input_tokens_details: _InputDetails = _InputDetails()
     output_tokens: int = 0
     output_tokens_details: _OutputDetails = _OutputDetails()
-    total_tokens: int = 0
+    total_tokens: int
 
 
 Answer = PredicateAnswer | ChoiceAnswer | RefusalAnswer

@@ -141,9 +141,9 @@ Answer = NoulAnswer | ChoiceAnswer
 
 
 class Usage(Wire):
-    """What is billed: nothing. Tokens of the scorer are not counted for callers."""
+    """The tokens that the scorer computed for a request; it writes none."""
 
-    input_tokens: int = 0
+    input_tokens: int
     output_tokens: int = 0
 
 

@@ -41,7 +41,7 @@ from shieldgate.dialects.text import (
 )
 from shieldgate.openai.chat import ScreenedRequest
 from shieldgate.policy import Profile
-from shieldgate.sse import Event, json_event
+from shieldgate.sse import Event
 
 _PASSES = ("anthropic-version", "anthropic-beta")
 # The client shows a key as Bearer since its version 2, and did in x-api-key before.
@@ -243,10 +243,6 @@ class AnthropicMessages:
             param=problem.param,
         )
         return MessagesError(error=body).model_dump(exclude_none=True)
-
-    def error_event(self, problem: Problem) -> bytes:
-        """Write an error as an event."""
-        return json_event(self.error(problem), "error")
 
 
 def _role(message: Any) -> str:

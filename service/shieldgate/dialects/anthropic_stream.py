@@ -85,7 +85,7 @@ class MessageStream:
         events += [_written("content_block_stop", index=index) for index in self._open]
         if refusal.as_content:
             at, empty = {"index": self._next}, {"type": "text", "text": ""}
-            said = {"type": "text_delta", "text": refusal.text}
+            said = {"type": "text_delta", "text": refusal.after(begun=self._next > 0).text}
             events += [
                 _written("content_block_start", **at, content_block=empty),
                 _written("content_block_delta", **at, delta=said),
@@ -100,6 +100,10 @@ class MessageStream:
     def annotation(self, choice: int, verdict: Verdict, start: int, end: int) -> bytes:
         """Write nothing, for the same reason."""
         return b""
+
+    def error_event(self, error: JsonObject) -> bytes:
+        """Write an error as an event."""
+        return json_event(error, "error")
 
     def closing(
         self, verdicts: Verdicts | None, held: Sequence[Piece] = (), *, unasked: bool = False

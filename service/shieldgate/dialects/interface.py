@@ -7,7 +7,7 @@ in `DIALECTS`.
 """
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Protocol, Self
 
 from pydantic import BaseModel
@@ -131,6 +131,10 @@ class Refusal:
         """Take what a profile says."""
         return cls(profile.refusal, profile.refusal_field == "content")
 
+    def after(self, *, begun: bool) -> Self:
+        """Set it apart from what of an answer has left: many clients show both as one text."""
+        return replace(self, text=f"\n\n{self.text}") if begun else self
+
 
 @dataclass(frozen=True, slots=True)
 class Verdicts:
@@ -193,6 +197,10 @@ class StreamReader(Protocol):
         """
         ...
 
+    def error_event(self, error: JsonObject) -> bytes:
+        """Write the event that ends a stream in an error, the body of which is given."""
+        ...
+
 
 class Wording(Protocol):
     """How callers of an API show a key, and how its errors look, which `error_model` declares.
@@ -210,10 +218,6 @@ class Wording(Protocol):
 
     def error(self, problem: Problem) -> dict[str, Any]:
         """Write the body of an error."""
-        ...
-
-    def error_event(self, problem: Problem) -> bytes:
-        """Write the error that ends a stream."""
         ...
 
 

@@ -149,10 +149,6 @@ class OpenAIRoute(ABC):
         )
         return ErrorEnvelope(error=body).model_dump()
 
-    def error_event(self, problem: Problem) -> bytes:
-        """Write an error as an event."""
-        return json_event(self.error(problem))
-
 
 class OpenAI(OpenAIRoute):
     """One of OpenAI's completions."""
@@ -359,6 +355,10 @@ class OpenAIStream:
             "content_filter_offsets": offsets,
         }
         return self._chunk([annotated])
+
+    def error_event(self, error: JsonObject) -> bytes:
+        """Write an error as an event."""
+        return json_event(error)
 
     def closing(
         self, verdicts: Verdicts | None, held: Sequence[Piece] = (), *, unasked: bool = False

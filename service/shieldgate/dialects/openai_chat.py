@@ -51,10 +51,7 @@ class OpenAIChat(OpenAI):
     def last_choices(self, index: int, refusal: Refusal, *, begun: bool) -> list[dict[str, Any]]:
         """Write the refusal, then the reason."""
         # Clients join the strings of all deltas, the role's too.
-        delta = _said(refusal) if begun else {"role": "assistant", **_said(refusal)}
-        if begun and refusal.as_content:
-            # Apart from what of the answer has left.
-            delta["content"] = f"\n\n{refusal.text}"
+        delta = ({} if begun else {"role": "assistant"}) | _said(refusal.after(begun=begun))
         choice = {"index": index, "logprobs": None}
         # Apart, because the official client overlooks a reason to finish in the first chunk.
         return [

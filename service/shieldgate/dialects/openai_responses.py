@@ -34,7 +34,6 @@ from shieldgate.dialects.plan import Plan
 from shieldgate.openai.chat import ScreenedRequest
 from shieldgate.openai.responses import ResponsesRequest
 from shieldgate.policy import Profile
-from shieldgate.sse import json_event
 
 _RESPONSE = {"type": "object", "required": ["output"]}
 
@@ -112,8 +111,3 @@ class OpenAIResponses(OpenAIRoute):
             )
             problem = replace(problem, message=f"{problem.message} {hint}")
         return super().error(problem)
-
-    def error_event(self, problem: Problem) -> bytes:
-        """Write an error as an event; for its envelope the official client raises it."""
-        told = self.error(problem)
-        return json_event({**told["error"], **told, "type": "error"}, "error")

@@ -174,12 +174,10 @@ def refusing(around: Mapping[str, Any], output: Sequence[Any]) -> dict[str, Any]
     }
 
 
-def refused_part(refusal: Refusal, *, begun: bool = False) -> dict[str, Any]:
-    """Write the part of a message that says a refusal; `begun` ones have other parts before."""
+def refused_part(refusal: Refusal) -> dict[str, Any]:
+    """Write the part of a message that says a refusal."""
     if refusal.as_content:
-        # Clients join the texts of all parts.
-        text = f"\n\n{refusal.text}" if begun else refusal.text
-        return {"type": "output_text", "text": text, "annotations": [], "logprobs": []}
+        return {"type": "output_text", "text": refusal.text, "annotations": [], "logprobs": []}
     return {"type": "refusal", "refusal": refusal.text}
 
 

@@ -101,6 +101,11 @@ class ResponsesStream:
         """Write nothing: the last event tells of the answer."""
         return b""
 
+    def error_event(self, error: JsonObject) -> bytes:
+        """Write an error as an event; for its envelope the official client raises it."""
+        numbered = {**error["error"], **error, "type": "error", "sequence_number": self._number}
+        return json_event(numbered, "error")
+
     def closing(
         self, verdicts: Verdicts | None, held: Sequence[Piece] = (), *, unasked: bool = False
     ) -> bytes:
@@ -232,7 +237,7 @@ class _Left:
                 yield from _part_done(place, item, where, index, said)
 
     def _refused(self, place: int, item: _Event, refusal: Refusal) -> Iterator[_Event]:
-        part = refused_part(refusal, begun=bool(item.get("content")))
+        part = refused_part(refusal.after(begun=bool(item.get("content"))))
         where, name, field = _KINDS[part["type"]]
         parts = _listed(item, where)
         at = _at(place, item, where, len(parts))

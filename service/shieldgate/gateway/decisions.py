@@ -14,6 +14,7 @@ from shieldgate.gateway.errors import WITH_A_BODY, RequestError, declared
 from shieldgate.gateway.services import Services, ServicesDep
 from shieldgate.gateway.state import state_of
 from shieldgate.schemas import ExchangeResult
+from shieldgate.scoring import turn
 from shieldgate.types import Judgement
 
 router = APIRouter()
@@ -34,7 +35,7 @@ class Decision(Wire):
 
     model: str
     answers: list[openai.Answer]
-    usage: openai.Usage = openai.Usage()
+    usage: openai.Usage
     verdict: ProfileVerdict
 
 
@@ -43,7 +44,7 @@ class SystemOneReply(Wire):
 
     model: str
     answers: dict[str, systemone.Answer]
-    usage: systemone.Usage = systemone.Usage()
+    usage: systemone.Usage
     verdict: ProfileVerdict
 
 
@@ -63,6 +64,7 @@ async def decide(body: openai.DecisionRequest, request: Request, services: Servi
             openai.answer(question, judgement, known=found.knows(judgement))
             for question, judgement in zip(questions, found.answers, strict=True)
         ],
+        usage=openai.Usage(input_tokens=found.tokens, total_tokens=found.tokens),
         verdict=found.verdict,
     )
 
@@ -90,16 +92,21 @@ async def structured_decisions(
             for question, judgement in zip(questions, found.answers, strict=True)
             if judgement is not None
         },
+        usage=systemone.Usage(input_tokens=found.tokens),
         verdict=found.verdict,
     )
 
 
 @dataclass(frozen=True, slots=True)
 class _Found:
-    """A judgement for each question, None where it has no answer; and the profile's verdict."""
+    """A judgement for each question, None where it has no answer; and the profile's verdict.
+
+    `tokens` counts those that were computed for it.
+    """
 
     answers: Sequence[Judgement | None]
     verdict: ProfileVerdict
+    tokens: int
 
     def knows(self, judgement: Judgement | None) -> bool:
         """Tell whether a judgement is by a policy of the book."""
@@ -134,13 +141,15 @@ async def _judge(
     rules = replace(book.rules(profile, asked.known), beside=asked.own)
     await services.accept(state.key, [shown.exchange], param, asked.characters)
     # A probability can't say that a text was not judged, so this surface never fails open.
-    [judged] = await while_connected(
-        request, [services.screener.screen(shown.exchange, rules, may_open=False)]
-    )
+    with turn.metered() as meter:
+        [judged] = await while_connected(
+            request, [services.screener.screen(shown.exchange, rules, may_open=False)]
+        )
     verdict = judged.verdict
     by_policy = {j.policy: j for j in (*verdict.judgements, *verdict.beside)}
     result = ExchangeResult.of(verdict, judged.seconds, judged.failure)
     return _Found(
         [None if id is None else by_policy[id] for id in asked.ids],
         ProfileVerdict(**dict(result), profile=profile.name, policy_book=book.version),
+        meter.tokens,
     )

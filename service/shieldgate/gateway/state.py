@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from starlette.types import Scope
 
 from shieldgate.access.keys import Key
-from shieldgate.dialects.interface import Wording
+from shieldgate.dialects.interface import StreamReader, Wording
 from shieldgate.telemetry import Outcome
 from shieldgate.types import Action, Judged
 
@@ -21,14 +21,15 @@ class RequestState:
     no keys are asked for. `profile` names what it is judged by, once that is known. `outcome` is
     what a route or a middleware names for the metrics; the status says it where none does.
     `unscreened` counts the fields that passed because they hold no text. `limits` writes the
-    headers that tell how a key stands with its limits.
-    `complete` is set once the last event of a stream is written.
+    headers that tell how a key stands with its limits. `stream` is the answer where it is
+    streamed, and `complete` is set once its last event is written.
     """
 
     wording: Wording
     key: Key | None = None
     profile: str | None = None
     outcome: Outcome | None = None
+    stream: StreamReader | None = None
     complete: bool = False
     unscreened: int = 0
     limits: Callable[[], Mapping[str, str]] | None = None

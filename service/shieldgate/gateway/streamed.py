@@ -25,6 +25,7 @@ class StreamedAnswer(Response):
     def __init__(self, call: Call) -> None:
         self._call = call
         self._stream = call.stream()
+        call.state.stream = self._stream
         self._sent = False
         self.status_code = 200
         self.background = None
@@ -83,7 +84,8 @@ class StreamedAnswer(Response):
             self._call.state.outcome = "unjudged" if failed_guard else "cut_off"
             if isinstance(failure, UpstreamError):
                 log_failure(failure)
-            last = self._call.dialect.error_event(problem_of(failure))
+            error = self._call.dialect.error(problem_of(failure))
+            last = self._stream.error_event(error)
         else:
             raise failure
         await self._write(last, relay, send)

@@ -154,6 +154,7 @@ class Batched:
                 for w in waiting:
                     w.done.cancel()
                 self._queue.drop([w for w in waiting if not w.began])
+            turn.count(sum(w.work.tokens for w in waiting))
             self._observe_phases(began, queued, waiting)
             return prepared.scores(margins)
         except (ShieldgateError, asyncio.CancelledError):

@@ -1,4 +1,4 @@
-"""On whose behalf a text is judged, and until when: what goes along with a call of a scorer."""
+"""On whose behalf a text is judged, until when, and what it took: what goes along with a call."""
 
 import asyncio
 from collections.abc import Iterator
@@ -50,3 +50,30 @@ def within(seconds: float) -> Iterator[Deadline]:
         yield given
     finally:
         deadline.reset(token)
+
+
+@dataclass(slots=True)
+class Meter:
+    """How many tokens were computed; what was known before is not counted."""
+
+    tokens: int = 0
+
+
+_meter: ContextVar[Meter | None] = ContextVar("meter", default=None)
+
+
+@contextmanager
+def metered() -> Iterator[Meter]:
+    """Count what is computed in here, by tasks begun in here too."""
+    meter = Meter()
+    token = _meter.set(meter)
+    try:
+        yield meter
+    finally:
+        _meter.reset(token)
+
+
+def count(tokens: int) -> None:
+    """Count tokens that were computed, where somebody wants to know."""
+    if meter := _meter.get():
+        meter.tokens += tokens

@@ -79,6 +79,7 @@ class UnixSocketScorer:
         asked = [(p.id, {direction: p.guidelines[direction]}) for p in policies]
         request = {"exchange": asdict(exchange), "policies": asked, "turn": _turn()}
         reply = await self._request(request)
+        turn.count(reply["tokens"])
         return [Score(*score) for score in reply["scores"]]
 
     async def check(self, policies: Iterable[Policy]) -> None:
@@ -191,7 +192,8 @@ async def _reply(scorer: OpenScorer, request: Mapping[str, Any]) -> dict[str, An
             await scorer.check(policies)
             return {}
         _take_turn(**request["turn"])
-        scores = await scorer.score(_exchange(request["exchange"]), policies)
+        with turn.metered() as meter:
+            scores = await scorer.score(_exchange(request["exchange"]), policies)
     except Overloaded as full:
         return {"overloaded": full.retry_after}
     except (ConfigurationError, TooLong) as refused:
@@ -201,7 +203,7 @@ async def _reply(scorer: OpenScorer, request: Mapping[str, Any]) -> dict[str, An
     except Exception:
         log.exception("scoring failed")
         return {"unavailable": "The scorer failed.", "retry_after": None}
-    return {"scores": [astuple(score) for score in scores]}
+    return {"scores": [astuple(score) for score in scores], "tokens": meter.tokens}
 
 
 def _turn() -> dict[str, Any]:

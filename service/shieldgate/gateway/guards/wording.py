@@ -6,7 +6,6 @@ from pydantic import BaseModel
 
 from shieldgate.dialects.interface import Credential, Problem
 from shieldgate.dialects.openai import CREDENTIALS
-from shieldgate.sse import json_event
 
 
 class DetectorError(BaseModel):
@@ -30,10 +29,6 @@ class Detectors:
     def error(self, problem: Problem) -> dict[str, Any]:
         """Write the status again, and what is wrong."""
         return {"code": self.status(problem), "message": problem.message}
-
-    def error_event(self, problem: Problem) -> bytes:
-        """Write it as an event."""
-        return json_event(self.error(problem))
 
 
 class AzureErrorBody(BaseModel):
@@ -80,10 +75,6 @@ class Azure:
         body = AzureErrorBody(code=code, message=problem.message, target=problem.param)
         return AzureError(error=body).model_dump()
 
-    def error_event(self, problem: Problem) -> bytes:
-        """Write it as an event."""
-        return json_event(self.error(problem))
-
 
 class WebhookData(BaseModel):
     """Why the verdict is what it is; `error` where nothing was judged."""
@@ -114,7 +105,3 @@ class Portkey:
     def error(self, problem: Problem) -> dict[str, Any]:
         """Stop what was not judged."""
         return WebhookReply(verdict=False, data=WebhookData(error=problem.message)).model_dump()
-
-    def error_event(self, problem: Problem) -> bytes:
-        """Write it as an event."""
-        return json_event(self.error(problem))

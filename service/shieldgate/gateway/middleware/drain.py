@@ -70,16 +70,14 @@ class DrainMiddleware:
             await self._app(scope, receive, send)
             return
         state = state_of(scope)
-        begun = streams = False
+        begun = False
 
         async def watched(message: Message) -> None:
-            nonlocal begun, streams
+            nonlocal begun
             if message["type"] == "http.response.start":
                 begun = True
-                headers = MutableHeaders(scope=message)
-                streams = headers.get("content-type", "").startswith("text/event-stream")
                 if self._drain.stopping:
-                    headers["connection"] = "close"
+                    MutableHeaders(scope=message)["connection"] = "close"
             await send(message)
             # Not before, because sending waits for a slow reader, and the deadline may come first.
             if message["type"] == "http.response.body":
@@ -95,8 +93,8 @@ class DrainMiddleware:
             state.outcome = "cut_off"
             if not begun:
                 await respond(_STOPPING, state.wording)(scope, receive, watched)
-            elif streams and not state.complete:
-                last = state.wording.error_event(_STOPPING)
+            elif state.stream and not state.complete:
+                last = state.stream.error_event(state.wording.error(_STOPPING))
                 await send({"type": "http.response.body", "body": last, "more_body": False})
         finally:
             self._drain.leave(limit)

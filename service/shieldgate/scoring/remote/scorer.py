@@ -16,6 +16,7 @@ from tenacity import (
 
 from shieldgate.errors import Overloaded, ScorerUnavailable, ShieldgateError
 from shieldgate.policy import Policy
+from shieldgate.scoring import turn
 from shieldgate.scoring.interfaces import Identity
 from shieldgate.scoring.pack import Pack
 from shieldgate.scoring.prompts import PromptBuilder
@@ -79,8 +80,10 @@ class RemoteScorer:
                     windows.create_task(self._margins(work, b"%d %s" % (number, key)))
                     for number, work in enumerate(prepared.work)
                 ]
+            tokens = sum(work.tokens for work in prepared.work)
+            turn.count(tokens)
             if self._observer:
-                self._observer.tokenised(sum(work.tokens for work in prepared.work))
+                self._observer.tokenised(tokens)
                 self._observer.phase("tokenise", asked - began)
                 self._observer.phase("forward", perf_counter() - asked)
             return prepared.scores([task.result() for task in tasks])
@@ -111,7 +114,7 @@ class RemoteScorer:
         replica, api = self._replicas.choose(key)
         # All of its requests together, or others would take the place of what they share.
         async with self._turn_at(replica.connection):
-            for turn in api.turns(prompts, len(work.trunk)):
+            for part in api.turns(prompts, len(work.trunk)):
                 # One for each request: tenacity keeps the state of an attempt in the object.
                 retrying = AsyncRetrying(
                     stop=stop_after_attempt(ATTEMPTS),
@@ -120,7 +123,7 @@ class RemoteScorer:
                     reraise=True,
                 )
                 try:
-                    margins += await retrying(self._ask, turn, key)
+                    margins += await retrying(self._ask, part, key)
                 except Busy as last:
                     raise Overloaded(last.retry_after or 1.0) from None
         return margins
@@ -141,16 +144,16 @@ class RemoteScorer:
 
     @asynccontextmanager
     async def _turn_at(self, connection: Connection) -> AsyncIterator[None]:
-        turn = connection.turn
+        place = connection.turn
         self._count_waiting(1)
         try:
-            await turn.acquire()
+            await place.acquire()
         finally:
             self._count_waiting(-1)
         try:
             yield
         finally:
-            turn.release()
+            place.release()
 
     def _count_waiting(self, more: int) -> None:
         self._waiting += more
