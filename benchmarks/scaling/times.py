@@ -1,0 +1,72 @@
+"""How long the parts of a deployment take, as they were measured."""
+
+import json
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Self
+
+HERE = Path(__file__).parent
+
+
+@dataclass(frozen=True)
+class Times:
+    """Seconds of work, measured on one machine; `source` says which, when and how.
+
+    A forward pass takes `pass_seconds`, `pass_text` for each text and `pass_token` for each token,
+    of which a text has `prompt_tokens` besides its own, under all policies.
+
+    `scorer` is what a scorer process does for a text besides, `cached` and `scored` what a gateway
+    does for one request whose text is cached and for one whose text is new, and `client` what who
+    asks does, where that shares the machine. `way` is what a request waits that is nobody's work.
+    `redis_find` and `redis_keep` are Redis' own work, `redis_client` that of a gateway for both,
+    and `redis_way` is what is left of a round trip.
+
+    `speeds` says how fast each core is while one, two, … of them are busy, where all processes
+    share a machine; without it, each has a machine of its own.
+    """
+
+    source: str
+    scorer_name: str
+    pass_seconds: float
+    pass_text: float
+    pass_token: float
+    prompt_tokens: int
+    context: int
+    scorer: float
+    cached: float
+    scored: float
+    way: float
+    redis_find: float
+    redis_keep: float
+    redis_way: float
+    redis_client: float
+    client: float = 0.0
+    speeds: tuple[float, ...] = ()
+
+    @classmethod
+    def read(cls, name: str) -> Self:
+        """Read a file, by its path or as one of those beside this module by its name."""
+        path = Path(name) if name.endswith(".json") else HERE / f"{name}.json"
+        if not path.exists():
+            raise SystemExit(f"{path} is not there. Beside the model are: {', '.join(shipped())}.")
+        fields = json.loads(path.read_text(encoding="utf-8"))
+        fields["speeds"] = tuple(fields.get("speeds", ()))
+        try:
+            return cls(**fields)
+        except TypeError as wrong:
+            raise SystemExit(
+                f"{path} is not what benchmarks.scaling.measure writes: {wrong}"
+            ) from None
+
+    def write(self, path: Path) -> None:
+        """Write what `read` reads."""
+        path.write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
+
+    def forward(self, texts: int, tokens: int) -> float:
+        """Give the seconds of a forward pass."""
+        return self.pass_seconds + self.pass_text * texts + self.pass_token * tokens
+
+
+def shipped() -> list[str]:
+    """List the names of the files beside this module."""
+    return sorted(path.stem for path in HERE.glob("*.json"))
