@@ -16,15 +16,15 @@ import shutil
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import date
 from multiprocessing import get_context
 from multiprocessing.queues import SimpleQueue
 from multiprocessing.synchronize import Barrier
 from pathlib import Path
-from statistics import median
 
+import aiohttp
 import numpy as np
 import torch
 from scipy.optimize import nnls
@@ -62,8 +62,10 @@ def main() -> None:
     engine = load_engine("starter", device="cpu")
     passes, prompt_tokens = _passes(engine, part)
     speeds = _speeds(part / 2)
+    tiny = Pack((1, 2, 3), ((4,),))
+    nothing = fastest({"": lambda: engine.forward([tiny])}, 1, time.process_time)[""]
     with running(1, 1, Limits()) as servers:
-        found = asyncio.run(_requests(servers, passes, prompt_tokens))
+        found = asyncio.run(_requests(servers, passes, prompt_tokens, tiny, nothing))
     redis = asyncio.run(_redis())
     Times(
         source=(
@@ -71,7 +73,6 @@ def main() -> None:
             f"{os.cpu_count()} cores, PyTorch {torch.__version__}, one thread each"
         ),
         scorer_name=engine.identity.name,
-        **dict(zip(("pass_seconds", "pass_text", "pass_token"), passes, strict=True)),
         prompt_tokens=prompt_tokens,
         context=int(engine.model.config.max_position_embeddings),
         **found,
@@ -137,53 +138,69 @@ def _pace(ready: Barrier, seconds: float, counts: "SimpleQueue[int]") -> None:
 
 
 async def _requests(
-    servers: Running, passes: tuple[float, ...], prompt_tokens: int
+    servers: Running, passes: Sequence[float], prompt_tokens: int, tiny: Pack, nothing: float
 ) -> dict[str, float]:
-    """Find what each process does for a request, and what a request waits besides."""
+    """Find what each process does for a request, and what a request waits besides.
+
+    Forward passes among others' work take longer than the fastest ones alone, and are scaled by
+    that. What a scorer does besides is what it works for the `tiny` prompt, less its pass.
+    """
     numbers = iter(range(10**6))
     tokens = 40
-    new = [text(next(numbers), tokens) for _ in range(200)]
-    old = new[:1] * 1000
+    processes = (servers.gateway_ids, servers.scorer_ids, [os.getpid()])
 
-    async with Client(servers.gateways) as client:
+    async def worked(ask: Callable[[], Awaitable[object]], times: int, at_once: int) -> np.ndarray:
+        """Give what gateway, scorer and we work for one of so many requests, and the seconds."""
+        before = [*map(processor_seconds, processes), time.perf_counter()]
+        turns = asyncio.Semaphore(at_once)
 
-        async def worked(texts: list[str]) -> np.ndarray:
-            """Ask for texts, some at once; gives what gateway, scorer and we worked for each."""
-            processes = (servers.gateway_ids, servers.scorer_ids, [os.getpid()])
-            before = [processor_seconds(of_kind) for of_kind in processes]
-            turns = asyncio.Semaphore(AT_ONCE)
+        async def in_turn() -> None:
+            async with turns:
+                await ask()
 
-            async def ask(words: str) -> None:
-                async with turns:
-                    if await client.ask(words) != 200:
-                        raise SystemExit("A gateway could not judge a text.")
+        await asyncio.gather(*(in_turn() for _ in range(times)))
+        after = [*map(processor_seconds, processes), time.perf_counter()]
+        return (np.array(after) - before) / times
 
-            await asyncio.gather(*map(ask, texts))
-            after = [processor_seconds(of_kind) for of_kind in processes]
-            return (np.array(after) - before) / len(texts)
+    async with Client(servers.gateways) as client, aiohttp.ClientSession() as session:
 
-        await worked([text(next(numbers), tokens) for _ in range(50)])
-        scored = await worked(new)
-        cached = await worked(old)
-        alone = []
-        for _ in range(100):
-            words = text(next(numbers), tokens)
-            began = time.perf_counter()
-            await client.ask(words)
-            alone.append(time.perf_counter() - began)
-    # Of AT_ONCE that wait for each other about so many share a pass.
-    per_pass, per_text, per_token = passes
-    size = prompt_tokens + tokens
-    forward = per_pass / AT_ONCE + per_text + per_token * size
-    scorer = max(0.0, scored[1] - forward)
-    way = median(alone) - (scored[0] + scorer + scored[2]) - forward - per_pass * (1 - 1 / AT_ONCE)
-    print(f"alone {median(alone) * 1e3:.1f} ms; a scorer works {scored[1] * 1e3:.1f} ms a text")
+        async def ask(words: str) -> None:
+            if await client.ask(words) != 200:
+                raise SystemExit("A gateway could not judge a text.")
+
+        async def ask_new() -> None:
+            await ask(text(next(numbers), tokens))
+
+        async def ask_scorer() -> None:
+            body = {
+                "prompt": [[*tiny.trunk, *tiny.branches[0]]],
+                "logprob_token_ids": [1, 2],
+                "return_tokens_as_token_ids": True,
+            }
+            async with session.post(f"{servers.scorers[0]}/completions", json=body) as reply:
+                await reply.read()
+
+        await worked(ask_new, 50, AT_ONCE)
+        scored = await worked(ask_new, 250, AT_ONCE)
+        cached = await worked(lambda: ask(text(0, tokens)), 1500, AT_ONCE)
+        alone = await worked(ask_new, 100, 1)
+        besides = await worked(ask_scorer, 500, 1)
+    scorer = max(0.0, besides[1] - nothing)
+    size = prompt_tokens + tokens - 1
+    sizes = np.array([1 / (AT_ONCE / 2), 1, size])  # of a pass half of those who ask share
+    factor = (scored[1] - scorer) / (sizes @ passes)
+    scaled = [float(factor * one) for one in passes]
+    forward = sum(scaled[:2]) + scaled[2] * size
+    print(
+        f"Passes take {factor:.2f} times the fitted time; a request alone {alone[3] * 1e3:.1f} ms"
+    )
     return {
+        **dict(zip(("pass_seconds", "pass_text", "pass_token"), scaled, strict=True)),
         "scorer": float(scorer),
         "cached": float(cached[0]),
         "scored": float(scored[0]),
         "client": float(cached[2]),
-        "way": max(0.0, float(way)),
+        "way": max(0.0, float(alone[3] - scored[0] - scored[2] - scorer - forward)),
     }
 
 

@@ -26,9 +26,10 @@ LONGEST_WAIT = 60.0  # seconds
 
 @dataclass(frozen=True)
 class Running:
-    """What runs: addresses of the gateways, and all processes."""
+    """What runs: addresses, and all processes."""
 
     gateways: list[str]
+    scorers: list[str]
     gateway_ids: list[int]
     scorer_ids: list[int]
 
@@ -57,13 +58,13 @@ def running(gateways: int, scorers: int, limits: Limits) -> Iterator[Running]:
             addresses.append(url)
             command = ["shieldgate.cli", "serve", "--port", str(port), "--log-level", "error"]
             command += ["--model", ",".join(urls), "--tokenizer", str(STARTER)]
-            command += ["--max-waiting", str(limits.max_waiting)]
+            command += ["--max-waiting", str(limits.max_waiting), "--max-inputs", "1"]
             command += ["--model-texts", str(limits.model_texts)]
             command += ["--guard-seconds", str(limits.guard_seconds)]
             # What a server does is waited for as long as the guard, which then says so.
             command += ["--model-seconds", str(limits.guard_seconds)]
             gateway_ids.append(start(f"{url}/readyz", *command))
-        yield Running(addresses, gateway_ids, scorer_ids)
+        yield Running(addresses, urls, gateway_ids, scorer_ids)
 
 
 def processor_seconds(processes: Sequence[int]) -> float:

@@ -7,7 +7,6 @@ from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from itertools import repeat
-from statistics import mean, stdev
 
 import numpy as np
 from scipy.stats import t as student
@@ -67,27 +66,33 @@ class Interval:
     """A mean over days, and its 95 % interval by Student's t."""
 
     mean: float
-    half: float
-
-    @property
-    def high(self) -> float:
-        return self.mean + self.half
+    low: float
+    high: float
 
     def shown(self, scale: float = 1.0, digits: int = 0) -> str:
         """Write it, times a scale."""
         if math.isnan(self.mean):
             return "-"
-        half = "" if math.isnan(self.half) else f" ± {self.half * scale:,.{digits}f}"
-        return f"{self.mean * scale:,.{digits}f}{half}"
+        mean, low, high = (
+            f"{value * scale:,.{digits}f}" for value in (self.mean, self.low, self.high)
+        )
+        return mean if low == high else f"{mean} ({low}-{high})"
 
 
-def over(days: Sequence[Day], of: Callable[[Day], float]) -> Interval:
-    """Take the mean of a figure over days."""
-    values = [of(day) for day in days]
-    if len(values) < 2:
-        return Interval(mean(values), math.nan)
+def over(days: Sequence[Day], of: Callable[[Day], float], *, ratio: bool = False) -> Interval:
+    """Take the mean of a figure over days, at least two.
+
+    Where it is a `ratio` scale, as of latencies, of which one day may have ten times another's, it
+    is the geometric mean. Other figures are shares, and no interval goes below 0.
+    """
+    values = np.array([of(day) for day in days])
+    values = np.log(values) if ratio else values
+    middle = float(values.mean())
     quantile = float(student.ppf(0.975, len(values) - 1))
-    return Interval(mean(values), quantile * stdev(values) / math.sqrt(len(values)))
+    half = quantile * float(values.std(ddof=1)) / math.sqrt(len(values))
+    if ratio:
+        return Interval(*map(math.exp, (middle, middle - half, middle + half)))
+    return Interval(middle, max(0.0, middle - half), middle + half)
 
 
 def simulate(times: Times, plan: Plan, load: Load, seed: int) -> Day:
