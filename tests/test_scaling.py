@@ -16,7 +16,7 @@ from aiohttp import web
 from simpy import Environment
 
 from benchmarks.scaling import __main__ as command
-from benchmarks.scaling.deployment import Outcome, Plan
+from benchmarks.scaling.deployment import Outcome, Plan, _chooser
 from benchmarks.scaling.engine import Server, TokenIds
 from benchmarks.scaling.load import Load
 from benchmarks.scaling.machines import Dedicated, Meter, SharedCores, Thread
@@ -56,7 +56,7 @@ def sojourns(
     length: Callable[[random.Random], float],
     seed: int,
 ) -> float:
-    """The mean time from arrival to end of 4,000 jobs of which 70 arrive a second."""
+    """The mean time from arrival to end of 4,000 jobs of which 50 arrive a second."""
     env, draw, taken = Environment(), random.Random(seed), []
     begin = serve(env)
 
@@ -67,7 +67,7 @@ def sojourns(
 
     def come():
         for _ in range(4000):
-            yield env.timeout(draw.expovariate(70))
+            yield env.timeout(draw.expovariate(50))
             env.process(job(length(draw)))
 
     env.process(come())
@@ -98,13 +98,13 @@ def exponential(draw: random.Random) -> float:
 
 def test_a_thread_is_m_m_1_and_m_d_1() -> None:
     # Kleinrock, Queueing Systems I: in all 1 / (mu - lambda), and by Pollaczek and Khinchine.
-    assert near([sojourns(one_thread, exponential, seed) for seed in SEEDS], 1 / 30)
-    assert near([sojourns(one_thread, fixed, seed) for seed in SEEDS], 0.01 + 0.7 * 0.01 / 0.6)
+    assert near([sojourns(one_thread, exponential, seed) for seed in SEEDS], 1 / 50)
+    assert near([sojourns(one_thread, fixed, seed) for seed in SEEDS], 0.01 + 0.5 * 0.01 / 1)
 
 
 def test_a_shared_core_is_as_fair_as_processor_sharing_whatever_the_lengths() -> None:
     for length in (exponential, fixed):
-        assert near([sojourns(one_core, length, seed) for seed in SEEDS], 0.01 / 0.3)
+        assert near([sojourns(one_core, length, seed) for seed in SEEDS], 0.01 / 0.5)
 
 
 def test_cores_that_are_slower_together() -> None:
@@ -119,10 +119,10 @@ def test_cores_that_are_slower_together() -> None:
 
 def test_a_scorer_that_takes_one_at_a_time_is_m_d_1() -> None:
     def seconds(seed: int) -> float:
-        day = simulate(FREE, ONE_BY_ONE, Load(70, 60), seed)
+        day = simulate(FREE, ONE_BY_ONE, Load(50, 40), seed)
         return mean(answer.seconds for answer in day.answers)
 
-    assert near([seconds(seed) for seed in SEEDS], 0.01 + 0.7 * 0.01 / 0.6)
+    assert near([seconds(seed) for seed in SEEDS], 0.01 + 0.5 * 0.01 / 1)
 
 
 def test_batching_carries_what_one_by_one_cannot() -> None:
@@ -138,20 +138,18 @@ def test_a_load_is_a_poisson_process_with_a_day_in_it() -> None:
     counts = [len(day) for day in days]
     assert mean(counts) == pytest.approx(20_000, abs=4 * math.sqrt(20_000 / 4))
     middle = mean(sum(150 <= at < 250 for at in day) for day in days) / 100
-    assert middle == pytest.approx(
-        50 * (1 + 0.8 * 2 / math.pi * math.sin(math.pi / 4) * 2 / 2 * 2**0), rel=0.1
-    )
+    assert middle == pytest.approx(50 * (1 + 0.8 * 2 * math.sqrt(2) / math.pi), rel=0.03)
     gaps = [b - a for a, b in pairwise(r.at for r in Load(50, 200).requests(1))]
     assert stdev(gaps) == pytest.approx(mean(gaps), rel=0.05)
 
 
 def test_bursts_come_on_top() -> None:
     plain, bursts = (
-        sum(len(list(Load(50, 100, bursts=n, burst_factor=4).requests(s))) for s in range(20)) / 20
+        sum(len(list(Load(50, 100, bursts=n, burst_factor=4).requests(s))) for s in range(8)) / 8
         for n in (0, 4)
     )
     # Four of five seconds each, in which three times as much comes besides.
-    assert bursts == pytest.approx(plain + 4 * 5 * 3 * 50, rel=0.15)
+    assert bursts == pytest.approx(plain + 4 * 5 * 3 * 50, rel=0.2)
 
 
 @pytest.mark.parametrize("choice", ["rendezvous", "round-robin", "least-requests", "own"])
@@ -168,6 +166,17 @@ def test_whoever_asks_is_answered_once_and_more_scorers_are_never_worse(choice: 
         assert all(answer.seconds >= 0 for answer in day.answers)
     refused = [days[scorers].share(*REFUSED) for scorers in (1, 2, 4)]
     assert refused[0] > refused[1] > refused[2]
+
+
+def test_hashing_spreads_texts_and_moves_few_when_a_scorer_comes() -> None:
+    def chosen(scorers: int) -> list[int]:
+        return [_chooser("rendezvous", [None] * scorers)(0, n) for n in range(3000)]
+
+    three, four = chosen(3), chosen(4)
+    assert all(abs(three.count(number) - 1000) < 130 for number in range(3))
+    moved = [new for old, new in zip(three, four, strict=True) if old != new]
+    assert set(moved) == {3}
+    assert abs(len(moved) - 750) < 120
 
 
 def outcomes(plan: Plan, load: Load, times: Times = FREE) -> set[Outcome]:
@@ -239,21 +248,16 @@ async def test_the_model_batches_and_refuses_as_batched_does() -> None:
 
     env, passes, lost = Environment(), [], []
 
-    class Recorded(Dedicated):
-        def work(self, seconds: float):
-            return super().work(seconds)
-
-    times = replace(FREE, pass_seconds=0.1)
-
-    class Watched(Times):
+    class Recorded(Times):
         def forward(self, texts: int, tokens: int) -> float:
             passes.append((texts, tokens))
             return 0.1
 
-    watched = Watched(**vars(times))
     limits = Limits(max_batch_tokens=50, max_waiting=8, pass_seconds=math.inf)
-    loop = Thread(env, Recorded(env), Meter(1, 1))
-    scorer = Scorer(env, watched, limits, processors=Recorded(env), loop=loop, meter=Meter(1, 1))
+    alone = Dedicated(env)
+    loop, meter = Thread(env, alone, Meter(1, 1)), Meter(1, 1)
+    times = Recorded(**vars(FREE))
+    scorer = Scorer(env, times, limits, processors=alone, loop=loop, meter=meter)
 
     def ask(at: int, caller: str, tokens: int):
         yield env.timeout(at * 0.02)
@@ -309,7 +313,7 @@ def test_the_command_says_what_the_limit_is(
 ) -> None:
     said = run(monkeypatch, capsys, *SHORT, "--rate", "20")
     assert "No queue grows for long" in said
-    said = run(monkeypatch, capsys, *SHORT, "--rate", "600", "--scorers", "1", "--peak", "1")
+    said = run(monkeypatch, capsys, *SHORT, "--rate", "400", "--scorers", "1", "--peak", "1")
     assert "the limit is the scorer. Add scorers" in said
     slow = ("--balancer-us", "40000", "--peak", "1")
     said = run(monkeypatch, capsys, *SHORT, "--rate", "30", *slow)
@@ -319,7 +323,7 @@ def test_the_command_says_what_the_limit_is(
 def test_the_command_finds_how_many_scorers_are_enough(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    said = run(monkeypatch, capsys, *SHORT, "--rate", "400", "--p99", "0.3")
+    said = run(monkeypatch, capsys, *SHORT, "--rate", "300", "--p99", "0.3", "--peak", "1")
     assert "scorers answer 99 % within 0.3 s" in said
     with pytest.raises(SystemExit, match="are not enough for a p99 of"):
         run(monkeypatch, capsys, *SHORT, "--p99", "0.001", "--most-scorers", "2")
@@ -340,7 +344,7 @@ def test_what_is_shipped_can_be_read_and_what_is_not_is_said() -> None:
         times = Times.read(name)
         assert 0 < times.forward(1, times.prompt_tokens) < 1
         assert 0 < times.cached < times.scored
-    with pytest.raises(SystemExit, match="is not there. Beside the model are"):
+    with pytest.raises(SystemExit, match="Beside the model are: "):
         Times.read("nowhere")
 
 

@@ -4,6 +4,7 @@ import math
 from collections import OrderedDict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from itertools import cycle
 from typing import Literal, get_args
 
@@ -13,6 +14,7 @@ from benchmarks.scaling.load import Request
 from benchmarks.scaling.machines import Dedicated, Meter, SharedCores, Steps, Thread
 from benchmarks.scaling.scorer import Full, Limits, Scorer
 from benchmarks.scaling.times import Times
+from shieldgate.scoring.remote.replicas import _weight
 
 Choice = Literal["rendezvous", "round-robin", "least-requests", "own"]
 Balancing = Literal["round-robin", "least-requests"]
@@ -81,6 +83,7 @@ class Gateway:
         plan: Plan,
         *,
         loop: Thread,
+        places: Meter,
         choose: Callable[[int], int],
         scorers: Sequence[Scorer],
         redis: Redis | None,
@@ -94,6 +97,7 @@ class Gateway:
         self._scorers = scorers
         urls = len(scorers) if plan.choice == "rendezvous" else 1
         self._places = [Resource(env, plan.limits.model_texts) for _ in range(urls)]
+        self._places_meter = places
         self._redis = redis
         self._cache: OrderedDict[int, None] = OrderedDict()
         self._flights: dict[tuple[str, int], Event] = {}
@@ -166,21 +170,32 @@ class Gateway:
         self._calls += 1
         hashed = self._choose(text) if self._plan.choice == "rendezvous" else None
         try:
-            with self._places[hashed or 0].request() as place:
+            places = self._places[hashed or 0]
+            self._places_meter.waiting(self._env.now, len(places.queue))
+            with places.request() as place:
                 yield place
-                yield self._env.timeout(self._times.way)
-                for attempt in range(1, _ATTEMPTS + 1):
-                    number = self._choose(text) if hashed is None else hashed
-                    try:
-                        yield from self._scorers[number].score("", tokens, math.inf)
-                    except Full as full:
-                        if attempt == _ATTEMPTS:
-                            raise
-                        yield self._env.timeout(min(full.ahead, _LONGEST_PAUSE))
-                    else:
-                        return
+                began = self._env.now
+                try:
+                    yield from self._send(text, hashed, tokens)
+                finally:
+                    share = 1 / (len(self._places) * self._plan.limits.model_texts)
+                    self._places_meter.add(began, self._env.now, share)
         finally:
             self._calls -= 1
+
+    def _send(self, text: int, hashed: int | None, tokens: int) -> Steps:
+        """Send a request, and again where there was no place; raise Full."""
+        yield self._env.timeout(self._times.way)
+        for attempt in range(1, _ATTEMPTS + 1):
+            number = self._choose(text) if hashed is None else hashed
+            try:
+                yield from self._scorers[number].score("", tokens, math.inf)
+            except Full as full:
+                if attempt == _ATTEMPTS:
+                    raise
+                yield self._env.timeout(min(full.ahead, _LONGEST_PAUSE))
+            else:
+                return
 
 
 class Deployment:
@@ -215,16 +230,18 @@ class Deployment:
             )
             for _ in range(plan.scorers)
         ]
-        redis = Redis(env, times, thread("Redis"), limits.redis_seconds) if plan.redis else None
+        served = Redis(env, times, thread("Redis"), limits.redis_seconds)
+        choose = _chooser(plan.choice, scorers)
         self.gateways = [
             Gateway(
                 env,
                 times,
                 plan,
                 loop=thread("gateway"),
-                choose=_chooser(plan, number, scorers),
+                places=meter("places"),
+                choose=partial(choose, number),
                 scorers=scorers,
-                redis=redis,
+                redis=served if plan.redis else None,
             )
             for number in range(plan.gateways)
         ]
@@ -243,13 +260,14 @@ class Deployment:
         return outcome
 
 
-def _chooser(plan: Plan, gateway: int, scorers: Sequence[Scorer]) -> Callable[[int], int]:
-    numbers = range(len(scorers))
-    if plan.choice == "own":
-        return lambda _: gateway % len(scorers)
-    if plan.choice == "least-requests":
-        return lambda _: min(numbers, key=lambda number: len(scorers[number].calls))
-    if plan.choice == "round-robin":
-        turns = cycle(numbers)
-        return lambda _: next(turns)
-    return lambda text: max(numbers, key=lambda number: hash((number, text)))
+def _chooser(choice: Choice, scorers: Sequence[Scorer]) -> Callable[[int, int], int]:
+    """Make what finds a scorer's number by that of the gateway and of the text."""
+    numbers, turns = range(len(scorers)), cycle(range(len(scorers)))
+    names = [f"http://scorer-{number}" for number in numbers]
+    choosers: dict[Choice, Callable[[int, int], int]] = {
+        "rendezvous": lambda _, text: max(numbers, key=lambda n: _weight(names[n], b"%d" % text)),
+        "round-robin": lambda _, __: next(turns),
+        "least-requests": lambda _, __: min(numbers, key=lambda n: len(scorers[n].calls)),
+        "own": lambda gateway, _: gateway % len(scorers),
+    }
+    return choosers[choice]

@@ -86,13 +86,14 @@ class Meter:
         self.busy = [0.0] * parts  # of each part, as a share
         self.longest = [0] * parts
 
-    def add(self, began: float, ended: float) -> None:
-        """Count a time in which it was busy; what is after the day is left out."""
+    def add(self, began: float, ended: float, share: float = 1.0) -> None:
+        """Count a time in which a share of it was busy; what is after the day is left out."""
         for part in range(int(began / self._width), len(self.busy)):
             start = max(began, part * self._width)
             if start >= ended:
                 return
-            self.busy[part] += (min(ended, (part + 1) * self._width) - start) / self._width
+            within = min(ended, (part + 1) * self._width) - start
+            self.busy[part] += share * within / self._width
 
     def waiting(self, now: float, number: int) -> None:
         """Take how many wait now."""

@@ -13,13 +13,14 @@ from benchmarks.scaling.simulation import PARTS, Day, Interval, over
 
 FULL = 0.95  # so busy, a queue does nothing but grow
 
-# What may be the limit, and what to do then.
+# What may be the limit, and what to do then. What is full first is it: all before it fills, too.
 MEND = {
-    "balancer": "Take a faster balancer, or two behind one name.",
-    "gateway": "Add gateways.",
-    "Redis": "Take a Redis cluster, or do without Redis.",
     "scorer": "Add scorers, or faster ones.",
     "scorer's loop": "Add scorer processes.",
+    "Redis": "Take a Redis cluster, or do without Redis.",
+    "places": "Raise --model-texts, or add gateways.",
+    "gateway": "Add gateways.",
+    "balancer": "Take a faster balancer, or two behind one name.",
 }
 
 
@@ -37,21 +38,24 @@ def show(console: Console, plan: Plan, load: Load, days: Sequence[Day]) -> None:
 
 
 def limit(days: Sequence[Day]) -> str:
-    """Say which part is the busiest, and whether queues grow there."""
-    kind = max(_kinds(days), key=lambda kind: mean(day.busiest(kind) for day in days))
-    full = [
-        str(part + 1)
-        for part in range(PARTS)
-        if mean(max(one[part] for one in day.busy[kind]) for day in days) > FULL
-    ]
-    if full:
-        return (
-            f"Queues grow in part {', '.join(full)} of the day, and the limit is the {kind}. "
-            f"{MEND[kind]}"
-        )
+    """Say which part is the limit, and when; or which is the busiest."""
+    kinds = _kinds(days)
+    for kind in kinds:
+        full = [
+            str(part + 1)
+            for part in range(PARTS)
+            if mean(max(one[part] for one in day.busy[kind]) for day in days) > FULL
+        ]
+        if full:
+            return (
+                f"Queues grow in part {', '.join(full)} of the day: the limit is the {kind}. "
+                f"{MEND[kind]}"
+            )
+    busiest = {kind: mean(day.busiest(kind) for day in days) for kind in kinds}
+    kind = max(busiest, key=busiest.__getitem__)
     return (
-        f"No queue grows for long. The busiest is the {kind}, "
-        f"{mean(day.busiest(kind) for day in days):.0%} in its busiest {PARTS}th of the day."
+        f"No queue grows for long. The busiest is the {kind}, {busiest[kind]:.0%} in its busiest "
+        f"{PARTS}th of the day."
     )
 
 
@@ -69,7 +73,7 @@ def table(*columns: str) -> Table:
 
 
 def _kinds(days: Sequence[Day]) -> list[str]:
-    return [kind for kind in MEND if any(day.busy.get(kind) for day in days)]
+    return [kind for kind in MEND if any(any(map(any, day.busy[kind])) for day in days)]
 
 
 def _callers(days: Sequence[Day]) -> Table:
@@ -87,14 +91,13 @@ def _parts(days: Sequence[Day]) -> Table:
     rate = answered * mean(len(day.answers) / day.seconds for day in days)
     for kind in _kinds(days):
         usual = over(days, _of(kind))
-        if usual.mean:
-            made.add_row(
-                kind,
-                usual.shown(100),
-                over(days, lambda day, kind=kind: day.busiest(kind)).shown(100),
-                f"{max(max(map(max, day.waiting[kind])) for day in days)}",
-                f"{rate / usual.mean:,.0f}/s",
-            )
+        made.add_row(
+            kind,
+            usual.shown(100),
+            over(days, lambda day, kind=kind: day.busiest(kind)).shown(100),
+            f"{max(max(map(max, day.waiting[kind])) for day in days)}",
+            f"{rate / usual.mean:,.0f}/s",
+        )
     return made
 
 

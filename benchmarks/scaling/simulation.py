@@ -83,7 +83,7 @@ def over(days: Sequence[Day], of: Callable[[Day], float], *, ratio: bool = False
     """Take the mean of a figure over days, at least two.
 
     Where it is a `ratio` scale, as of latencies, of which one day may have ten times another's, it
-    is the geometric mean. Other figures are shares, and no interval goes below 0.
+    is the geometric mean. Other figures are shares, from 0 to 1.
     """
     values = np.array([of(day) for day in days])
     values = np.log(values) if ratio else values
@@ -92,7 +92,7 @@ def over(days: Sequence[Day], of: Callable[[Day], float], *, ratio: bool = False
     half = quantile * float(values.std(ddof=1)) / math.sqrt(len(values))
     if ratio:
         return Interval(*map(math.exp, (middle, middle - half, middle + half)))
-    return Interval(middle, max(0.0, middle - half), middle + half)
+    return Interval(middle, max(0.0, middle - half), min(1.0, middle + half))
 
 
 def simulate(times: Times, plan: Plan, load: Load, seed: int) -> Day:
