@@ -35,8 +35,9 @@ from shieldgate.types import Exchange
 # Nothing takes time but a pass, which is the same for each text.
 FREE = Times(
     **{"source": "made up", "scorer_name": "none", "prompt_tokens": 99, "context": 2048},
-    **{"pass_seconds": 0.01, "pass_text": 0.0, "pass_token": 0.0, "scorer": 0.0},
-    **dict.fromkeys(("cached", "scored", "way"), 0.0),
+    pass_seconds=0.01,
+    **dict.fromkeys(("pass_token", "pass_pair", "pass_pair_of_all"), 0.0),
+    **dict.fromkeys(("scorer", "cached", "scored", "way"), 0.0),
     **dict.fromkeys(("redis_find", "redis_keep", "redis_way", "redis_client"), 0.0),
 )
 ONE = Plan(gateways=1, scorers=1, limits=Limits(max_waiting=10**6, model_texts=10**6))
@@ -249,8 +250,8 @@ async def test_the_model_batches_and_refuses_as_batched_does() -> None:
     env, passes, lost = Environment(), [], []
 
     class Recorded(Times):
-        def forward(self, texts: int, tokens: int) -> float:
-            passes.append((texts, tokens))
+        def forward(self, sizes: Sequence[int]) -> float:
+            passes.append(list(sizes))
             return 0.1
 
     limits = Limits(max_batch_tokens=50, max_waiting=8, pass_seconds=math.inf)
@@ -269,7 +270,7 @@ async def test_the_model_batches_and_refuses_as_batched_does() -> None:
     for one in CAME:
         env.process(ask(*one))
     env.run()
-    assert [(len(sizes), sum(sizes)) for sizes in engine.passes] == passes
+    assert engine.passes == passes
     assert refused == lost
     assert lost, "nobody was refused, so that nothing was shown"
 
@@ -342,7 +343,7 @@ def test_lengths_are_drawn_from_rows(
 def test_what_is_shipped_can_be_read_and_what_is_not_is_said() -> None:
     for name in shipped():
         times = Times.read(name)
-        assert 0 < times.forward(1, times.prompt_tokens) < 1
+        assert 0 < times.forward([times.prompt_tokens]) < 1
         assert 0 < times.cached < times.scored
     with pytest.raises(SystemExit, match="Beside the model are: "):
         Times.read("nowhere")

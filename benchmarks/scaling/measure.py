@@ -2,9 +2,11 @@
 
     OMP_NUM_THREADS=1 python -m benchmarks.scaling.measure times.json [--seconds 60]
 
-Forward passes are timed in this process, by its processor time. What gateways, scorers and their
-caller do besides is what their processes worked for real requests, and the way is what is left of
-the time of one request alone. Needs Linux, the starter and a redis-server; wants a quiet machine.
+Forward passes are timed in this process, by its processor time, for how they grow. What they cost
+in a scorer among others' work, and what gateways, scorers and their caller do besides, is what the
+processes of two gateways and two scorers worked for real requests: few, so that each has a pass of
+its own, and many. The way is what is left of the time of one request alone. Needs Linux, the
+starter and a redis-server; wants a quiet machine.
 """
 
 import argparse
@@ -19,6 +21,7 @@ import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import date
+from functools import partial
 from multiprocessing import get_context
 from multiprocessing.queues import SimpleQueue
 from multiprocessing.synchronize import Barrier
@@ -32,7 +35,7 @@ from scipy.optimize import nnls
 from benchmarks.load.servers import free_port
 from benchmarks.scaling.real import Client, Running, processor_seconds, running, text
 from benchmarks.scaling.scorer import Limits
-from benchmarks.scaling.times import Times
+from benchmarks.scaling.times import Times, amounts
 from benchmarks.timing import fastest
 from shieldgate.policy import load_book
 from shieldgate.redis.client import RedisClient
@@ -43,7 +46,10 @@ from shieldgate.types import Exchange, Score
 
 TEXTS = (1, 2, 4, 8, 16)  # of a forward pass
 LENGTHS = (10, 40, 160)  # tokens of a text
+PASS = ("pass_seconds", "pass_token", "pass_pair", "pass_pair_of_all")
 AT_ONCE = 8
+TOGETHER = 4  # texts of a pass, where twice as many ask at a time: the others wait meanwhile
+PAUSE = 0.02
 REDIS_ROUNDS = 1000
 
 
@@ -60,11 +66,12 @@ def main() -> None:
     torch.set_num_threads(1)
     part = arguments.seconds / 4
     engine = load_engine("starter", device="cpu")
-    passes, prompt_tokens = _passes(engine, part)
+    passes = _passes(engine, part)
+    prompt_tokens = _prepared(engine, 0, 1).tokens - 1
     speeds = _speeds(part / 2)
     tiny = Pack((1, 2, 3), ((4,),))
     nothing = fastest({"": lambda: engine.forward([tiny])}, 1, time.process_time)[""]
-    with running(1, 1, Limits()) as servers:
+    with running(2, 2, Limits()) as servers:
         found = asyncio.run(_requests(servers, passes, prompt_tokens, tiny, nothing))
     redis = asyncio.run(_redis())
     Times(
@@ -89,22 +96,21 @@ def _prepared(engine: PackedEngine, number: int, tokens: int) -> Pack:
     return work
 
 
-def _passes(engine: PackedEngine, seconds: float) -> tuple[tuple[float, ...], int]:
+def _passes(engine: PackedEngine, seconds: float) -> list[float]:
     """Fit what a pass takes, by non-negative least squares of relative errors."""
-    sizes, taken = [], []
+    rows, taken = [], []
     for count in TEXTS:
         for length in LENGTHS:
             work = [_prepared(engine, number, length) for number in range(count)]
             each = seconds / (len(TEXTS) * len(LENGTHS))
             best = fastest({"": lambda work=work: engine.forward(work)}, each, time.process_time)
-            sizes.append((1, count, sum(pack.tokens for pack in work)))
+            rows.append(amounts([pack.tokens for pack in work]))
             taken.append(best[""])
-    rows, wanted = np.array(sizes, float), np.array(taken)
-    fitted, _ = nnls(rows / wanted[:, None], np.ones(len(wanted)))
-    off = rows @ fitted / wanted - 1
-    for (_, count, tokens), seen, share in zip(sizes, taken, off, strict=True):
-        print(f"{count:3} texts, {tokens:6,} tokens: {seen * 1e3:7.1f} ms, fit {share:+.0%}")
-    return tuple(map(float, fitted)), _prepared(engine, 0, 1).tokens - 1
+    counted, wanted = np.array(rows, float), np.array(taken)
+    fitted, _ = nnls(counted / wanted[:, None], np.ones(len(wanted)))
+    for (_, tokens, _, _), seen, fit in zip(rows, taken, counted @ fitted, strict=True):
+        print(f"{tokens:6,} tokens: {seen * 1e3:6.1f} ms, fitted {fit / seen - 1:+.0%}")
+    return list(map(float, fitted))
 
 
 def _speeds(seconds: float) -> tuple[float, ...]:
@@ -142,8 +148,7 @@ async def _requests(
 ) -> dict[str, float]:
     """Find what each process does for a request, and what a request waits besides.
 
-    Forward passes among others' work take longer than the fastest ones alone, and are scaled by
-    that. What a scorer does besides is what it works for the `tiny` prompt, less its pass.
+    What a scorer does besides passes is what it works for the `tiny` prompt, less its pass.
     """
     numbers = iter(range(10**6))
     tokens = 40
@@ -181,27 +186,44 @@ async def _requests(
                 await reply.read()
 
         await worked(ask_new, 50, AT_ONCE)
-        scored = await worked(ask_new, 250, AT_ONCE)
+        many = await worked(ask_new, 300, 2 * TOGETHER * len(servers.scorers))
         cached = await worked(lambda: ask(text(0, tokens)), 1500, AT_ONCE)
-        alone = await worked(ask_new, 100, 1)
         besides = await worked(ask_scorer, 500, 1)
+        alone = await worked(ask_new, 100, 1)
+        few = await worked(partial(_ask_after_a_pause, ask_new), 150, 1)
     scorer = max(0.0, besides[1] - nothing)
     size = prompt_tokens + tokens - 1
-    sizes = np.array([1 / (AT_ONCE / 2), 1, size])  # of a pass half of those who ask share
-    factor = (scored[1] - scorer) / (sizes @ passes)
-    scaled = [float(factor * one) for one in passes]
-    forward = sum(scaled[:2]) + scaled[2] * size
-    print(
-        f"Passes take {factor:.2f} times the fitted time; a request alone {alone[3] * 1e3:.1f} ms"
-    )
+    scaled = _scaled(passes, size, few[1] - scorer, many[1] - scorer)
+    print(f"Gateway, scorer, client and all of it, in ms, of few: {few * 1e3}")
+    print(f"of few without a pause: {alone * 1e3}, of many: {many * 1e3}, cached: {cached * 1e3}")
     return {
-        **dict(zip(("pass_seconds", "pass_text", "pass_token"), scaled, strict=True)),
+        **dict(zip(PASS, scaled, strict=True)),
         "scorer": float(scorer),
         "cached": float(cached[0]),
-        "scored": float(scored[0]),
-        "client": float(cached[2]),
-        "way": max(0.0, float(alone[3] - scored[0] - scored[2] - scorer - forward)),
+        "scored": float(many[0]),
+        "client": float(many[2]),
+        "way": max(0.0, float(alone[3] - sum(alone[:3]))),
     }
+
+
+async def _ask_after_a_pause(ask: Callable[[], Awaitable[object]]) -> None:
+    """Leave time for others' work, as few requests do."""
+    await asyncio.sleep(PAUSE)
+    await ask()
+
+
+def _scaled(passes: Sequence[float], size: int, single: float, shared: float) -> list[float]:
+    """Fit passes to what they cost in a scorer: alone in one, and each of `TOGETHER` in one.
+
+    What a pass takes by itself and what grows with tokens are scaled apart.
+    """
+    grown = np.array([0.0, *passes[1:]])
+    one, all_together = (np.dot(amounts([size] * n), grown) for n in (1, TOGETHER))
+    wanted = np.array([single, shared * TOGETHER])
+    (by_itself, factor), _ = nnls(np.array([[1.0, one], [1.0, all_together]]), wanted)
+    print(f"A pass takes {by_itself * 1e3:.1f} ms by itself, and {factor:.2f} times what it does")
+    print(f"alone for tokens: {single * 1e3:.1f} ms for one text, {shared * 1e3:.1f} for several.")
+    return [float(by_itself), *map(float, factor * grown[1:])]
 
 
 async def _redis() -> dict[str, float]:

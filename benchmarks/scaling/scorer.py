@@ -120,12 +120,13 @@ class Scorer:
             batch = [p for p in self._queue.take(self._budget()) if not p.done.triggered]
             if not batch:
                 continue
-            tokens = sum(piece.size for piece in batch)
+            sizes = [piece.size for piece in batch]
+            tokens = sum(sizes)
             for piece in batch:
                 piece.began = True
             began = self._env.now
             self._ends = began + tokens * self._seconds_per_token
-            yield self._processors.work(self._times.forward(len(batch), tokens))
+            yield self._processors.work(self._times.forward(sizes))
             self.meter.add(began, self._env.now)
             recent = (self._env.now - began) / tokens
             self._seconds_per_token = 0.8 * (self._seconds_per_token or recent) + 0.2 * recent

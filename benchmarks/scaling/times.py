@@ -1,6 +1,7 @@
 """How long the parts of a deployment take, as they were measured."""
 
 import json
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Self
@@ -12,8 +13,10 @@ HERE = Path(__file__).parent
 class Times:
     """Seconds of work, measured on one machine; `source` says which, when and how.
 
-    A forward pass takes `pass_seconds`, `pass_text` for each text and `pass_token` for each token,
-    of which a text has `prompt_tokens` besides its own, under all policies.
+    A forward pass takes `pass_seconds`, `pass_token` for each token, `pass_pair` for each pair of
+    them in one text, as attention does, and `pass_pair_of_all` for each pair in the pass, because
+    what is large falls out of caches. Under all policies a text has `prompt_tokens` besides its
+    own.
 
     `scorer` is what a scorer process does for a text besides, `cached` and `scored` what a gateway
     does for one request whose text is cached and for one whose text is new, and `client` what who
@@ -28,8 +31,9 @@ class Times:
     source: str
     scorer_name: str
     pass_seconds: float
-    pass_text: float
     pass_token: float
+    pass_pair: float
+    pass_pair_of_all: float
     prompt_tokens: int
     context: int
     scorer: float
@@ -62,9 +66,21 @@ class Times:
         """Write what `read` reads."""
         path.write_text(json.dumps(asdict(self), indent=2) + "\n", encoding="utf-8")
 
-    def forward(self, texts: int, tokens: int) -> float:
-        """Give the seconds of a forward pass."""
-        return self.pass_seconds + self.pass_text * texts + self.pass_token * tokens
+    def forward(self, sizes: Sequence[int]) -> float:
+        """Give the seconds of a forward pass over texts of so many tokens."""
+        parts = (
+            self.pass_seconds,
+            self.pass_token,
+            self.pass_pair,
+            self.pass_pair_of_all,
+        )
+        return sum(part * amount for part, amount in zip(parts, amounts(sizes), strict=True))
+
+
+def amounts(sizes: Sequence[int]) -> tuple[int, int, int, int]:
+    """Count what a forward pass takes time for: itself, tokens, their pairs in texts and in all."""
+    tokens = sum(sizes)
+    return 1, tokens, sum(size * size for size in sizes), tokens * tokens
 
 
 def shipped() -> list[str]:

@@ -17,7 +17,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import numpy as np
 import orjson
 from pydantic import TypeAdapter
 from rich import box
@@ -36,16 +35,17 @@ from benchmarks.scaling.times import Times
 LIMITS = Limits(max_waiting=16, guard_seconds=5.0)
 PLAN = Plan(gateways=2, scorers=2, limits=LIMITS)
 PERCENTILES = (50, 95, 99)
-SEEDS = 10
+SEEDS = 6
 
 
 @dataclass(frozen=True)
 class Seen:
-    """A real run of one load, and how busy it kept the cores."""
+    """A real run of one load; `worked` is what gateways, scorers and client did for a request."""
 
     share: float
     load: Load
     cores: float
+    worked: tuple[float, ...]
     answers: list[Answer]
 
     def day(self) -> Day:
@@ -87,11 +87,12 @@ def main() -> None:
 
 
 def capacity(times: Times, repeats: float) -> float:
-    """Give the rate at which shared cores have work for all of the time, in full passes."""
-    lengths = [r.tokens for r in Load(1000.0, 10.0).requests(0)]
-    tokens = times.prompt_tokens + float(np.mean(lengths))
-    scored = times.scored + times.scorer + times.pass_text + times.pass_token * tokens
+    """Give the rate at which shared cores have work for all of the time, in passes of 8 texts."""
+    lengths = [times.prompt_tokens + r.tokens for r in Load(1000.0, 10.0).requests(0)]
+    batches = [lengths[n : n + 8] for n in range(0, len(lengths), 8)]
+    forward = sum(map(times.forward, batches)) / len(lengths)
     again = repeats / PLAN.gateways  # where it came to the same gateway
+    scored = times.scored + times.scorer + forward
     work = again * times.cached + (1 - again) * scored + times.client
     return len(times.speeds) * times.speeds[-1] / work
 
@@ -100,7 +101,7 @@ async def _run(loads: Mapping[float, Load]) -> list[Seen]:
     """Put loads on the real ones, one after the other."""
     seen = []
     with running(PLAN.gateways, PLAN.scorers, LIMITS) as servers:
-        processes = [*servers.gateway_ids, *servers.scorer_ids, os.getpid()]
+        processes = servers.gateway_ids, servers.scorer_ids, [os.getpid()]
         async with Client(servers.gateways) as client:
             for number, (share, load) in enumerate(loads.items()):
                 # Draws that nothing is predicted from, and texts that no load before had.
@@ -109,12 +110,15 @@ async def _run(loads: Mapping[float, Load]) -> list[Seen]:
                     for one in load.requests(seed=SEEDS + number)
                 ]
                 await asyncio.gather(*(client.ask("Hello.") for _ in range(8)))
-                before, began = processor_seconds(processes), time.perf_counter()
+                before, began = [*map(processor_seconds, processes)], time.perf_counter()
                 answers = await client.ask_all(requests)
-                worked = processor_seconds(processes) - before
-                cores = worked / (time.perf_counter() - began)
-                seen.append(Seen(share, load, cores, answers))
-                print(f"{share:.0%}: {len(answers)} requests, {cores:.2f} cores busy")
+                length = time.perf_counter() - began
+                after = map(processor_seconds, processes)
+                worked = [b - a for a, b in zip(before, after, strict=True)]
+                each = tuple(one / len(answers) for one in worked)
+                seen.append(Seen(share, load, sum(worked) / length, each, answers))
+                figures = ", ".join(f"{one * 1e3:.1f}" for one in each)
+                print(f"{share:.0%}: {len(answers)} requests, {figures} ms of work for each")
                 await asyncio.sleep(1)
     return seen
 
