@@ -4,6 +4,7 @@ import asyncio
 import json
 import math
 import random
+from argparse import Namespace
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from itertools import pairwise
@@ -37,7 +38,7 @@ FREE = Times(
     **{"source": "made up", "scorer_name": "none", "prompt_tokens": 99, "context": 2048},
     pass_seconds=0.01,
     **dict.fromkeys(("pass_token", "pass_pair", "pass_pair_of_all"), 0.0),
-    **dict.fromkeys(("scorer", "cached", "scored", "way"), 0.0),
+    **dict.fromkeys(("scorer", "cached", "scored", "refused", "way"), 0.0),
     **dict.fromkeys(("redis_find", "redis_keep", "redis_way", "redis_client"), 0.0),
 )
 ONE = Plan(gateways=1, scorers=1, limits=Limits(max_waiting=10**6, model_texts=10**6))
@@ -188,6 +189,9 @@ def test_what_is_too_much_is_refused_for_want_of_a_place_or_of_time() -> None:
     crowd = Load(200, 5)
     tight = replace(ONE_BY_ONE.limits, max_waiting=10)
     assert outcomes(replace(ONE, limits=tight), crowd) == {"scored", "full"}
+    # The gateway's own bound, where the scorer never has more than one.
+    tight = replace(tight, model_texts=1)
+    assert outcomes(replace(ONE, limits=tight), crowd) == {"scored", "full"}
     short = replace(ONE_BY_ONE.limits, guard_seconds=0.1)
     assert outcomes(replace(ONE, limits=short), crowd) == {"scored", "late"}
     # Where callers say until when they wait, who can't be done by then is told at once.
@@ -202,7 +206,9 @@ def test_redis_shares_what_another_gateway_has_scored() -> None:
     assert apart.share("cached") < 0.35
     assert shared.share("cached", "shared") == pytest.approx(0.5, abs=0.05)
     slow = replace(FREE, redis_find=0.06)
-    assert "shared" not in outcomes(Plan(1, 1, redis=True), replace(load, rate=1), slow)
+    few = replace(load, rate=4)
+    assert "shared" in outcomes(Plan(4, 1, redis=True), few)
+    assert "shared" not in outcomes(Plan(4, 1, redis=True), few, slow)
 
 
 class Sleeping:
@@ -330,14 +336,13 @@ def test_the_command_finds_how_many_scorers_are_enough(
         run(monkeypatch, capsys, *SHORT, "--p99", "0.001", "--most-scorers", "2")
 
 
-def test_lengths_are_drawn_from_rows(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path
-) -> None:
-    rows = [{"id": str(n), "prompt": text(n, 500), "labels": {}} for n in range(3)]
+def test_lengths_are_drawn_from_rows(tmp_path: Path) -> None:
+    rows = [{"id": str(n), "prompt": text(n, 500 + n), "labels": {}} for n in range(3)]
     (tmp_path / "rows.jsonl").write_text("\n".join(map(json.dumps, rows)))
-    flags = ("--texts", str(tmp_path / "rows.jsonl"), "--rate", "100", "--peak", "1")
-    said = run(monkeypatch, capsys, *SHORT, *flags)
-    assert "No queue grows" in said
+    given = Namespace(texts=str(tmp_path / "rows.jsonl"), adapter="ours", tokenizer="starter")
+    lengths = command._lengths(given)
+    assert lengths == pytest.approx([500, 501, 502], abs=2)
+    assert {r.tokens for r in Load(9, 9, lengths=lengths).requests(0)} == set(lengths)
 
 
 def test_what_is_shipped_can_be_read_and_what_is_not_is_said() -> None:

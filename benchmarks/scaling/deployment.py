@@ -102,13 +102,17 @@ class Gateway:
         self._cache: OrderedDict[int, None] = OrderedDict()
         self._flights: dict[tuple[str, int], Event] = {}
         self._calls = 0
+        self._asking = max(0.0, times.scored - times.cached) / 2  # before, and once more after it
 
     def answer(self, request: Request) -> Steps:
         """Judge a text, and give the outcome."""
         self.requests += 1
         yield from self.loop.run(self._times.cached / 2)
         outcome = yield from self._find(request)
-        yield from self.loop.run(self._times.cached / 2)
+        if outcome in REFUSED:
+            yield from self.loop.run(max(0.0, self._times.refused - self._times.cached / 2))
+        else:
+            yield from self.loop.run(self._times.cached / 2)
         self.requests -= 1
         return outcome
 
@@ -136,15 +140,13 @@ class Gateway:
             yield from self.loop.run(self._times.redis_client)
             if (yield from self._redis.find(request.text)):
                 return "shared"
-        beyond_cached = max(0.0, self._times.scored - self._times.cached) / 2
-        yield from self.loop.run(beyond_cached)
         asking = self._env.process(self._ask(request, until))
         yield asking | self._env.timeout(max(0.0, until - self._env.now))
         if asking.is_alive:
             asking.interrupt()
             yield asking
         if asking.value == "scored":
-            yield from self.loop.run(beyond_cached)
+            yield from self.loop.run(self._asking)
             if self._redis:
                 self._redis.keep(request.text)
         return asking.value
@@ -153,6 +155,7 @@ class Gateway:
         tokens = self._times.prompt_tokens + request.tokens
         try:
             if self._plan.choice == "own":
+                yield from self.loop.run(self._asking)
                 scorer = self._scorers[self._choose(request.text)]
                 yield from scorer.score(request.caller, tokens, until)
             else:
@@ -170,6 +173,7 @@ class Gateway:
         self._calls += 1
         hashed = self._choose(text) if self._plan.choice == "rendezvous" else None
         try:
+            yield from self.loop.run(self._asking)
             places = self._places[hashed or 0]
             self._places_meter.waiting(self._env.now, len(places.queue))
             with places.request() as place:

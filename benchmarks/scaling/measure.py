@@ -5,8 +5,8 @@
 Forward passes are timed in this process, by its processor time, for how they grow. What they cost
 in a scorer among others' work, and what gateways, scorers and their caller do besides, is what the
 processes of two gateways and two scorers worked for real requests: few, so that each has a pass of
-its own, and many. The way is what is left of the time of one request alone. Needs Linux, the
-starter and a redis-server; wants a quiet machine.
+its own, many, and too many. The way is what is left of the time of one request alone. Needs Linux,
+the starter and a redis-server; wants a quiet machine.
 """
 
 import argparse
@@ -18,10 +18,13 @@ import shutil
 import subprocess
 import sys
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from datetime import date
 from functools import partial
+from itertools import islice
 from multiprocessing import get_context
 from multiprocessing.queues import SimpleQueue
 from multiprocessing.synchronize import Barrier
@@ -33,6 +36,7 @@ import torch
 from scipy.optimize import nnls
 
 from benchmarks.load.servers import free_port
+from benchmarks.scaling.load import Load
 from benchmarks.scaling.real import Client, Running, processor_seconds, running, text
 from benchmarks.scaling.scorer import Limits
 from benchmarks.scaling.times import Times, amounts
@@ -50,6 +54,8 @@ PASS = ("pass_seconds", "pass_token", "pass_pair", "pass_pair_of_all")
 AT_ONCE = 8
 TOGETHER = 4  # texts of a pass, where twice as many ask at a time: the others wait meanwhile
 PAUSE = 0.02
+COMING, OPEN = 25.0, 200  # requests/s and requests of ordinary use, as they come
+FULL = 16  # calls that a gateway takes at once
 REDIS_ROUNDS = 1000
 
 
@@ -71,7 +77,7 @@ def main() -> None:
     speeds = _speeds(part / 2)
     tiny = Pack((1, 2, 3), ((4,),))
     nothing = fastest({"": lambda: engine.forward([tiny])}, 1, time.process_time)[""]
-    with running(2, 2, Limits()) as servers:
+    with running(2, 2, Limits(max_waiting=FULL)) as servers:
         found = asyncio.run(_requests(servers, passes, prompt_tokens, tiny, nothing))
     redis = asyncio.run(_redis())
     Times(
@@ -167,6 +173,7 @@ async def _requests(
         after = [*map(processor_seconds, processes), time.perf_counter()]
         return (np.array(after) - before) / times
 
+    statuses: Counter[int] = Counter()
     async with Client(servers.gateways) as client, aiohttp.ClientSession() as session:
 
         async def ask(words: str) -> None:
@@ -175,6 +182,9 @@ async def _requests(
 
         async def ask_new() -> None:
             await ask(text(next(numbers), tokens))
+
+        async def ask_whatever() -> None:
+            statuses[await client.ask(text(next(numbers), tokens))] += 1
 
         async def ask_scorer() -> None:
             body = {
@@ -185,23 +195,37 @@ async def _requests(
             async with session.post(f"{servers.scorers[0]}/completions", json=body) as reply:
                 await reply.read()
 
+        async def ask_open() -> None:
+            draw = islice(Load(COMING, 2 * OPEN / COMING).requests(seed=0), OPEN)
+            answers = await client.ask_all([replace(r, text=next(numbers)) for r in draw])
+            if any(answer.outcome != "scored" for answer in answers):
+                raise SystemExit("The machine is too busy to measure on: some were refused.")
+
         await worked(ask_new, 50, AT_ONCE)
         many = await worked(ask_new, 300, 2 * TOGETHER * len(servers.scorers))
         cached = await worked(lambda: ask(text(0, tokens)), 1500, AT_ONCE)
         besides = await worked(ask_scorer, 500, 1)
         alone = await worked(ask_new, 100, 1)
         few = await worked(partial(_ask_after_a_pause, ask_new), 150, 1)
+        ordinary = await worked(ask_open, 1, 1) / OPEN
+        flood = await worked(ask_whatever, 600, 8 * FULL)
     scorer = max(0.0, besides[1] - nothing)
     size = prompt_tokens + tokens - 1
     scaled = _scaled(passes, size, few[1] - scorer, many[1] - scorer)
-    print(f"Gateway, scorer, client and all of it, in ms, of few: {few * 1e3}")
-    print(f"of few without a pause: {alone * 1e3}, of many: {many * 1e3}, cached: {cached * 1e3}")
+    share = statuses[429] / statuses.total()
+    refused = max(0.0, flood[0] - (1 - share) * ordinary[0]) / share
+    for name, seen in {
+        **{"many": many, "cached": cached, "alone": alone, "few": few},
+        **{"ordinary": ordinary, f"{share:.0%} refused": flood},
+    }.items():
+        print(f"{name}: {seen * 1e3} ms for gateway, scorer, client and until the next is done")
     return {
         **dict(zip(PASS, scaled, strict=True)),
         "scorer": float(scorer),
         "cached": float(cached[0]),
-        "scored": float(many[0]),
-        "client": float(many[2]),
+        "scored": float(ordinary[0]),
+        "refused": float(refused),
+        "client": float(ordinary[2]),
         "way": max(0.0, float(alone[3] - sum(alone[:3]))),
     }
 

@@ -1,6 +1,7 @@
 """The real thing on this machine: gateways and scorers as processes, and who asks them."""
 
 import asyncio
+import os
 import random
 import sys
 import time
@@ -73,6 +74,14 @@ def processor_seconds(processes: Sequence[int]) -> float:
     return sum(time.clock_gettime((~process << 3) | 2) for process in processes)
 
 
+def others_seconds(processes: Sequence[int]) -> float:
+    """Give what this machine's cores have worked for others than these processes."""
+    first = Path("/proc/stat").read_text(encoding="utf-8").split("\n", 1)[0]
+    user, nice, system, _, _, interrupts, soft, stolen = map(int, first.split()[1:9])
+    ticks = user + nice + system + interrupts + soft + stolen
+    return ticks / os.sysconf("SC_CLK_TCK") - processor_seconds(processes)
+
+
 def text(number: int, tokens: int) -> str:
     """Write a text of so many of the starter's tokens, more or less one, that no other is."""
     draw = random.Random(number)
@@ -121,7 +130,11 @@ class Client:
             seconds = time.perf_counter() - began - request.at
             outcome = {200: "scored", 429: "full", 503: "late"}.get(status)
             if outcome is None:
-                raise SystemExit(f"A gateway answered with status {status}.")
+                raise SystemExit(
+                    f"A gateway answered with status {status}."
+                    if status
+                    else f"A gateway did not answer within {LONGEST_WAIT:g} s."
+                )
             answers.append(Answer(request.at, seconds, outcome))  # type: ignore[arg-type]
 
         for request, words in zip(requests, texts, strict=True):

@@ -18,9 +18,9 @@ class Times:
     what is large falls out of caches. Under all policies a text has `prompt_tokens` besides its
     own.
 
-    `scorer` is what a scorer process does for a text besides, `cached` and `scored` what a gateway
-    does for one request whose text is cached and for one whose text is new, and `client` what who
-    asks does, where that shares the machine. `way` is what a request waits that is nobody's work.
+    `scorer` is what a scorer process does for a text besides; `cached`, `scored` and `refused` what
+    a gateway does for a request whose text is cached, is new, or gets a 429; `client` what who asks
+    does, where that shares the machine; `way` what a request waits that is nobody's work.
     `redis_find` and `redis_keep` are Redis' own work, `redis_client` that of a gateway for both,
     and `redis_way` is what is left of a round trip.
 
@@ -39,6 +39,7 @@ class Times:
     scorer: float
     cached: float
     scored: float
+    refused: float
     way: float
     redis_find: float
     redis_keep: float

@@ -15,6 +15,7 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from itertools import chain
 from pathlib import Path
 
 import orjson
@@ -25,7 +26,7 @@ from rich.table import Table
 
 from benchmarks.scaling.deployment import REFUSED, Plan
 from benchmarks.scaling.load import Load
-from benchmarks.scaling.real import Client, processor_seconds, running
+from benchmarks.scaling.real import Client, others_seconds, processor_seconds, running
 from benchmarks.scaling.report import latency
 from benchmarks.scaling.scorer import Limits
 from benchmarks.scaling.simulation import Answer, Day, over, simulate_all
@@ -40,11 +41,16 @@ SEEDS = 6
 
 @dataclass(frozen=True)
 class Seen:
-    """A real run of one load; `worked` is what gateways, scorers and client did for a request."""
+    """A real run of one load.
+
+    `worked` is what gateways, scorers and client did for a request; `others` is how many cores
+    worked for other processes on average.
+    """
 
     share: float
     load: Load
     cores: float
+    others: float
     worked: tuple[float, ...]
     answers: list[Answer]
 
@@ -110,26 +116,39 @@ async def _run(loads: Mapping[float, Load]) -> list[Seen]:
                     for one in load.requests(seed=SEEDS + number)
                 ]
                 await asyncio.gather(*(client.ask("Hello.") for _ in range(8)))
+                every = [*chain(*processes)]
+                others = others_seconds(every)
                 before, began = [*map(processor_seconds, processes)], time.perf_counter()
                 answers = await client.ask_all(requests)
                 length = time.perf_counter() - began
+                others = (others_seconds(every) - others) / length
                 after = map(processor_seconds, processes)
                 worked = [b - a for a, b in zip(before, after, strict=True)]
                 each = tuple(one / len(answers) for one in worked)
-                seen.append(Seen(share, load, sum(worked) / length, each, answers))
-                figures = ", ".join(f"{one * 1e3:.1f}" for one in each)
-                print(f"{share:.0%}: {len(answers)} requests, {figures} ms of work for each")
+                seen.append(Seen(share, load, sum(worked) / length, others, each, answers))
+                print(f"{share:.0%}: {len(answers)} requests; of two cores {others:.2f} for others")
                 await asyncio.sleep(1)
     return seen
 
 
 def _table(times: Times, seen: Sequence[Seen]) -> Table:
     made = Table(box=box.MARKDOWN)
-    for column in ("load", "requests/s", "cores", "", "predicted", "seen", "predicted / seen"):
+    for column in (
+        "load",
+        "requests/s",
+        "cores, others",
+        "",
+        "predicted",
+        "seen",
+        "predicted / seen",
+    ):
         made.add_column(column, justify="right")
     for one in seen:
-        days, real = simulate_all(times, PLAN, one.load, SEEDS), one.day()
-        cells = f"{one.share:.0%}", f"{one.load.rate:.0f}", f"{one.cores:.2f}"
+        # What others took is no part of the model: all cores are slower by it.
+        left = 1 - one.others / len(times.speeds)
+        rest = replace(times, speeds=tuple(speed * left for speed in times.speeds))
+        days, real = simulate_all(rest, PLAN, one.load, SEEDS), one.day()
+        cells = f"{one.share:.0%}", f"{one.load.rate:.0f}", f"{one.cores:.2f} + {one.others:.2f}"
         for percent in PERCENTILES:
             expected, found = latency(days, percent), real.percentile(percent)
             figures = expected.shown(1e3), f"{found * 1e3:.0f}", f"{expected.mean / found:.2f}"
