@@ -124,29 +124,30 @@ def _speeds(seconds: float) -> tuple[float, ...]:
     context = get_context("spawn")
     paces = []
     for busy in range(1, (os.cpu_count() or 1) + 1):
-        ready, counts = context.Barrier(busy), context.SimpleQueue()
+        ready, each = context.Barrier(busy), context.SimpleQueue()
         processes = [
-            context.Process(target=_pace, args=(ready, seconds, counts)) for _ in range(busy)
+            context.Process(target=_pace, args=(ready, seconds, each)) for _ in range(busy)
         ]
         for process in processes:
             process.start()
-        paces.append(sum(counts.get() for _ in processes) / busy)
+        paces.append(sum(each.get() for _ in processes) / busy)
         for process in processes:
             process.join()
     return tuple(round(pace / paces[0], 3) for pace in paces)
 
 
-def _pace(ready: Barrier, seconds: float, counts: "SimpleQueue[int]") -> None:
+def _pace(ready: Barrier, seconds: float, paces: "SimpleQueue[float]") -> None:
     torch.set_num_threads(1)
     engine = load_engine("starter", device="cpu")
     work = [_prepared(engine, 0, 40)]
     engine.forward(work)
     ready.wait()
-    began, count = time.perf_counter(), 0
+    began, before, count = time.perf_counter(), time.process_time(), 0
     while time.perf_counter() < began + seconds:
         engine.forward(work)
         count += 1
-    counts.put(count)
+    # By processor time: what others on this machine take is not what cores cost each other.
+    paces.put(count / (time.process_time() - before))
 
 
 async def _requests(
