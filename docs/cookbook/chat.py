@@ -1,0 +1,47 @@
+"""A chat in the terminal that knows what a guard can say: `python chat.py [MODEL]`."""
+
+import sys
+
+import openai
+from openai.types.chat import ChatCompletionMessageParam
+
+
+def answer(client: openai.OpenAI, model: str, turns: list[ChatCompletionMessageParam]) -> str | None:
+    """Print the answer as it comes, and give it; None where a turn was blocked or not judged."""
+    said = ""
+    try:
+        stream = client.chat.completions.create(model=model, messages=turns, stream=True)
+        for chunk in stream:
+            for choice in chunk.choices:
+                said += choice.delta.content or ""
+                print(choice.delta.content or "", end="", flush=True)
+                if choice.finish_reason == "content_filter":
+                    print("[the rest was blocked]")
+                    return None
+    except openai.BadRequestError as refused:
+        if refused.code != "content_filter":
+            raise
+        print("[blocked: please say it in another way]")
+        return None
+    except openai.APIStatusError as failed:
+        if failed.status_code < 500:
+            raise
+        print("[not available at the moment: please try again]")  # the guard, or the model
+        return None
+    print()
+    return said
+
+
+def main(model: str) -> None:
+    """Read a line, answer it, and remember both, unless they were blocked."""
+    client = openai.OpenAI()  # its address and key are the variables OPENAI_BASE_URL, OPENAI_API_KEY
+    turns: list[ChatCompletionMessageParam] = []
+    for line in sys.stdin:
+        asked: ChatCompletionMessageParam = {"role": "user", "content": line.strip()}
+        said = answer(client, model, [*turns, asked])
+        if said is not None:
+            turns += [asked, {"role": "assistant", "content": said}]
+
+
+if __name__ == "__main__":
+    main(sys.argv[1] if len(sys.argv) > 1 else "stand-in")
