@@ -42,10 +42,11 @@ def blocks(page: str) -> list[Block]:
 
 
 def differs(said: str, expected: str) -> str | None:
-    """Say where the two differ: `…` stands for anything, and decimals may be 0.03 off.
+    """Say how the two differ: `…` stands for anything, decimals may be 0.03 off, spaces more.
 
     Scores differ between processors in their last digits.
     """
+    said, expected = (re.sub(r"\s*\n\s*|[ \t]+", _one_space, t.strip()) for t in (said, expected))
     parts = [_DECIMAL.sub("\0", re.escape(p).replace(r"\.", ".")) for p in expected.split("…")]
     pattern = ".*?".join(parts).replace("\0", r"(\d+\.\d+)")
     found = re.fullmatch(pattern, said, re.S)
@@ -105,7 +106,7 @@ class Newcomer:
         end = time.monotonic() + 10
         while True:
             said = self.paste(block.text, block.language)
-            wrong = differs(said.strip(), block.prints.strip()) if block.prints else None
+            wrong = differs(said, block.prints) if block.prints else None
             if not wrong:
                 return
             # A server takes a moment to see that its policies changed, and so does a reader.
@@ -146,6 +147,10 @@ class Newcomer:
                 return reply.status == 200
         except OSError:
             return False
+
+
+def _one_space(spaces: re.Match[str]) -> str:
+    return "\n" if "\n" in spaces[0] else " "
 
 
 def _free_ports(count: int) -> list[str]:
