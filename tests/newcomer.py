@@ -2,11 +2,13 @@
 
 import os
 import re
+import shlex
 import signal
 import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from socket import create_server
@@ -41,12 +43,37 @@ def blocks(page: str) -> list[Block]:
     return found
 
 
+def commands(block: Block) -> list[str]:
+    """Give the commands of a block, each with its lines."""
+    found: list[str] = []
+    pending = ""
+    for line in block.text.splitlines(keepends=True):
+        pending += line
+        if _complete(pending):
+            found.append(pending)
+            pending = ""
+    assert not pending, pending
+    return found
+
+
+def _complete(text: str) -> bool:
+    if text.endswith("\\\n"):
+        return False
+    try:
+        shlex.split(text, comments=True)
+    except ValueError:  # a quotation is open
+        return False
+    return True
+
+
 def differs(said: str, expected: str) -> str | None:
     """Say how the two differ: `…` stands for anything, decimals may be 0.03 off, spaces more.
 
     Scores differ between processors in their last digits.
     """
-    said, expected = (re.sub(r"\s*\n\s*|[ \t]+", _one_space, t.strip()) for t in (said, expected))
+    said, expected = (
+        "\n".join(" ".join(li.split()) for li in t.strip().splitlines()) for t in (said, expected)
+    )
     parts = [_DECIMAL.sub("\0", re.escape(p).replace(r"\.", ".")) for p in expected.split("…")]
     pattern = ".*?".join(parts).replace("\0", r"(\d+\.\d+)")
     found = re.fullmatch(pattern, said, re.S)
@@ -73,7 +100,12 @@ class Newcomer:
             marker.unlink(missing_ok=True)
             marker.touch()
         self.ports = dict(zip(("8000", "8100", "8200"), _free_ports(3), strict=True))
-        self.environment = {**os.environ, "PORT": self.ports["8000"], "COLUMNS": "80"}
+        self.environment = {
+            **os.environ,
+            "PATH": f"{folder / '.venv/bin'}:{os.environ['PATH']}",
+            "PORT": self.ports["8000"],
+            "COLUMNS": "80",
+        }
         self._started: list[subprocess.Popen[bytes]] = []
 
     def here(self, text: str) -> str:
@@ -149,10 +181,6 @@ class Newcomer:
             return False
 
 
-def _one_space(spaces: re.Match[str]) -> str:
-    return "\n" if "\n" in spaces[0] else " "
-
-
 def _free_ports(count: int) -> list[str]:
     listeners = [create_server(("127.0.0.1", 0)) for _ in range(count)]
     ports = [str(listener.getsockname()[1]) for listener in listeners]
@@ -161,8 +189,9 @@ def _free_ports(count: int) -> list[str]:
     return ports
 
 
+@contextmanager
 def newcomer(folder: Path) -> Iterator[Newcomer]:
-    """A newcomer for a fixture, whose servers end with it."""
+    """A newcomer, whose servers end with the block."""
     someone = Newcomer(folder)
     try:
         yield someone

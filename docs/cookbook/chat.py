@@ -6,7 +6,9 @@ import openai
 from openai.types.chat import ChatCompletionMessageParam
 
 
-def answer(client: openai.OpenAI, model: str, turns: list[ChatCompletionMessageParam]) -> str | None:
+def answer(
+    client: openai.OpenAI, model: str, turns: list[ChatCompletionMessageParam]
+) -> str | None:
     """Print the answer as it comes, and give it; None where a turn was blocked or not judged."""
     said = ""
     try:
@@ -34,7 +36,9 @@ def answer(client: openai.OpenAI, model: str, turns: list[ChatCompletionMessageP
 
 def main(model: str) -> None:
     """Read a line, answer it, and remember both, unless they were blocked."""
-    client = openai.OpenAI()  # its address and key are the variables OPENAI_BASE_URL, OPENAI_API_KEY
+    client = (
+        openai.OpenAI()
+    )  # its address and key are the variables OPENAI_BASE_URL, OPENAI_API_KEY
     turns: list[ChatCompletionMessageParam] = []
     for line in sys.stdin:
         asked: ChatCompletionMessageParam = {"role": "user", "content": line.strip()}

@@ -16,9 +16,7 @@ posts = sqlite3.connect(
     os.environ.get("FORUM_DB", "forum.db"), isolation_level=None, check_same_thread=False
 )
 posts.row_factory = sqlite3.Row
-posts.execute(
-    "CREATE TABLE IF NOT EXISTS posts (id INTEGER PRIMARY KEY, author, text, state, why)"
-)
+posts.execute("CREATE TABLE IF NOT EXISTS posts (id INTEGER PRIMARY KEY, author, text, state, why)")
 
 
 class Post(BaseModel):

@@ -68,7 +68,9 @@ class Model(BaseHTTPRequestHandler):
         finish = "tool_calls" if "tool_calls" in reply else "stop"
         if not request.get("stream"):
             choice = {"index": 0, "message": reply, "finish_reason": finish}
-            self._send("application/json", [encoded({"object": "chat.completion", "choices": [choice]})])
+            self._send(
+                "application/json", [encoded({"object": "chat.completion", "choices": [choice]})]
+            )
         else:
             self._send("text/event-stream", events(reply, finish))
 

@@ -29,7 +29,9 @@ def ranked_well(violating: list[float], harmless: list[float]) -> float:
 
 def main(path: str, label: str, *wordings: str) -> None:
     """Print how well each wording ranks, and the row on which it is most wrong."""
-    client = openai.OpenAI()  # its address and key are the variables OPENAI_BASE_URL, OPENAI_API_KEY
+    client = (
+        openai.OpenAI()
+    )  # its address and key are the variables OPENAI_BASE_URL, OPENAI_API_KEY
     with open(path, encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     asked = [probabilities(client, row["text"], list(wordings)) for row in rows]
