@@ -127,6 +127,7 @@ class Newcomer:
             capture_output=True,
             text=True,
             timeout=90,
+            check=False,
         )
         assert ran.returncode == 0, f"{text}\n{ran.stdout}\n{ran.stderr}"
         exports = re.findall(r"^export (.*)$", self.here(text), re.M)

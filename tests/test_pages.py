@@ -30,13 +30,13 @@ FOLLOWED = (
 SETUP = "docs/cookbook/README.md"
 # What begins so is not run, and why; that the program knows its flags is looked at all the same.
 NOT_RUN = {
-    "make serve": "the fixture does, with the cookbook's two variables",
+    "make serve": "the fixture does, with the cookbook's variables",
     "SHIELDGATE_UPSTREAM=http://localhost:11434/v1 make serve": "the fixture does",
     ".venv/bin/pip install": "the tests' environment has it, and tests ask no registry",
     "export HF_TOKEN=…": "the value is the reader's",
     ".venv/bin/shieldgate serve --model google/shieldgemma-2b": "the weights are gated",
-    ".venv/bin/shieldgate evaluate labelled.jsonl": "the reader's rows; the cookbook has some",
-    ".venv/bin/shieldgate calibrate runs/mine/scores.jsonl": "the reader's rows; the cookbook has some",
+    ".venv/bin/shieldgate evaluate labelled.jsonl": "the rows are the reader's; see the cookbook",
+    ".venv/bin/shieldgate calibrate runs/mine/scores.jsonl": "the same",
     "shieldgate serve --keys keys.yaml --host 0.0.0.0": "tests open no port to the network",
     "shieldgate serve --upstream": "the fixture does, by the variable of the same name",
     "shieldgate serve --generator": "the weights are gated",

@@ -5,9 +5,9 @@ The mailbox is a dict below; put your own tools there.
 
 import json
 import sys
+from typing import Any
 
 import openai
-from openai.types.chat import ChatCompletionMessageParam, ChatCompletionToolParam
 
 MAILS = {
     "Ada": "Can you bring two loaves on Friday?",
@@ -29,19 +29,19 @@ def send_mail(text: str) -> str:
 TOOLS = {"read_mail": read_mail, "send_mail": send_mail}
 
 
-def described(name: str, argument: str) -> ChatCompletionToolParam:
+def described(name: str, argument: str) -> Any:
     """Describe a tool of one argument, a string, to the model."""
     parameters = {"type": "object", "properties": {argument: {"type": "string"}}}
     description = TOOLS[name].__doc__ or ""
     function = {"name": name, "description": description, "parameters": parameters}
-    return {"type": "function", "function": function}  # type: ignore[typeddict-item]
+    return {"type": "function", "function": function}
 
 
 def run(client: openai.OpenAI, model: str, task: str) -> str:
     """Work until the model answers in words, or the guard ends it; say how it ended."""
-    turns: list[ChatCompletionMessageParam] = [{"role": "user", "content": task}]
+    turns: list[Any] = [{"role": "user", "content": task}]
     tools = [described("read_mail", "sender"), described("send_mail", "text")]
-    while True:
+    for _ in range(10):
         try:
             reply = client.chat.completions.create(model=model, messages=turns, tools=tools)
         except openai.BadRequestError as refused:
@@ -53,12 +53,15 @@ def run(client: openai.OpenAI, model: str, task: str) -> str:
             return "stopped: the model wrote what is not allowed"
         if not choice.message.tool_calls:
             return f"done: {choice.message.content}"
-        turns.append(choice.message.to_dict())  # type: ignore[arg-type]
+        turns.append(choice.message.to_dict())
         for call in choice.message.tool_calls:
-            if call.type == "function":
-                print(f"calls {call.function.name}({call.function.arguments})")
+            print(f"calls {call.function.name}({call.function.arguments})")
+            try:
                 result = TOOLS[call.function.name](**json.loads(call.function.arguments))
-                turns.append({"role": "tool", "tool_call_id": call.id, "content": result})
+            except (KeyError, TypeError, ValueError) as wrong:
+                result = f"This call failed: {wrong}"
+            turns.append({"role": "tool", "tool_call_id": call.id, "content": result})
+    return "stopped: ten rounds, and no end"
 
 
 if __name__ == "__main__":

@@ -36,9 +36,7 @@ def answer(
 
 def main(model: str) -> None:
     """Read a line, answer it, and remember both, unless they were blocked."""
-    client = (
-        openai.OpenAI()
-    )  # its address and key are the variables OPENAI_BASE_URL, OPENAI_API_KEY
+    client = openai.OpenAI()  # where it is, and its key, say OPENAI_BASE_URL and OPENAI_API_KEY
     turns: list[ChatCompletionMessageParam] = []
     for line in sys.stdin:
         asked: ChatCompletionMessageParam = {"role": "user", "content": line.strip()}

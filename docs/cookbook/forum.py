@@ -1,9 +1,8 @@
 """A small forum whose posts wait for a moderator where the guard flags them.
 
-`uvicorn forum:app` serves it. Posts are in the file `forum.db`, or that of the variable FORUM_DB.
+`uvicorn forum:app` serves it. Posts are in the file `forum.db`.
 """
 
-import os
 import sqlite3
 
 import openai
@@ -11,10 +10,8 @@ from fastapi import FastAPI, HTTPException
 from pydantic import BaseModel
 
 app = FastAPI()
-guard = openai.OpenAI()  # its address and key are the variables OPENAI_BASE_URL, OPENAI_API_KEY
-posts = sqlite3.connect(
-    os.environ.get("FORUM_DB", "forum.db"), isolation_level=None, check_same_thread=False
-)
+guard = openai.AsyncOpenAI()  # where it is, and its key, say OPENAI_BASE_URL and OPENAI_API_KEY
+posts = sqlite3.connect("forum.db", isolation_level=None)
 posts.row_factory = sqlite3.Row
 posts.execute("CREATE TABLE IF NOT EXISTS posts (id INTEGER PRIMARY KEY, author, text, state, why)")
 
@@ -32,10 +29,10 @@ class Decision(BaseModel):
     publish: bool
 
 
-def judged(text: str) -> tuple[str, str]:
+async def judged(text: str) -> tuple[str, str]:
     """Say whether a text is published or held, and why."""
     try:
-        [result] = guard.moderations.create(input=text).results
+        [result] = (await guard.moderations.create(input=text)).results
     except openai.OpenAIError:
         return "held", "could not be judged"  # the forum stays up, and nothing goes out unseen
     flagged = [name for name, is_flagged in result.categories.to_dict().items() if is_flagged]
@@ -43,22 +40,22 @@ def judged(text: str) -> tuple[str, str]:
 
 
 @app.post("/posts", status_code=201)
-def write(post: Post) -> dict[str, object]:
+async def write(post: Post) -> dict[str, object]:
     """Publish a post, or hold it for a moderator."""
-    state, why = judged(post.text)
+    state, why = await judged(post.text)
     row = (post.author, post.text, state, why)
     insert = "INSERT INTO posts (author, text, state, why) VALUES (?, ?, ?, ?)"
     return {"id": posts.execute(insert, row).lastrowid, "state": state}
 
 
 @app.get("/posts")
-def read(state: str = "published") -> list[dict[str, object]]:
+async def read(state: str = "published") -> list[dict[str, object]]:
     """List the posts that everybody sees; `state=held` lists what waits for a moderator."""
     return [dict(p) for p in posts.execute("SELECT * FROM posts WHERE state = ?", (state,))]
 
 
 @app.post("/posts/{number}/decision")
-def decide(number: int, decision: Decision) -> dict[str, object]:
+async def decide(number: int, decision: Decision) -> dict[str, object]:
     """Publish or remove a post that is held."""
     state = "published" if decision.publish else "removed"
     update = "UPDATE posts SET state = ? WHERE id = ? AND state = 'held'"

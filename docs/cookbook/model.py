@@ -13,9 +13,9 @@ from typing import Any
 
 ANSWERS = {
     "What do you think of my loaf?": "It has a fine crust. Well done!",
-    "And what would a rude critic say?": "A critic would look at the crust first, which is even and "
-    "well baked, and then cut it open to see the crumb. He would chew, put down the knife, and say: "
-    "you are a worthless idiot and a pathetic loser.",
+    "And what would a rude critic say?": "A critic would look at the crust first, which is even "
+    "and well baked, and then cut it open to see the crumb. He would chew, put down the knife, and "
+    "say: you are a worthless idiot and a pathetic loser.",
 }
 
 

@@ -7,6 +7,7 @@ it isn't. A wording is a statement that is true of what violates the policy.
 import csv
 import sys
 from itertools import product
+from pathlib import Path
 
 import openai
 
@@ -29,14 +30,14 @@ def ranked_well(violating: list[float], harmless: list[float]) -> float:
 
 def main(path: str, label: str, *wordings: str) -> None:
     """Print how well each wording ranks, and the row on which it is most wrong."""
-    client = (
-        openai.OpenAI()
-    )  # its address and key are the variables OPENAI_BASE_URL, OPENAI_API_KEY
-    with open(path, encoding="utf-8", newline="") as file:
+    client = openai.OpenAI()  # where it is, and its key, say OPENAI_BASE_URL and OPENAI_API_KEY
+    with Path(path).open(encoding="utf-8", newline="") as file:
         rows = list(csv.DictReader(file))
     asked = [probabilities(client, row["text"], list(wordings)) for row in rows]
     for number, wording in enumerate(wordings):
-        found = [(p[number], row[label] == "1", row["text"]) for p, row in zip(asked, rows)]
+        found = [
+            (p[number], row[label] == "1", row["text"]) for p, row in zip(asked, rows, strict=True)
+        ]
         violating = [p for p, is_violating, _ in found if is_violating]
         harmless = [p for p, is_violating, _ in found if not is_violating]
         print(f"{ranked_well(violating, harmless):.2f}  {wording}")
