@@ -8,7 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from socket import create_server
@@ -24,7 +24,6 @@ _DECIMAL = re.compile(r"\d+\.\d+")
 class Block:
     """A fenced block of a page, and what the page says it prints: the block after it."""
 
-    page: str
     language: str
     text: str
     prints: str | None = None
@@ -39,7 +38,7 @@ def blocks(page: str) -> list[Block]:
     for number, (language, text, before_another) in enumerate(fenced):
         if language:
             shown = fenced[number + 1][1] if before_another else None
-            found.append(Block(page, language, text, shown))
+            found.append(Block(language, text, shown))
     return found
 
 
@@ -150,7 +149,8 @@ class Newcomer:
     def stop(self) -> None:
         """End what was started."""
         for process in self._started:
-            os.killpg(process.pid, signal.SIGKILL)
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
             process.wait()
 
     def _start(self, text: str, answers_at: str) -> str:

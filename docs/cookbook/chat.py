@@ -20,15 +20,13 @@ def answer(
                 if choice.finish_reason == "content_filter":
                     print("[the rest was blocked]")
                     return None
-    except openai.BadRequestError as refused:
-        if refused.code != "content_filter":
+    except openai.APIError as failed:
+        if failed.code == "content_filter":
+            print("[blocked: please say it in another way]")
+        elif isinstance(failed, openai.APIStatusError) and failed.status_code < 500:
             raise
-        print("[blocked: please say it in another way]")
-        return None
-    except openai.APIStatusError as failed:
-        if failed.status_code < 500:
-            raise
-        print("[not available at the moment: please try again]")  # the guard, or the model
+        else:  # the guard, the model, or the way to them
+            print("[not available at the moment: please try again]")
         return None
     print()
     return said
