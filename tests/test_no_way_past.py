@@ -187,6 +187,8 @@ RELAYS = {
 
 # What is counted here is not judged: it goes to where tokens are counted, and a number comes back.
 COUNTS = "/v1/messages/count_tokens"
+# An admin tries rules on texts; none of them goes anywhere.
+TRIES = "/admin/policies/draft"
 
 # Portkey shows the texts twice; these are beside the request itself, which is judged.
 PORTKEY = (
@@ -305,7 +307,7 @@ async def paths(served: Gateway) -> set[str]:
 async def test_every_route_that_takes_a_text_is_tested_here(scorer: FakeScorer) -> None:
     async with serving(Script()) as url, gateway(scorer, upstream=Upstream(url)) as served:
         tested = {re.split("[?#]", path)[0] for path in VERDICTS}
-        assert await paths(served) == {*RELAYS, *tested, COUNTS}
+        assert await paths(served) == {*RELAYS, *tested, COUNTS, TRIES}
 
 
 @pytest.mark.parametrize("path", VERDICTS)
