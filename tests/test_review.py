@@ -204,7 +204,7 @@ ALL = search(choice=Choice(share=1))
 
 def found_in(scores: ScoredRows, against: ScoredRows | None = None, by: Search = ALL) -> Found:
     found = by.among(scores.judged(against), lambda key: None)
-    return replace(found, candidates=scores.with_texts(found.candidates))
+    return replace(found, candidates=scores.with_texts(found.candidates, lambda key: None))
 
 
 def test_scores_of_evaluate_are_joined_with_their_rows(rows: Path, tmp_path: Path) -> None:
@@ -262,6 +262,20 @@ def test_rows_are_read_as_they_were_for_the_scores(rows: Path, tmp_path: Path) -
     assert len(found_in(opened(rows, scores)).candidates) == 40
     with pytest.raises(ConfigurationError, match="a row of it is no row of"):
         found_in(opened(rows, scores, columns=["prompt=prompt"]))  # ids are lines then
+
+
+def test_another_file_of_the_same_name_is_not_taken_for_labelled(
+    rows: Path, tmp_path: Path
+) -> None:
+    scores = opened(rows, scores_of(rows, tmp_path / "scores.jsonl"))
+
+    def labelled(prompt: str) -> Mapping[Key, Any]:
+        return {Key("rows.jsonl", "r7", 7): {"labels": {}, "prompt": prompt, "weight": 1.0}}
+
+    found = ALL.among(scores.judged(), labelled("text 7").get)
+    assert len(scores.with_texts(found.candidates, labelled("text 7").get)) == 40
+    with pytest.raises(ConfigurationError, match="row 7 is of another text than was labelled"):
+        scores.with_texts(found.candidates, labelled("other").get)
 
 
 def batch_folder(rows: Path, folder: Path) -> Path:

@@ -143,6 +143,11 @@ class LabelledFile:
         )
 
 
+def writable(text: str) -> str:
+    """Replace halves of surrogate pairs, which no file of rows may hold."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+
+
 def _key(row: Row) -> Key:
     return Key(row["source"], row["id"], row.get("row"))
 
