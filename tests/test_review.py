@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 from fakes import small_book
+from full_disk import full_disk
 from pyarrow import parquet
 from scored import header, scored, write_scores
 from test_kept_texts import KEY, judgement, kept, new_key, put
@@ -471,6 +472,16 @@ def test_a_line_that_was_torn_is_cut_off_and_the_text_asked_again(out: Path) -> 
         assert [row["id"] for row in file.rows] == ["a"]
         Session([candidate("b")], file).answer(0)
     assert written(out) == [("a", {THREAT: 1, SPAM: 1}), ("b", {THREAT: 0})]
+
+
+def test_a_full_disk_is_said_and_what_was_labelled_before_stays(out: Path) -> None:
+    with LabelledFile(out) as file:
+        session = Session([candidate("a"), candidate("b", "b" * 5000)], file)
+        session.answer_rest(1)
+        with full_disk(3000), pytest.raises(ConfigurationError, match="can't be written"):
+            session.answer(1)
+    with LabelledFile(out) as file:
+        assert [row["id"] for row in file.rows] == ["a"]
 
 
 def test_two_reviews_do_not_write_one_file_and_no_other_file_is_touched(out: Path) -> None:
