@@ -255,14 +255,14 @@ async def test_what_comes_late_leaves_the_address_to_the_view_that_is_shown(
 
 async def test_all_of_it_can_be_done_by_keyboard(served: Gateway, browser: "Browser") -> None:
     focused = "document.activeElement.innerText || document.activeElement.labels?.[0]?.innerText"
-    outline = "getComputedStyle(document.activeElement).outlineStyle"
+    outline = "getComputedStyle(document.activeElement).outline"
     async with opened(browser, f"{served.url}/") as page:
         await page.get_by_label("Prompt").wait_for()
         passed: list[str] = []
         while "Prompt" not in passed:
             await page.keyboard.press("Tab")
             passed.append(await page.evaluate(focused))
-            assert await page.evaluate(outline) != "none", passed
+            assert (await page.evaluate(outline)).endswith(" solid 2px"), passed
         assert passed == ["shieldgate", *VIEWS, "a question", "a threat", "an answer", "Prompt"]
         await page.keyboard.type(TEXT)
         await page.keyboard.press("Tab")
