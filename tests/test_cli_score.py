@@ -1,6 +1,8 @@
 """`shieldgate score`, with a real engine on a small checkpoint."""
 
 import json
+import os
+import pty
 import re
 import subprocess
 import sys
@@ -160,6 +162,19 @@ def test_bytes_that_are_no_text_are_refused(tmp_path: Path) -> None:
     result = score(file)
     assert isinstance(result.exception, ConfigurationError)
     assert "not UTF-8 text (at byte 2)" in str(result.exception)
+
+
+def test_on_a_terminal_loading_is_shown_at_once(hot_checkpoint: Path) -> None:
+    program = str(Path(sys.executable).with_name("shieldgate"))
+    ours, theirs = pty.openpty()
+    command = [program, "score", "tea", "--model", str(hot_checkpoint), "--json"]
+    with subprocess.Popen(command, stderr=theirs, stdout=subprocess.PIPE, text=True) as run:
+        shown = os.read(ours, 10_000)
+        while b"loading" not in shown:
+            shown += os.read(ours, 10_000)
+        assert json.loads(run.communicate()[0])["results"]
+    os.close(theirs)
+    os.close(ours)
 
 
 def test_a_misspelt_file_exits_with_2() -> None:

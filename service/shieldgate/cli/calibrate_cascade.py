@@ -69,7 +69,7 @@ def fit_cascade(
 
 def _table(bands: list[FittedBand]) -> Table:
     may_flag = any(one.band.harmful for one in bands)
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
+    table = Table(box=box.SIMPLE_HEAD, padding=0)
     table.add_column("policy", overflow="fold")
     for column in ("rows", "sure", "asked", "lost", *(["added"] if may_flag else [])):
         table.add_column(column, justify="right", no_wrap=True)
