@@ -600,7 +600,7 @@ def test_a_rule_without_a_number_and_a_number_without_a_rule_are_told(tmp_path: 
     rows = [{"prompt": "p", "score": 0.25}, {"prompt": "p", "score": 1}]
     columns = column_map(["prompt=prompt", "harmful=score"])
     [bad] = dataset(jsonl(tmp_path / "rows.jsonl", rows), columns).survey().bad
-    assert bad.why.startswith("'score' is neither 0 nor 1; --map label:NAME='score>=0.5'")
+    assert bad.why.startswith("'score' is neither 0 nor 1; the rule 'score>=0.5'")
     columns = column_map(["prompt=prompt", "harmful=score>=0.5"])
     rows = [{"prompt": "p", "score": "high"}, {"prompt": "p", "score": 1}]
     [bad] = dataset(jsonl(tmp_path / "rows.jsonl", rows), columns).survey().bad
