@@ -99,10 +99,10 @@ MESSAGES = {
 
 @dataclass(frozen=True)
 class Verdict:
-    """A route that judges: a body that passes, what tells a block, and the fields that are none.
+    """A route that judges: a body that passes, and what tells a block.
 
-    `unjudged` are those that no model reads after this verdict: names, questions, and what is shown
-    with the text that is judged.
+    `unjudged` are the fields for which this verdict doesn't speak: names, questions, and what is
+    shown with the text that is judged.
     """
 
     body: dict[str, Any]
