@@ -39,6 +39,7 @@ AS_IT_COMES, AS_CONTENT = "As it comes", "With the refusal as content"
 READABLE = {"on_block": "refusal", "refusal_field": "content"}
 # Of the model, the scorer, and embeddings.
 GOOD = (KIND, "it is baked", "0.00", "[0.5, -1.0]")
+REFUSAL = "I can't help with that."
 BLOCKED = {name: PROMPTS[name] for name in ("blocked prompt", "blocked answer")}
 
 
@@ -79,13 +80,19 @@ CELLS = list(cells())
 
 def differs(cell: Cell, found: Mapping[str, Any], requests: int) -> bool:
     """Tell whether a client shows something else: each `word` is shown, or it shows nothing."""
-    everything = json.dumps(found, ensure_ascii=False)
+    everything = "\n".join(f"{name}: {value}" for name, value in found.items())
     words = re.findall("`(.*?)`", cell.says)
     asked = re.search(r"asked (\d+) times", cell.says)
     quiet = "raised" not in found and not found["shown"].strip()
+    begun = found["shown"].startswith("kind words")
+    # What is shown after other words is set apart.
+    follows = f"`kind words`, then `{REFUSAL}`" in cell.says
     return (
         not all(word in everything for word in words)
         or quiet != ("nothing" in cell.says)
+        or begun != ("kind words" in words)
+        or (follows and f"\n\n{REFUSAL}" not in found["shown"])
+        or (cell.prompt == "blocked answer" and "crude" in everything)
         or requests != (int(asked[1]) if asked else 1)
     )
 
