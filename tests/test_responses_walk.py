@@ -7,7 +7,7 @@ import json
 from itertools import count
 from typing import Any
 
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 from test_responses_coverage import ASKED, DIALECT, FIELDS, ITEMS, ROWS, of
 from test_walk_property import JSON, PROFILE, fuzzed, marked, missing, numbers, strings
@@ -71,6 +71,7 @@ def test_every_string_of_a_request_is_judged_refused_or_named_as_passed(
 
 @fuzzed
 @given(LIST, MORE)
+@example([], {"metadata": [0, 0]})
 def test_every_string_of_an_answer_is_judged_refused_or_named_as_passed(
     output: list[Any], more: dict[str, Any]
 ) -> None:
@@ -114,6 +115,8 @@ ALL = EVENTS | st.builds(
 
 @fuzzed
 @given(st.lists(ALL, min_size=1, max_size=6))
+@example([{"type": "response.shell_call_command.delta", "delta": [1, 1], "output_index": 0}])
+@example([{"type": "response.shell_call_command.done", "command": [1, 1], "output_index": 0}])
 def test_every_string_that_leaves_in_a_stream_is_judged_refused_or_named_as_passed(
     events: list[dict[str, Any]],
 ) -> None:

@@ -220,6 +220,7 @@ def test_a_tool_is_judged_without_what_is_no_field_of_a_tool_too():
     tool = {"type": "function", "function": {"name": "f", "description": HARM}}
     texts = asked(user(), tools=[{**tool, "x": BENIGN}])
     assert json.dumps(tool, separators=(",", ":")) in texts
+    assert HARM in texts
 
 
 def test_documents_are_judged_without_what_is_no_text_of_theirs_too():

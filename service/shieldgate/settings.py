@@ -181,8 +181,8 @@ class ScoringSettings(RemoteSettings, ComputeSettings):
     quantize: Quantize = Field(
         "none",
         description="Hold the scorer's weights in fewer bits: int8 for processors with AVX512-VNNI "
-        "(nearly twice as fast), the others by bitsandbytes or torchao; a checkpoint that is stored "
-        "so needs no flag. Calibrate anew.",
+        "(nearly twice as fast), the others by bitsandbytes or torchao; a checkpoint that is "
+        "stored so needs no flag. Calibrate anew.",
     )
     cascade: Path | None = Field(
         None,

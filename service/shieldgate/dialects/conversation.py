@@ -164,12 +164,12 @@ def definitions(
 def as_json(field: str, *values: Any) -> Subject:
     """Judge a value as the JSON that a model is shown, and its texts without the JSON around them.
 
-    Further values are judged by themselves.
+    Further values are judged by themselves, likewise.
     """
     whole, *known = [orjson.dumps(value).decode() for value in values]
     found = Subject.of(field, [("content/", whole)])
-    texts = "\n".join(text for text in strings_of(values[0]) if " " in text)
-    parts = dict.fromkeys((*found.exchange.parts, *known, texts))
+    texts = ["\n".join(text for text in strings_of(value) if " " in text) for value in values]
+    parts = dict.fromkeys((*found.exchange.parts, *known, *texts))
     return Subject(
         field, replace(found.exchange, parts=tuple(p for p in parts if p not in ("", whole)))
     )

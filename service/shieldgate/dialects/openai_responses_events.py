@@ -20,7 +20,17 @@ from shieldgate.dialects.openai_responses_text import (
     STATUS,
 )
 from shieldgate.dialects.openai_text import CONTENT, REASONING, REFUSAL, TOOLS
-from shieldgate.dialects.text import Field, Found, Json, Known, Object, Passed, Text, Unscreenable
+from shieldgate.dialects.text import (
+    Anything,
+    Field,
+    Found,
+    Json,
+    Known,
+    Object,
+    Passed,
+    Text,
+    Unscreenable,
+)
 
 LAST = ("response.completed", "response.incomplete", "response.failed")
 AROUND = ("response.created", "response.queued", "response.in_progress")
@@ -70,6 +80,7 @@ _DELTAS: dict[str, tuple[str, str, Field]] = {
     **{f"{name}.delta": (path, "delta", tree) for name, (path, _, tree) in _TEXTS.items()},
     "response.audio.delta": ("audio", "delta", Unscreenable()),
 }
+_ANYTHING = Anything()
 _WITHOUT_TEXT = (
     *("response.audio.done", "response.compaction.compacting", "response.image_generation_call"),
     *(
@@ -118,7 +129,9 @@ def read_event(kind: str, event: JsonObject, body: JsonObject) -> Said:
         path, field, tree = said
         found = goes_on if kind in _DELTAS else repeats
         if (value := rest.pop(field, None)) is not None:
-            tree.read(value, found, path.format_map(at))
+            # In an event JSON is a string, or a piece of one.
+            of_protocol = isinstance(value, str) or not isinstance(tree, Json)
+            (tree if of_protocol else _ANYTHING).read(value, found, path.format_map(at))
         if tokens := rest.pop("logprobs", None):
             LOGPROBS.read(tokens, found, f"{_CONTENT}.logprobs".format_map(at))
         if (name := rest.pop("name", None)) is not None:

@@ -1,6 +1,6 @@
 """A response as a whole: what of it is judged, and how one looks that refuses."""
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Hashable, Iterator, Mapping, Sequence
 from time import time
 from typing import Any
 from uuid import uuid4
@@ -111,10 +111,11 @@ def split(reply: JsonObject, body: JsonObject) -> tuple[dict[str, Any], dict[str
 
 
 def _echoes(value: Any, given: Any) -> bool:
-    return value in (None, given) or _WORDS.union(_strings(given)).issuperset(_strings(value))
+    return value in (None, given) or _WORDS.union(_said(given)).issuperset(_said(value))
 
 
-def _strings(value: Any) -> Iterator[str]:
+def _said(value: Any) -> Iterator[Hashable]:
+    """List all strings, and lists of numbers, which may be tokens."""
     waiting = [value]
     while waiting:
         value = waiting.pop()
@@ -124,6 +125,9 @@ def _strings(value: Any) -> Iterator[str]:
             yield from value
             waiting += value.values()
         elif isinstance(value, list):
+            numbers = tuple(item for item in value if type(item) in (int, float))
+            if len(numbers) > 1:
+                yield numbers
             waiting += value
 
 

@@ -37,7 +37,9 @@ class FairThreads:
         self._long_is_free = True
         self._waiting: dict[bool, FairQueue[Job[Any]]] = {True: FairQueue(), False: FairQueue()}
 
-    def submit(self, caller: str, size: int, work: Callable[[], T], *, long: bool = False) -> Job[T]:
+    def submit(
+        self, caller: str, size: int, work: Callable[[], T], *, long: bool = False
+    ) -> Job[T]:
         """Do work in its caller's turn; `size` is of all that it takes time for."""
         # What were for free would always be next, and all at once.
         job = Job(caller, max(1, size), long, work, asyncio.get_running_loop().create_future())
