@@ -33,7 +33,7 @@ PROGRAMS = {
 }
 OFFICIAL = {"openai", "anthropic"}
 CLIENTS = ["official clients", *PROGRAMS]
-# Each piece of an answer is judged by itself, so that what has left is known.
+# So that some of each answer has left when it is blocked.
 CLOSELY = Streaming(first=1, growth=1.0, most=40)
 AS_IT_COMES, AS_CONTENT = "As it comes", "With the refusal as content"
 READABLE = {"on_block": "refusal", "refusal_field": "content"}
@@ -95,6 +95,10 @@ def differs(cell: Cell, found: Mapping[str, Any], requests: int) -> bool:
         or (cell.prompt == "blocked answer" and "crude" in everything)
         or requests != (int(asked[1]) if asked else 1)
     )
+
+
+def test_the_page_knows_no_other_client() -> None:
+    assert {cell.client for cell in CELLS} == set(CLIENTS)
 
 
 async def ask(client: str, prompts: Mapping[str, Mapping[str, str]], given: str) -> Any:
