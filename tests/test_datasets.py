@@ -5,6 +5,7 @@ import gzip
 import io
 import json
 import math
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -539,6 +540,15 @@ def test_a_broken_record_costs_no_other(
     data = dataset(tmp_path / "rows.csv")
     assert [e.exchange.prompt for e in examples(data)] == prompts
     assert data.survey().bad == (bad,)
+
+
+def test_marks_that_nothing_closes_take_no_time_that_grows_with_the_square(tmp_path: Path):
+    lines = ['a",",1\n'] * 3000 + ["good,1\n"] * 3001
+    (tmp_path / "rows.csv").write_text("prompt,harmful\n" + "".join(lines))
+    began = time.process_time()
+    survey = dataset(tmp_path / "rows.csv").survey()
+    assert (survey.rows, survey.bad_count) == (3001, 3000)
+    assert time.process_time() - began < 2
 
 
 def test_items_of_a_list_are_read_across_the_pieces_that_a_file_comes_in(tmp_path: Path):
