@@ -250,7 +250,13 @@ async def test_decisions_are_filtered_by_caller_policy_and_action(
         assert await actions(action="blocked", caller="web", policy="test/threat") == ["blocked"]
         assert await actions(action="would_block") == []
         assert await actions(caller=CANARY) == []
-        for query in ({"action": CANARY}, {"limit": 201}, {"limit": 0}, {"caller": "x" * 201}):
+        for query in (
+            {"action": CANARY},
+            {"limit": 201},
+            {"limit": 0},
+            {"before": 2**60},
+            {"caller": "x" * 201},
+        ):
             reply = await served.client.get("/admin/decisions", params=query)
             assert reply.status_code == 400
             assert CANARY not in reply.text

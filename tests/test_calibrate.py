@@ -257,6 +257,24 @@ def test_without_a_file_the_figures_are_shown(file: Path, scores: Path):
     assert "spam" in result.stdout
 
 
+def test_scores_without_labels_of_policies_are_refused_with_the_flag_that_gives_them(
+    tmp_path: Path, file: Path
+):
+    rows = [replace(row, labels={}) for row in scored((SPAM, THREAT), 40)]
+    bare = write_scores(tmp_path / "s.jsonl", header(load_book(file), (SPAM, THREAT)), rows)
+    refused = run(bare, "--target", "fpr=0.05", "--policies", file).exception
+    assert isinstance(refused, ConfigurationError)
+    assert "--map label:hate=COLUMN" in str(refused)
+
+
+def test_what_is_skipped_for_one_reason_is_said_in_one_line(tmp_path: Path, file: Path):
+    rows = [replace(row, labels={SPAM: 0, THREAT: 0}) for row in scored((SPAM, THREAT), 40)]
+    few = write_scores(tmp_path / "s.jsonl", header(load_book(file), (SPAM, THREAT)), rows)
+    skipped = run(few, "--target", "fpr=0.05", "--policies", file)
+    assert skipped.exit_code == 1
+    assert f"skipped {SPAM}, {THREAT} (prompt): no row is known to be harmful" in skipped.stderr
+
+
 @pytest.mark.parametrize(
     ("target", "cost"), [("fpr=0.05", "recall"), ("recall=0.95", "false_positive_rate")]
 )
@@ -335,7 +353,7 @@ def test_what_cannot_be_calibrated_is_skipped_with_a_reason_and_exit_code_1(
     scores = write_scores(tmp_path / "scores.jsonl", header(load_book(file), (SPAM, THREAT)), rows)
     result = run(scores, "--target", "optimal-f1", "--write", file)
     assert result.exit_code == 1
-    assert "skipped acme/threat (prompt): 0 rows are known to be harmful" in result.stderr
+    assert "skipped acme/threat (prompt): no row is known to be harmful" in result.stderr
     book = load_book(file)
     assert book.policies[SPAM].calibration(SCORER, "prompt") is not None
     assert book.policies[THREAT].calibration(SCORER, "prompt") is None

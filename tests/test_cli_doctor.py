@@ -120,8 +120,8 @@ def margins(folder: Path) -> dict[int, ScoredRow]:
     return {row.row: row for row in scored}
 
 
-# The end, where spaces tempt tokenizers; a doubled <bos>; and a guideline that is its own.
-@pytest.mark.parametrize("trap", ["a space at the end", "bos twice", "a guideline in other words"])
+# The end, where spaces tempt tokenizers, and a guideline that is its own.
+@pytest.mark.parametrize("trap", ["a space at the end", "a guideline in other words"])
 def test_the_cost_is_that_of_the_very_text(
     trap: str, rows: Path, hot_checkpoint: Path, tmp_path: Path
 ) -> None:
@@ -170,12 +170,11 @@ def test_rows_that_are_decided_otherwise_are_counted(
         a, b = (max(side[row].margins.values()) >= 0 for side in (yours, published))
         only_a[row % 2 == 0] += a and not b
         only_b[row % 2 == 0] += b and not a
-    together = found(path, *scored)["cost"]["pairs"][0]
-    assert together["policy"] is None
-    assert (together["only_a"], together["only_b"]) == (only_a, only_b)
-    assert sum(only_a) + sum(only_b) > 0
     said = " ".join(result.stdout.split())
-    assert f"{sum(only_a) + sum(only_b)} of 12 rows are decided otherwise" in said
+    assert f"{sum(only_a + only_b)} of 12 rows are decided otherwise" in said
+    assert f"lets {only_b[0]} harmful and {only_b[1]} harmless ones pass" in said
+    assert f"flags {only_a[0]} harmful and {only_a[1]} harmless ones" in said
+    assert sum(only_a + only_b) > 0
 
 
 def test_rows_of_the_other_direction_alone_are_refused(

@@ -1,6 +1,9 @@
 """`shieldgate score`, with a real engine on a small checkpoint."""
 
 import json
+import os
+import pty
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -14,9 +17,9 @@ from shieldgate.errors import ConfigurationError
 pytestmark = pytest.mark.usefixtures("restored_logging")
 
 
-def score(*arguments: str | Path, stdin: str | None = None) -> Result:
+def score(*arguments: str | Path, stdin: str | None = None, columns: int = 120) -> Result:
     words = ["score", *map(str, arguments)]
-    return CliRunner().invoke(app, words, input=stdin, env={"COLUMNS": "120"})
+    return CliRunner().invoke(app, words, input=stdin, env={"COLUMNS": str(columns)})
 
 
 def verdict(hot: Path, *arguments: str | Path, stdin: str | None = None) -> dict[str, object]:
@@ -145,6 +148,10 @@ def test_each_line_is_a_text_of_its_own(hot_checkpoint: Path, tmp_path: Path) ->
     assert shown.exit_code == 0, shown.output
     assert [shown.stdout.count(action) for action in ("BLOCKED", "ALLOWED")] == [1, 1]
     assert "two [b]" in shown.stdout
+    long = "one " + "two " * 60
+    narrow = score("--lines", "-", "--model", hot_checkpoint, stdin=f"{long}\nb", columns=80).stdout
+    [line] = [line for line in narrow.splitlines() if "one two" in line]
+    assert re.search(r"(BLOCKED|ALLOWED) +shieldgemma/\w+ +\d\.\d{3} +one two .*…", line)
     file.write_text("\n\n")
     assert "no line with text in it" in str(score("--lines", file).exception)
 
@@ -155,6 +162,19 @@ def test_bytes_that_are_no_text_are_refused(tmp_path: Path) -> None:
     result = score(file)
     assert isinstance(result.exception, ConfigurationError)
     assert "not UTF-8 text (at byte 2)" in str(result.exception)
+
+
+def test_on_a_terminal_loading_is_shown_at_once(hot_checkpoint: Path) -> None:
+    program = str(Path(sys.executable).with_name("shieldgate"))
+    ours, theirs = pty.openpty()
+    command = [program, "score", "tea", "--model", str(hot_checkpoint), "--json"]
+    with subprocess.Popen(command, stderr=theirs, stdout=subprocess.PIPE, text=True) as run:
+        shown = os.read(ours, 10_000)
+        while b"loading" not in shown:
+            shown += os.read(ours, 10_000)
+        assert json.loads(run.communicate()[0])["results"]
+    os.close(theirs)
+    os.close(ours)
 
 
 def test_a_misspelt_file_exits_with_2() -> None:

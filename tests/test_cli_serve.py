@@ -1,5 +1,6 @@
 """`shieldgate serve` as a process: from the start to the end, with a real engine."""
 
+import asyncio
 import json
 import os
 import signal
@@ -21,7 +22,7 @@ from structlog.testing import capture_logs
 from typer.testing import CliRunner
 
 from shieldgate.cli import app
-from shieldgate.cli.serve import _log_scorer
+from shieldgate.cli.serve import _log_scorer, _while_loading
 from shieldgate.policy import Calibration, load_book, policy_files, shipped_policies
 from shieldgate.scoring import Identity
 from shieldgate.settings import ServeSettings
@@ -111,6 +112,7 @@ def test_from_start_to_verdict_to_end(hot_checkpoint: Path) -> None:
         assert listening["policies"] == str(shipped_policies())
         url = listening["url"]
         assert httpx.get(f"{url}/healthz").status_code == 200
+        assert server.line("loading")["model"] == str(hot_checkpoint)
         ready = server.line("ready")
         assert ready["scorer"].startswith(f"{hot_checkpoint.name}@")
         assert ready["dtype"] == "float32"
@@ -390,3 +392,21 @@ def test_calibrations_of_files_that_say_no_dtype_are_taken_as_they_are() -> None
     assert Calibration(0.5, provenance=known).dtype == "float32"
     assert Calibration(0.5).dtype is None
     assert Calibration(0.5, provenance={"identity": "by hand"}).dtype is None
+
+
+async def test_who_waits_for_a_scorer_is_told_so_until_it_is_loaded() -> None:
+    with capture_logs() as logs:
+        async with _while_loading("a model", seconds=0.01) as loaded:
+            while len(logs) < 3:
+                await asyncio.sleep(0.01)
+            loaded()
+            said = len(logs)
+            await asyncio.sleep(0.05)
+    assert [line["event"] for line in logs[:3]] == ["loading", "still loading", "still loading"]
+    assert len(logs) == said
+
+
+def test_make_shows_what_installing_does() -> None:
+    makefile = (Path(__file__).parents[1] / "Makefile").read_text(encoding="utf-8")
+    assert "pip install" in makefile
+    assert "--quiet" not in makefile

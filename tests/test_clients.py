@@ -23,22 +23,24 @@ from shieldgate.upstream import Upstream
 PAGE = Path(__file__).parents[1] / "docs" / "clients.md"
 HERE = Path(__file__).parent
 
-# Where each runs: the fixture of its Python or folder, and its program.
+# Where each runs: the fixture of its Python, its folder, or a program beside its Python; and ours.
 PROGRAMS = {
     "LangChain": ("clients", "langchain_peer.py"),
     "pydantic-ai": ("clients", "pydantic_ai_peer.py"),
     "LlamaIndex": ("clients_openai_2", "llama_index_peer.py"),
     "instructor": ("clients_openai_2", "instructor_peer.py"),
+    "LiteLLM": ("litellm_proxy", "litellm_peer.py"),
     "AI SDK": ("ai_sdk", "ai_sdk_peer.mjs"),
 }
 OFFICIAL = {"openai", "anthropic"}
 CLIENTS = ["official clients", *PROGRAMS]
-# Each piece of an answer is judged by itself, so that what has left is known.
+# So that some of each answer has left when it is blocked.
 CLOSELY = Streaming(first=1, growth=1.0, most=40)
 AS_IT_COMES, AS_CONTENT = "As it comes", "With the refusal as content"
 READABLE = {"on_block": "refusal", "refusal_field": "content"}
 # Of the model, the scorer, and embeddings.
 GOOD = (KIND, "it is baked", "0.00", "[0.5, -1.0]")
+REFUSAL = "I can't help with that."
 BLOCKED = {name: PROMPTS[name] for name in ("blocked prompt", "blocked answer")}
 
 
@@ -79,15 +81,25 @@ CELLS = list(cells())
 
 def differs(cell: Cell, found: Mapping[str, Any], requests: int) -> bool:
     """Tell whether a client shows something else: each `word` is shown, or it shows nothing."""
-    everything = json.dumps(found, ensure_ascii=False)
+    everything = "\n".join(f"{name}: {value}" for name, value in found.items())
     words = re.findall("`(.*?)`", cell.says)
     asked = re.search(r"asked (\d+) times", cell.says)
     quiet = "raised" not in found and not found["shown"].strip()
+    begun = found["shown"].startswith("kind words")
+    # What is shown after other words is set apart.
+    follows = f"`kind words`, then `{REFUSAL}`" in cell.says
     return (
         not all(word in everything for word in words)
         or quiet != ("nothing" in cell.says)
+        or begun != ("kind words" in words)
+        or (follows and f"\n\n{REFUSAL}" not in found["shown"])
+        or (cell.prompt == "blocked answer" and "crude" in everything)
         or requests != (int(asked[1]) if asked else 1)
     )
+
+
+def test_the_page_knows_no_other_client() -> None:
+    assert {cell.client for cell in CELLS} == set(CLIENTS)
 
 
 async def ask(client: str, prompts: Mapping[str, Mapping[str, str]], given: str) -> Any:
@@ -99,12 +111,14 @@ async def ask(client: str, prompts: Mapping[str, Mapping[str, str]], given: str)
         source = program.read_text(encoding="utf-8")
         command = [str(node), "--input-type=module", "--eval", source, "--"]
     else:
-        command = [given, str(program)]
+        command = [str(Path(given).with_name("python")), str(program)]
+    environment = {**os.environ, "LITELLM_LOCAL_MODEL_COST_MAP": "True"}
+    environment.pop("PYTHONPATH", None)
     process = await asyncio.create_subprocess_exec(
         *command,
         json.dumps(prompts),
         cwd=given if program.suffix == ".mjs" else None,
-        env={name: value for name, value in os.environ.items() if name != "PYTHONPATH"},
+        env=environment,
         stdout=asyncio.subprocess.PIPE,
         stderr=asyncio.subprocess.PIPE,
     )

@@ -5,6 +5,7 @@ import gzip
 import io
 import json
 import math
+import time
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -541,6 +542,15 @@ def test_a_broken_record_costs_no_other(
     assert data.survey().bad == (bad,)
 
 
+def test_marks_that_nothing_closes_take_no_time_that_grows_with_the_square(tmp_path: Path):
+    lines = ['a",",1\n'] * 3000 + ["good,1\n"] * 3001
+    (tmp_path / "rows.csv").write_text("prompt,harmful\n" + "".join(lines))
+    began = time.process_time()
+    survey = dataset(tmp_path / "rows.csv").survey()
+    assert (survey.rows, survey.bad_count) == (3001, 3000)
+    assert time.process_time() - began < 2
+
+
 def test_items_of_a_list_are_read_across_the_pieces_that_a_file_comes_in(tmp_path: Path):
     rows = [{"prompt": f"{'é' * n} [{n}] }},", "harmful": n % 2} for n in range(1, 700)]
     (tmp_path / "rows.json").write_text(json.dumps(rows, ensure_ascii=False), encoding="utf-8")
@@ -600,7 +610,7 @@ def test_a_rule_without_a_number_and_a_number_without_a_rule_are_told(tmp_path: 
     rows = [{"prompt": "p", "score": 0.25}, {"prompt": "p", "score": 1}]
     columns = column_map(["prompt=prompt", "harmful=score"])
     [bad] = dataset(jsonl(tmp_path / "rows.jsonl", rows), columns).survey().bad
-    assert bad.why.startswith("'score' is neither 0 nor 1; --map label:NAME='score>=0.5'")
+    assert bad.why.startswith("'score' is neither 0 nor 1; the rule 'score>=0.5'")
     columns = column_map(["prompt=prompt", "harmful=score>=0.5"])
     rows = [{"prompt": "p", "score": "high"}, {"prompt": "p", "score": 1}]
     [bad] = dataset(jsonl(tmp_path / "rows.jsonl", rows), columns).survey().bad

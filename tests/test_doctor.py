@@ -73,6 +73,11 @@ TRAPS = {
     "CR LF": (PROMPT.replace("\n", "\r\n"), ["line-ends"]),
     "a broken line": (BROKEN, ["wrapped"]),
     "an indented string": (INDENTED + "    ", ["indented", "blank-lines", "ends-in-space"]),
+    # Two spaces stand in the published prompt, too, and not at the beginning of a line.
+    "an indented prompt for answers": (
+        RESPONSE.replace("\n", "\n  ").replace("\n  \n  ===", "\n\n===").rstrip(" "),
+        ["indented"],
+    ),
     "a blank line less": (swapped("===\n\n", "===\n"), ["blank-lines"]),
     "one blank for two": (swapped("must  start", "must start", RESPONSE), ["spaces"]),
     "no last line end": (PROMPT.removesuffix("\n"), ["ending"]),

@@ -150,6 +150,19 @@ async def test_each_reply_has_its_own_request_id(served: Gateway) -> None:
     assert len(ids) == 5
 
 
+async def test_a_path_that_is_nearly_ours_is_told_which_was_meant(served: Gateway) -> None:
+    for asked, meant in (
+        ("/moderations", "/v1/moderations"),
+        ("/chat/completions", "/v1/chat/completions"),
+        ("/v1/moderation", "/v1/moderations"),
+    ):
+        reply = await served.client.post(asked, json={})
+        assert reply.status_code == 404
+        assert f"Did you mean {meant}?" in reply.json()["error"]["message"]
+    far = await served.client.post("/zebra", json={})
+    assert "What is screened is sent to /v1/chat/completions" in far.json()["error"]["message"]
+
+
 @pytest.mark.parametrize(
     ("path", "body", "said", "param"),
     [

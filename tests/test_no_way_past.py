@@ -99,10 +99,10 @@ MESSAGES = {
 
 @dataclass(frozen=True)
 class Verdict:
-    """A route that judges: a body that passes, what tells a block, and the fields that are none.
+    """A route that judges: a body that passes, and what tells a block.
 
-    `unjudged` are those that no model reads after this verdict: names, questions, and what is shown
-    with the text that is judged.
+    `unjudged` are the fields for which this verdict doesn't speak: names, questions, and what is
+    shown with the text that is judged.
     """
 
     body: dict[str, Any]
@@ -187,6 +187,8 @@ RELAYS = {
 
 # What is counted here is not judged: it goes to where tokens are counted, and a number comes back.
 COUNTS = "/v1/messages/count_tokens"
+# An admin tries rules on texts; none of them goes anywhere.
+TRIES = "/admin/policies/draft"
 
 # Portkey shows the texts twice; these are beside the request itself, which is judged.
 PORTKEY = (
@@ -305,7 +307,7 @@ async def paths(served: Gateway) -> set[str]:
 async def test_every_route_that_takes_a_text_is_tested_here(scorer: FakeScorer) -> None:
     async with serving(Script()) as url, gateway(scorer, upstream=Upstream(url)) as served:
         tested = {re.split("[?#]", path)[0] for path in VERDICTS}
-        assert await paths(served) == {*RELAYS, *tested, COUNTS}
+        assert await paths(served) == {*RELAYS, *tested, COUNTS, TRIES}
 
 
 @pytest.mark.parametrize("path", VERDICTS)

@@ -167,17 +167,6 @@ def test_long_and_hostile_texts_are_paged_and_safe_at_any_size(
     assert not out.exists()
 
 
-def test_a_hang_up_leaves_the_terminal_as_it_was(tmp_path: Path, book: Path, out: Path) -> None:
-    given = scored_rows(tmp_path, book, ["zebra"])
-    with terminal(command(*given, "--out", out)) as person:
-        before = person.modes()
-        person.shows("zebra")
-        person.process.send_signal(signal.SIGTERM)
-        assert person.ends() == 128 + signal.SIGTERM
-        assert person.modes() | termios.ECHO == person.modes()
-        assert before != 0
-
-
 @pytest.fixture
 def file(tmp_path: Path) -> Path:
     return tmp_path / "review.db"
@@ -202,8 +191,11 @@ def test_kept_texts_are_reviewed_expired_ones_deleted_and_nobody_without_the_key
     keep(file, "dec_older", at=time.time() - 32 * DAY)
     with terminal(command(*where), **key) as person:
         person.shows(f"{CANARY} dec_1", "Threats")
-        person.press("yq")
-        assert person.ends() == 0
+        person.press("y")
+        person.shows("labelled.jsonl: 1")
+        person.process.send_signal(signal.SIGTERM)
+        assert person.ends() == 128 + signal.SIGTERM
+        assert person.modes() & termios.ECHO, "the terminal is as it was"
         assert "1 texts have expired and are deleted" in person.raw
         assert KEY not in person.raw
     [row] = written(out)

@@ -156,7 +156,7 @@ def test_bursts_come_on_top() -> None:
 
 @pytest.mark.parametrize("choice", ["rendezvous", "round-robin", "least-requests", "own"])
 def test_whoever_asks_is_answered_once_and_more_scorers_are_never_worse(choice: str) -> None:
-    load = Load(300, 5, repeats=0.2, bursts=1, callers=5)
+    load = Load(300, 3, repeats=0.2, bursts=1, callers=5)
     limits = Limits(max_batch_tokens=1, max_waiting=20, guard_seconds=0.15)
     days = {
         scorers: simulate(FREE, Plan(4, scorers, choice=choice, redis=True, limits=limits), load, 3)
@@ -322,8 +322,8 @@ def test_the_command_says_what_the_limit_is(
     assert "No queue grows for long" in said
     said = run(monkeypatch, capsys, *SHORT, "--rate", "400", "--scorers", "1", "--peak", "1")
     assert "the limit is the scorer. Add scorers" in said
-    slow = ("--balancer-us", "40000", "--peak", "1")
-    said = run(monkeypatch, capsys, *SHORT, "--rate", "30", *slow)
+    slow = ("--balancer-us", "10000", "--peak", "1")
+    said = run(monkeypatch, capsys, *SHORT, "--rate", "200", *slow)
     assert "the limit is the balancer" in said
 
 
@@ -334,6 +334,28 @@ def test_the_command_finds_how_many_scorers_are_enough(
     assert "scorers answer 99 % within 0.3 s" in said
     with pytest.raises(SystemExit, match="are not enough for a p99 of"):
         run(monkeypatch, capsys, *SHORT, "--p99", "0.001", "--most-scorers", "2")
+
+
+@pytest.mark.parametrize(
+    ("flags", "why"),
+    [
+        (("--peak", "3"), "--peak is from 1 to 2"),
+        (("--seeds", "1"), "one day has no interval"),
+        (("--scorers", "0"), "--scorers is more than 0"),
+        (("--times", "h200-2b", "--one-machine"), "was not measured on one machine"),
+        (("--texts", "nowhere.jsonl"), "nowhere.jsonl"),
+        (("--times", "nowhere"), "Beside the model are: epyc-starter, h200-2b"),
+    ],
+)
+def test_what_cannot_be_simulated_is_refused_in_a_sentence(
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    flags: Sequence[str],
+    why: str,
+) -> None:
+    with pytest.raises(SystemExit) as refused:
+        run(monkeypatch, capsys, *flags)
+    assert why in f"{refused.value}{capsys.readouterr().err}"
 
 
 def test_lengths_are_drawn_from_rows(tmp_path: Path) -> None:
@@ -350,8 +372,6 @@ def test_what_is_shipped_can_be_read_and_what_is_not_is_said() -> None:
         times = Times.read(name)
         assert 0 < times.forward([times.prompt_tokens]) < 1
         assert 0 < times.cached < times.scored
-    with pytest.raises(SystemExit, match="Beside the model are: "):
-        Times.read("nowhere")
 
 
 def test_an_interval_holds_a_share_above_zero_and_a_latency_by_its_ratio() -> None:

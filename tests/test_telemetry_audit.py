@@ -23,6 +23,7 @@ from upstream import DONE, delta, streamed, whole
 from shieldgate.errors import ScorerUnavailable
 from shieldgate.policy import Streaming
 from shieldgate.telemetry import Audit, configure_logging
+from shieldgate.telemetry.audit import in_short
 
 SOON = {"streaming": Streaming(first=8, growth=2.0, most=16)}
 
@@ -231,3 +232,16 @@ async def test_the_text_log_says_a_decision_in_one_line_for_people(
         assert len(line.replace("test/threat", "shieldgemma/harassment")) <= 160
     assert [re.search(r"request_id=(\w+)", line)[1] for line in lines[:2]] == ids
     assert all(record["policies"] for record in records.written)
+
+
+def test_of_a_block_the_policy_that_is_violated_is_said_though_another_is_more_probable() -> None:
+    record = {
+        "action": "blocked",
+        "direction": "response",
+        "violated": ["acme/spam"],
+        "policies": {"acme/spam": {"probability": 0.4}, "acme/tea": {"probability": 0.8}},
+        "failure": None,
+    }
+    assert in_short(record) == "blocked response, acme/spam 0.400"
+    allowed = record | {"action": "allowed", "violated": []}
+    assert in_short(allowed) == "allowed response, acme/tea 0.800"

@@ -11,9 +11,11 @@ from benchmarks.scaling.deployment import REFUSED, Plan
 from benchmarks.scaling.load import Load
 from benchmarks.scaling.simulation import PARTS, Day, Interval, over
 
-FULL = 0.95  # so busy, a queue does nothing but grow
+FULL = 0.95  # busy, as a share of the time
+GROWING = 0.05  # of what comes, and more than a FEW, where it is left
+FEW = 10
 
-# What may be the limit, and what to do then. What is full first is it: all before it fills, too.
+# What may be the limit, the last on a request's way first, and what to do then.
 MEND = {
     "scorer": "Add scorers, or faster ones.",
     "scorer's loop": "Add scorer processes.",
@@ -38,25 +40,37 @@ def show(console: Console, plan: Plan, load: Load, days: Sequence[Day]) -> None:
 
 
 def limit(days: Sequence[Day]) -> str:
-    """Say which part is the limit, and when; or which is the busiest."""
+    """Say when queues grow, and which part is the limit; or which is the busiest."""
+    parts = [part for part in range(PARTS) if _grows(days, part)]
     kinds = _kinds(days)
-    for kind in kinds:
-        full = [
-            str(part + 1)
-            for part in range(PARTS)
-            if mean(max(one[part] for one in day.busy[kind]) for day in days) > FULL
-        ]
-        if full:
-            return (
-                f"Queues grow in part {', '.join(full)} of the day: the limit is the {kind}. "
-                f"{MEND[kind]}"
-            )
-    busiest = {kind: mean(day.busiest(kind) for day in days) for kind in kinds}
-    kind = max(busiest, key=busiest.__getitem__)
+
+    def busy(kind: str, among: Sequence[int]) -> float:
+        return mean(max(one[part] for one in day.busy[kind] for part in among) for day in days)
+
+    busiest = {kind: busy(kind, parts or range(PARTS)) for kind in kinds}
+    # Where one is full all before it fill, too.
+    full = (kind for kind in kinds if busiest[kind] > FULL)
+    kind = next(full, max(kinds, key=busiest.__getitem__))
+    if parts:
+        names = ", ".join(str(part + 1) for part in parts)
+        return f"Queues grow in part {names} of the day: the limit is the {kind}. {MEND[kind]}"
     return (
         f"No queue grows for long. The busiest is the {kind}, {busiest[kind]:.0%} in its busiest "
         f"{PARTS}th of the day."
     )
+
+
+def _grows(days: Sequence[Day], part: int) -> bool:
+    """Tell whether much of what came in a part of the day was not answered by its end."""
+    came = answered = 0
+    for day in days:
+        begin, end = (number * day.seconds / PARTS for number in (part, part + 1))
+        came += sum(day.part(answer) == part for answer in day.answers)
+        answered += sum(
+            begin <= answer.at + answer.seconds < end and answer.outcome not in REFUSED
+            for answer in day.answers
+        )
+    return came - answered > max(GROWING * came, FEW * len(days))
 
 
 def latency(days: Sequence[Day], percent: float) -> Interval:
@@ -64,7 +78,7 @@ def latency(days: Sequence[Day], percent: float) -> Interval:
     return over(days, lambda day: day.percentile(percent), ratio=True)
 
 
-def table(*columns: str) -> Table:
+def _table(*columns: str) -> Table:
     """Begin a table of figures."""
     made = Table(box=box.SIMPLE_HEAD)
     for column in columns:
@@ -77,7 +91,7 @@ def _kinds(days: Sequence[Day]) -> list[str]:
 
 
 def _callers(days: Sequence[Day]) -> Table:
-    made = table("p50, ms", "p95, ms", "p99, ms", "cached, %", "in Redis, %", "429, %", "503, %")
+    made = _table("p50, ms", "p95, ms", "p99, ms", "cached, %", "in Redis, %", "429, %", "503, %")
     times = (latency(days, percent).shown(1e3) for percent in (50, 95, 99))
     outcomes = ("cached", "shared", "full", "late")
     shares = (over(days, lambda day, o=o: day.share(o)).shown(100, 1) for o in outcomes)
@@ -86,7 +100,7 @@ def _callers(days: Sequence[Day]) -> Table:
 
 
 def _parts(days: Sequence[Day]) -> Table:
-    made = table("", "busy, %", f"in its busiest {PARTS}th, %", "longest queue", "full at about")
+    made = _table("", "busy, %", f"in its busiest {PARTS}th, %", "longest queue", "full at about")
     answered = mean(1 - day.share(*REFUSED) for day in days)
     rate = answered * mean(len(day.answers) / day.seconds for day in days)
     for kind in _kinds(days):
@@ -107,7 +121,7 @@ def _of(kind: str) -> Callable[[Day], float]:
 
 def _course(load: Load, days: Sequence[Day]) -> Table:
     columns = ("p50, ms", "p99, ms", "refused, %", "scorers busy, %", "longest queue there")
-    made = table("part", "requests/s", *columns)
+    made = _table("part", "requests/s", *columns)
     for part in range(PARTS):
         outcomes = [a.outcome for day in days for a in day.answers if day.part(a) == part]
         refused = sum(outcome in REFUSED for outcome in outcomes)

@@ -133,7 +133,7 @@ def calibrate(
         )
         from shieldgate.evaluation.calibration import calibrate as made  # noqa: PLC0415
         from shieldgate.evaluation.cascade import CascadeOptions  # noqa: PLC0415
-        from shieldgate.evaluation.score_columns import read_columns  # noqa: PLC0415
+        from shieldgate.evaluation.score_columns import UNKNOWN, read_columns  # noqa: PLC0415
     if cascade:
         if target or policy or fit:
             raise ConfigurationError(
@@ -165,6 +165,12 @@ def calibrate(
     book_path = policies or (write.parent if write else None)
     book = load_book(book_path)
     columns = read_columns(scores)
+    if not any((labels != UNKNOWN).any() for labels in columns.labels.values()):
+        raise ConfigurationError(
+            f"{scores}: its rows say at most whether they are harmful, and a threshold is that of "
+            "one policy. Evaluate again with the policy that a column is about, as in "
+            "--map label:hate=COLUMN."
+        )
     try:
         only = tuple(known.id for known in book.find(policy or (), columns.header.policies))
     except UnknownName as unknown:
@@ -245,8 +251,11 @@ def _remark(fitted: "list[Fitted]", skipped: "list[Skipped]", book: PolicyBook) 
                 f"bias {one.calibration.bias:g}; calibration error {before:.3f}, "
                 f"held out {after:.3f} after the fit"
             )
+    alike: dict[tuple[str, str], list[str]] = {}
     for skip in skipped:
-        typer.echo(f"skipped {skip.policy} ({skip.direction}): {skip.why}", err=True)
+        alike.setdefault((skip.direction, skip.why), []).append(skip.policy)
+    for (direction, why), names in alike.items():
+        typer.echo(f"skipped {', '.join(names)} ({direction}): {why}", err=True)
     for profile in book.profiles.values():
         own = [
             f.policy

@@ -69,7 +69,7 @@ def fit_cascade(
 
 def _table(bands: list[FittedBand]) -> Table:
     may_flag = any(one.band.harmful for one in bands)
-    table = Table(box=box.SIMPLE_HEAD)
+    table = Table(box=box.SIMPLE_HEAD, padding=0)
     table.add_column("policy", overflow="fold")
     for column in ("rows", "sure", "asked", "lost", *(["added"] if may_flag else [])):
         table.add_column(column, justify="right", no_wrap=True)
@@ -77,7 +77,7 @@ def _table(bands: list[FittedBand]) -> Table:
         ends = [_end("<", one.band.safe), *([_end(">", one.band.harmful)] if may_flag else [])]
         table.add_row(
             f"{one.policy}\n[dim]{one.direction}[/]",
-            f"{one.rows:,}\n[dim]{one.violations:,} violations[/]",
+            f"{one.rows:,}\n[dim]{one.violations:,} violate[/]",
             "\n".join(ends),
             f"{one.asked:.1%}",
             _share(one.lost),

@@ -94,13 +94,13 @@ def _headlines(report: Report) -> Iterator[str]:
         if s.policy or None in (found.value, found.low, found.high):
             continue
         yield (
-            f"{s.direction}: {_percent(found.value)} of the harmful found at 1 % false positives "
-            f"(95 %: {_percent(found.low)}-{_percent(found.high)})"
+            f"{s.direction}: {_percent(found.value)} % of the harmful found at 1 % false positives "
+            f"(95 %: {_percent(found.low)}-{_percent(found.high)} %)"
         )
 
 
 def _percent(share: float | None) -> str:
-    return "undefined" if share is None else f"{100 * share:.1f} %"
+    return "undefined" if share is None else f"{100 * share:.1f}"
 
 
 def _remarks(report: Report) -> list[str]:

@@ -56,7 +56,7 @@ class ReviewCommand:
         rows, other = opened(scores), opened(against) if against else None
         with LabelledFile(self.out) as file:
             found = self.search.among(rows.judged(other), file.row)
-            found = replace(found, candidates=rows.with_texts(found.candidates))
+            found = replace(found, candidates=rows.with_texts(found.candidates, file.row))
             self._ask(found, file)
 
     def review_kept(self, store: "TextStore", seal: Seal) -> None:

@@ -146,11 +146,12 @@ async def _judge(
 
 
 def _show_all(reply: ScreenReply, exchanges: Sequence[Exchange], console: Console) -> None:
-    table = Table(box=box.SIMPLE_HEAD)
+    # The text gets what is left of the line, and is cut there.
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0), expand=True)
     table.add_column("", no_wrap=True)
     table.add_column("highest", no_wrap=True)
-    table.add_column("probability", justify="right")
-    table.add_column("text", no_wrap=True)
+    table.add_column("", justify="right", no_wrap=True)
+    table.add_column("text", no_wrap=True, ratio=1)
     for exchange, result in zip(exchanges, reply.results, strict=True):
         policy, highest = max(result.policies.items(), key=lambda found: found[1].probability)
         table.add_row(

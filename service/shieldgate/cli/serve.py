@@ -54,8 +54,6 @@ if TYPE_CHECKING:
 
 log = structlog.get_logger(__name__)
 
-_LOADING_SECONDS = 10
-
 
 def run(settings: ServeSettings, part: GatewayProcess | None = None) -> None:
     """Serve until a signal or a failure; raise ConfigurationError, or exit with 0 or 1.
@@ -240,13 +238,13 @@ async def _looking_at(upstream: Upstream | None) -> AsyncIterator[None]:
 
 
 @asynccontextmanager
-async def _while_loading(model: str) -> AsyncIterator[Callable[[], object]]:
+async def _while_loading(model: str, seconds: float = 10) -> AsyncIterator[Callable[[], object]]:
     """Say every few seconds that a scorer is being loaded, until what this gives is called."""
 
     async def say() -> None:
         log.info("loading", model=model)
         while True:
-            await asyncio.sleep(_LOADING_SECONDS)
+            await asyncio.sleep(seconds)
             log.info("still loading", model=model)
 
     saying = asyncio.create_task(say())

@@ -60,8 +60,9 @@ def compare(
         theirs = [Word("\n", w.at) if w.text == "\r\n" else w for w in theirs]
     margins = _margins(theirs)
     if len(margins) > 1:
-        first = (margins[0], margins[0] + 1)
-        place = Place.of(asked.text, ours, theirs, ((0, 0), first))
+        pairs = _pairs(ours, theirs)
+        around = (pair for pair in pairs if pair[1][0] <= margins[0] < pair[1][1])
+        place = Place.of(asked.text, ours, theirs, next(around, pairs[0]))
         found.append(Finding.of("indented", [place], lines=len(margins)))
         theirs = [w for i, w in enumerate(theirs) if i not in margins]
     order = [[w.text for w in side if w.text in FIELDS] for side in (ours, theirs)]

@@ -79,7 +79,7 @@ def label(fields: Fields, column: str) -> Label | None:
     if known is None:
         soft = ""
         if 0 < (number(value) or 0) < 1:
-            soft = f"; --map label:NAME='{column}>=0.5' makes a label of such numbers"
+            soft = f"; the rule '{column}>=0.5' in --map makes a label of such numbers"
         raise RowError(f"{column!r} is neither 0 nor 1{soft}")
     return known
 

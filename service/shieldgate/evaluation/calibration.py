@@ -199,8 +199,8 @@ def _fit(
     for kind, count in (("harmful", harmful), ("harmless", labels.size - harmful)):
         if count < FOLDS:
             raise _ImpossibleError(
-                f"{counted(count, 'row is', 'rows are')} known to be {kind}; it takes {FOLDS} "
-                "to hold some of them out"
+                f"{counted(count, 'row is', 'rows are') if count else 'no row is'} known to be "
+                f"{kind}; it takes {FOLDS} to hold some of them out"
             )
     before = policy.calibration(scorer, direction) or Calibration(policy.thresholds[direction])
     made = _made(rows, before, options)

@@ -190,7 +190,8 @@ class Dataset:
         columns = self._columns()
         mend = self._adapter_for(columns)
         if not mend and columns:
-            mend = f"Its columns are {', '.join(sorted(columns))}: name yours with --map."
+            names = ", ".join(sorted(columns))
+            mend = f"Its columns are {names}: name yours, as in --map prompt=COLUMN."
         return f"{self.source.name}: {why}. {mend or 'Give a file with labelled rows.'}"
 
     def _mostly_bad(self, rows: int, bad_count: int, bad: Sequence[BadRow]) -> str:

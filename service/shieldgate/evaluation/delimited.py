@@ -10,6 +10,8 @@ from shieldgate.evaluation.text_lines import LONGEST_LINE, Line
 csv.field_size_limit(LONGEST_LINE)
 
 _DELIMITERS = ",;\t"
+_MOST_TRIED = 1000
+_OPEN = "has a quotation mark that nothing closes"
 
 
 def read_values(
@@ -18,18 +20,21 @@ def read_values(
     """Give the line that each record begins in, and its values, or why it can't be read.
 
     After one that can't it goes on in the line after its first: a quotation mark that was left open
-    takes all lines up to the next one for its own. Without a `delimiter`, it is what parts the
+    takes all lines up to the next one for its own. Once it took very many, each record is looked
+    for in one line. Without a `delimiter`, it is what parts the
     first line into the most values.
     """
     waiting = deque(line for line in [next(lines, None)] if line)
     delimiter = delimiter or _delimiter_of(waiting)
     taken: list[Line] = []
-    size = 0
+    size, alone = 0, False
 
     def feed() -> Iterator[str]:
         nonlocal size
         while following := waiting.popleft() if waiting else next(lines, None):
             taken.append(following)
+            if alone and len(taken) > 1:
+                raise csv.Error(_OPEN)
             number, line = following
             size += LONGEST_LINE if line is None else len(line)
             if line is None or size >= LONGEST_LINE:
@@ -45,6 +50,8 @@ def read_values(
             values = next(reader, None)
         except csv.Error as refused:
             yield taken[0][0], _why(refused)
+            # Else a file of such marks would be read to its end from each of its lines.
+            alone = alone or len(taken) > _MOST_TRIED
             waiting.extendleft(reversed(taken[1:]))
             reader = csv.reader(feed(), delimiter=delimiter, strict=True)
             continue
@@ -67,7 +74,7 @@ def _delimiter_of(header: deque[Line]) -> str:
 def _why(refused: csv.Error) -> str:
     said = str(refused)
     if said == "unexpected end of data":
-        return "has a quotation mark that nothing closes"
+        return _OPEN
     if "expected after" in said:
         return "has a quotation mark within a quoted value; write it twice"
     return said

@@ -86,6 +86,7 @@ _WORDS = {
     "bool_type": "must be true or false",
     **dict.fromkeys(("model_attributes_type", "model_type", "dict_type"), "must be a JSON object"),
 }
+_NEAR = 0.8  # one path is nearly another, by the ratio of difflib
 # What other APIs, and our own other routes, call the fields of a request.
 _MEANT = {
     **dict.fromkeys(("inputs", "texts"), ("input", "exchanges")),
@@ -224,9 +225,12 @@ async def _http(request: Request, error: HTTPException) -> Response:
     status = error.status_code
     message = _HTTP_MESSAGES.get(status, str(error.detail))
     if status == 404:
-        paths = request.app.openapi()["paths"].items()
-        screened = ", ".join(p for p, ways in paths if "post" in ways and p.startswith("/v1/"))
-        message += f" What is screened is sent to {screened}."
+        paths = request.app.openapi()["paths"]
+        if near := difflib.get_close_matches(request.scope["path"], paths, 1, _NEAR):
+            message = f"There is nothing at this URL. Did you mean {near[0]}? /docs lists all."
+        else:
+            posts = (p for p, ways in paths.items() if "post" in ways and p.startswith("/v1/"))
+            message += f" What is screened is sent to {', '.join(posts)}."
     headers = error.headers or {}
     if status == 405 and (allowed := headers.get("Allow")):
         head = ", HEAD" if "GET" in allowed else ""

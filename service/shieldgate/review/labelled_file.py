@@ -18,8 +18,8 @@ Row = Mapping[str, Any]
 class LabelledFile:
     """Rows of labels, one JSON object a line; a context manager, which has the file for itself.
 
-    What was put last is written over as it grows; the rows before it stay as they are. Whatever
-    stops the program, at most the answer that was being written is lost.
+    What was put last is written anew as it grows; the rows before it stay as they are. Whatever
+    stops the program, at most the labels of the text that was being written are lost.
     """
 
     def __init__(self, path: Path) -> None:
@@ -71,10 +71,11 @@ class LabelledFile:
                 self._last, self._last_at = keys, self._opened().seek(0, os.SEEK_END)
             file = self._opened()
             content = b"".join(_line(row) for row in rows if row["labels"])
-            file.seek(self._last_at)
+            # Whatever stops this leaves a line without an end, which is cut off; writing over the
+            # line would leave a mixture of both.
+            file.seek(file.truncate(self._last_at))
             if file.write(content) < len(content):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
-            file.truncate(self._last_at + len(content))
             os.fsync(file.fileno())
         except OSError as refused:
             raise self._refused(refused) from refused
@@ -141,6 +142,11 @@ class LabelledFile:
             f"{self.path}: can't be written: {refused.strerror}. What was labelled before stays; "
             "the same command goes on from there."
         )
+
+
+def writable(text: str) -> str:
+    """Replace halves of surrogate pairs, which no file of rows may hold."""
+    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
 def _key(row: Row) -> Key:

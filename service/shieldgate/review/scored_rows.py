@@ -1,7 +1,7 @@
 """Rows that were scored by `evaluate` or `batch`, as judged texts."""
 
 import asyncio
-from collections.abc import AsyncGenerator, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Self
@@ -18,6 +18,7 @@ from shieldgate.evaluation.sources import Source
 from shieldgate.evaluation.storage import Folder
 from shieldgate.policy import Policy, PolicyBook, Profile, decide
 from shieldgate.review.candidates import Candidate, JudgedText, Key
+from shieldgate.review.labelled_file import writable
 from shieldgate.types import Direction, Judgement, Score
 
 
@@ -108,11 +109,23 @@ class ScoredRows:
         pairs = [(p, Score(margins[p.id])) for p in self.policies if p.id in margins]
         return decide(self.profile, pairs, direction, self.scorer).judgements
 
-    def with_texts(self, candidates: Sequence[Candidate]) -> list[Candidate]:
-        """Look texts up by reading the data again; raise ConfigurationError where it is other."""
+    def with_texts(
+        self, candidates: Sequence[Candidate], labelled: Callable[[Key], Mapping[str, Any] | None]
+    ) -> list[Candidate]:
+        """Look texts up by reading the data again.
+
+        Raises ConfigurationError where it is other data than was scored, or than was `labelled`.
+        """
         wanted = {candidate.text.key.row: candidate for candidate in candidates}
         found: dict[int | None, Candidate] = {}
-        for row in self.dataset.rows() if wanted else ():
+        name = self.dataset.source.name
+        for row in self.dataset.rows():
+            before = labelled(Key(name, row.id, row.number))
+            if before and before["prompt"] != writable(row.example.exchange.prompt):
+                raise ConfigurationError(
+                    f"{name}: row {row.number} is of another text than was labelled under that "
+                    "name. Choose another --out."
+                )
             if (candidate := wanted.get(row.number)) is None:
                 continue
             if candidate.text.key.id != row.id:
@@ -121,7 +134,7 @@ class ScoredRows:
             found[row.number] = replace(candidate, text=text)
         if len(found) < len(wanted):
             raise ConfigurationError(
-                f"{self.place}: a row of it is no row of {self.dataset.source.name}. Give the data "
+                f"{self.place}: a row of it is no row of {name}. Give the data "
                 "that was scored, with the same --adapter or --map."
             )
         return [found[candidate.text.key.row] for candidate in candidates]

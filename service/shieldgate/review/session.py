@@ -7,7 +7,7 @@ from typing import Any
 
 from shieldgate.evaluation.score_file import Label
 from shieldgate.review.candidates import Candidate, Key
-from shieldgate.review.labelled_file import LabelledFile, Row
+from shieldgate.review.labelled_file import LabelledFile, Row, writable
 from shieldgate.types import Exchange
 
 
@@ -183,9 +183,4 @@ def _labels(row: Row | None) -> dict[str, Label]:
 def _texts(candidate: Candidate) -> tuple[str, str | None]:
     """Give a candidate's texts as a file may hold them."""
     response = candidate.exchange.response
-    return _whole(candidate.exchange.prompt), None if response is None else _whole(response)
-
-
-def _whole(text: str) -> str:
-    """Replace halves of surrogate pairs, which no file of rows may hold."""
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
+    return writable(candidate.exchange.prompt), None if response is None else writable(response)

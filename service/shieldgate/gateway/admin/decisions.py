@@ -44,7 +44,7 @@ async def decisions(
     caller: Name | None = None,
     policy: Name | None = None,
     action: Action | None = None,
-    before: int | None = None,
+    before: Annotated[int, Query(ge=0, lt=2**53)] | None = None,  # as JavaScript has it
     limit: Annotated[int, Query(ge=1, le=200)] = 50,
 ) -> DecisionsReply:
     """Show the last decisions of a `caller`, with an `action`, that violated a `policy`."""
