@@ -50,7 +50,7 @@ def events(reply: dict[str, Any], finish: str) -> Iterator[bytes]:
         choice = {"index": 0, "delta": delta, "finish_reason": reason}
         event = encoded({"object": "chat.completion.chunk", "choices": [choice]})
         yield b"data: " + event + b"\n\n"
-        time.sleep(0.02)
+        time.sleep(0.05)
     yield b"data: [DONE]\n\n"
 
 
