@@ -25,6 +25,10 @@ from shieldgate.yaml_document import Document, Location, reason, suggest
 
 SUFFIXES = (".yaml", ".yml")
 
+# So many names that name nothing are compared with all there are, to say which was meant: a file
+# can hold thousands of both.
+_SUGGESTIONS = 20
+
 
 def shipped_policies() -> Path:
     """Find the directory of the policy files that come with shieldgate."""
@@ -236,6 +240,7 @@ def _check_names(documents: Sequence[Document]) -> None:
 def _check_references(
     documents: Sequence[Document], policies: Collection[str], profiles: Collection[str]
 ) -> None:
+    suggested = 0
     for document in documents:
         for at, place in document.places.items():
             match at:
@@ -245,8 +250,13 @@ def _check_references(
                     id = key
                 case _:
                     continue
-            if id not in policies:
+            if id in policies:
+                continue
+            if suggested < _SUGGESTIONS:
                 document.refuse(at, f"no such policy; {suggest(id, policies)}")
+                suggested += 1
+            else:
+                document.refuse(at, "no such policy; the first ones say which there are")
     if "default" not in profiles:
         holder = next((d for d in documents if ("profiles",) in d.places), documents[-1])
         holder.refuse(
