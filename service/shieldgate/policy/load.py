@@ -99,6 +99,11 @@ def _documents(path: Path, draft: Draft | None) -> list[Document]:
         return [Document(Path("draft.yaml"), draft.text)]
     documents = {file.name: Document(file) for file in policy_files(path)}
     if draft and draft.file:
+        if draft.file not in documents and not path.is_dir():
+            raise PolicyError(
+                f"{path.name} is the whole book, and no file beside it is read; draft that, or "
+                "give a directory as the book"
+            )
         documents[draft.file] = Document(Path(draft.file), draft.text)
     return list(documents.values())
 
