@@ -21,6 +21,9 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 settings.register_profile("unhurried", deadline=None)
 settings.load_profile("unhurried")
 
+# Structlog as it comes draws a traceback with the variables of all its frames, for seconds.
+structlog.dev.ConsoleRenderer.get_active().exception_formatter = structlog.dev.plain_traceback
+
 NO_SKIPS = os.environ.get("SHIELDGATE_NO_SKIPS")
 PEERS = {
     "TRANSFORMERS_SERVE": "transformers' own server",

@@ -424,6 +424,18 @@ async def test_a_draft_stands_for_its_file_or_beside_the_files_or_alone(filed: G
     assert (whole["problems"], whole["changes"]) == ([], [])
 
 
+async def test_beside_a_book_of_one_file_nothing_is_read(
+    scorer: FakeScorer, tmp_path: Path
+) -> None:
+    book = tmp_path / "book.yaml"
+    book.write_text(f"{POLICIES}{PROFILES}")
+    more = POLICIES.replace("family: test", "family: acme")
+    async with gateway(scorer, policies=LiveBook.load(book)) as served:
+        [problem] = (await tried(served, more, file="more.yaml"))["problems"]
+        assert problem["what"].startswith("book.yaml is the whole book")
+        assert (await tried(served, book.read_text(), file="book.yaml"))["problems"] == []
+
+
 async def test_a_draft_says_what_would_change(filed: Gateway) -> None:
     draft = PROFILES.replace("mode: monitor\n", "mode: enforce\n").replace("0.2", "0.9")
     found = await tried(filed, draft, file="profiles.yaml")

@@ -135,6 +135,7 @@ def test_the_address_of_a_hub_dataset_names_config_split_and_revision():
         ("rows.csv", b'prompt,"labels\n', "rows.csv:1: has a quotation mark that nothing closes"),
         ("rows.csv", b"prompt,labels\xff\n", "rows.csv:1: is not UTF-8"),
         ("rows.csv", b"\xff\xfep\x00r", "rows.csv:1: is not whole UTF-16"),
+        ("rows.csv", b"prompt,labels\rp,1\r", "rows.csv:1: has a carriage return within a value"),
         (
             "rows.json",
             b'[{"prompt": "p"}, {"prompt"',
@@ -556,12 +557,14 @@ def test_items_of_a_list_are_read_across_the_pieces_that_a_file_comes_in(tmp_pat
     (tmp_path / "rows.json").write_text(json.dumps(rows, ensure_ascii=False), encoding="utf-8")
     found = examples(dataset(tmp_path / "rows.json"))
     assert [e.exchange.prompt for e in found] == [row["prompt"] for row in rows]
-    broken = [*rows[:2], 7, {"prompt": "half \ud83c", "harmful": 1}]
-    (tmp_path / "rows.json").write_text(json.dumps(broken), encoding="utf-8")
+    broken = [*rows[:4], 7, {"prompt": "half \ud83c", "harmful": 1}, {"id": 8, "prompt": "p"}]
+    text = json.dumps(broken).replace('"id": 8', f'"id": {"9" * 5000}')
+    (tmp_path / "rows.json").write_text(text, encoding="utf-8")
     bad = dataset(tmp_path / "rows.json").survey().bad
     assert [(b.line, b.why) for b in bad] == [
-        (3, "is not a JSON object"),
-        (4, "holds half of a pair of surrogates"),
+        (5, "is not a JSON object"),
+        (6, "holds half of a pair of surrogates"),
+        (7, "holds a number that is too long"),
     ]
 
 

@@ -152,6 +152,10 @@ async def test_behind_a_prefix_all_is_found_whether_the_proxy_takes_it_away_or_n
             assert (await served.client.post(url, **body)).status_code == 401
             key = {"authorization": "Bearer sg-1"}
             assert (await served.client.post(url, **body, headers=key)).status_code == 200
+        for path in ("/metrics", "/admin/figures"):  # of admins, and found nowhere else
+            for before, status in (("", 403), (prefix, 403), (prefix * 2, 404 if prefix else 403)):
+                reply = await served.client.get(f"{before}{path}", headers=key)
+                assert reply.status_code == status, before
         assert (await served.client.get("/guardian/healthz")).status_code == 401
         route = {"route": "/healthz", "status": "200", "outcome": "answered"}
         assert served.metric("shieldgate_requests_total", **route) == len({"", prefix})

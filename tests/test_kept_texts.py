@@ -10,6 +10,7 @@ import sqlite3
 import threading
 import time
 from collections.abc import AsyncIterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -170,6 +171,13 @@ def check_store(store: TextStore) -> None:
 
 def test_a_file_keeps_finds_expires_shrinks_and_forgets(store: TextStore) -> None:
     check_store(store)
+
+
+def test_gateways_that_start_together_make_one_file(tmp_path: Path) -> None:
+    with ThreadPoolExecutor(4) as threads:
+        for attempt in range(20):
+            files = [str(tmp_path / f"{attempt}.db")] * 4
+            assert [store.count() for store in threads.map(TextStore.at, files)] == [0] * 4
 
 
 def test_nobody_else_may_read_the_file_and_it_holds_no_text(store: TextStore, file: Path) -> None:

@@ -679,6 +679,13 @@ def test_all_problems_of_all_files_are_told_at_once_in_order(write: Write):
     assert ham + "did you mean 'acme/spam'?" in problems(write(a, b, "profiles: {}"))
 
 
+def test_of_names_by_the_hundred_only_the_first_are_compared_with_all_there_are(write: Write):
+    names = ", ".join(f"acme/spam{number}" for number in range(300))
+    said = problems(write(BOOK.replace("[acme/spam]", f"[{names}]")))
+    assert len(said) == 300
+    assert sum("did you mean 'acme/spam'?" in line for line in said) == 20
+
+
 def test_a_wrong_policy_is_not_called_a_missing_one_by_the_profiles_that_name_it(write: Write):
     assert len(problems(write(BOOK.replace("0.4", "4")))) == 1
     assert len(problems(write(BOOK.replace("family: acme\n", "")))) == 1

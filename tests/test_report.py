@@ -25,7 +25,7 @@ from shieldgate.policy import Calibration, Policy, PolicyBook, Profile, decide
 from shieldgate.types import DIRECTIONS, Action, Exchange, Score
 
 if TYPE_CHECKING:
-    from playwright.sync_api import Page
+    from playwright.sync_api import Browser, Page
 
 SPAM, THREAT = "acme/spam", "acme/threat"
 WORDS = {"prompt": "No such prompts.", "response": "No such answers."}
@@ -336,9 +336,9 @@ def test_comparing_other_rows_or_another_dataset_is_refused(rows: list[ScoredRow
 # The page
 
 
-@pytest.fixture
-def page() -> Iterator["Page"]:
-    """A page of a headless Chromium that fails the test on any error or request of the page."""
+@pytest.fixture(scope="module")
+def browser() -> Iterator["Browser"]:
+    """A headless Chromium."""
     chromium = shutil.which("chromium") or shutil.which("google-chrome")
     try:
         from playwright.sync_api import sync_playwright
@@ -348,18 +348,25 @@ def page() -> Iterator["Page"]:
         missing = "" if chromium else "needs Chromium on the PATH"
     if missing:
         pytest.skip(missing)
-    wrong: list[str] = []
     with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
-        opened = browser.new_page(viewport={"width": 1200, "height": 900})
-        opened.on("pageerror", lambda error: wrong.append(str(error)))
-        opened.on("console", lambda message: wrong.append(message.text))
-        opened.on(
-            "request",
-            lambda request: None if request.url.startswith("file:") else wrong.append(request.url),
-        )
-        yield opened
-        browser.close()
+        running = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        yield running
+        running.close()
+
+
+@pytest.fixture
+def page(browser: "Browser") -> Iterator["Page"]:
+    """A page that fails the test on any error or request of the page."""
+    wrong: list[str] = []
+    opened = browser.new_page(viewport={"width": 1200, "height": 900})
+    opened.on("pageerror", lambda error: wrong.append(str(error)))
+    opened.on("console", lambda message: wrong.append(message.text))
+    opened.on(
+        "request",
+        lambda request: None if request.url.startswith("file:") else wrong.append(request.url),
+    )
+    yield opened
+    opened.close()
     assert wrong == []
 
 

@@ -424,6 +424,8 @@ def test_a_text_that_stands_in_many_rows_is_asked_once_and_labelled_in_all(out: 
     with LabelledFile(out) as file:
         session = Session([candidate("d", "the same"), candidate("b")], file)
         assert session.taken_over == 1, "of a later session, too"
+        assert len(written(out)) == 2, "who only looks leaves nothing"
+        session.begin()
         assert written(out)[-1] == ("d", {THREAT: 1})
         assert session.questions == 3
 

@@ -243,6 +243,17 @@ def test_what_cannot_be_reviewed_is_said_in_a_sentence(
     )
 
 
+def test_a_dry_run_writes_nothing(tmp_path: Path, book: Path, out: Path) -> None:
+    labelled = {"source": "old", "id": "a", "prompt": "zebra", "labels": {"test/spam": 1}}
+    out.write_text(json.dumps(labelled | {"weight": 1}) + "\n")
+    before = out.read_bytes()
+    given = (*scored_rows(tmp_path, book, ["zebra"]), "--out", out)
+    planned = invoke("review", *given, "--dry-run").stderr
+    assert "1 get the labels that the same text has" in planned
+    assert "asked: 1 texts, 1 questions" in planned
+    assert out.read_bytes() == before
+
+
 def label_all(person: Terminal, texts: int) -> None:
     for _ in range(texts):
         person.press("y" if "fox" in person.screen else "n")

@@ -81,7 +81,10 @@ class ReviewCommand:
         session = Session(found.candidates, file)
         for sentence in self._about(found, session):
             typer.echo(sentence, err=True)
-        if self.dry_run or session.question is None:
+        if self.dry_run:
+            return
+        session.begin()
+        if session.question is None:
             return
         if not (sys.stdin.isatty() and sys.stdout.isatty()):
             raise ConfigurationError(

@@ -67,8 +67,8 @@ def read_values(
 
 def _delimiter_of(header: deque[Line]) -> str:
     line = (header[0][1] if header else b"") or b""
-    text = line.decode("utf-8", "replace")
-    return max(_DELIMITERS, key=lambda d: len(next(csv.reader([text], delimiter=d), ())))
+    text = line.decode("utf-8", "replace").splitlines()
+    return max(_DELIMITERS, key=lambda d: len(next(csv.reader(text, delimiter=d), ())))
 
 
 def _why(refused: csv.Error) -> str:
@@ -77,4 +77,6 @@ def _why(refused: csv.Error) -> str:
         return _OPEN
     if "expected after" in said:
         return "has a quotation mark within a quoted value; write it twice"
+    if "new-line" in said:
+        return "has a carriage return within a value; quote it, or end lines in a line feed"
     return said

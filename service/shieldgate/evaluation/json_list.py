@@ -32,7 +32,8 @@ def items(file: Opened, path: Path | RemoteFile) -> Iterator[bytes] | None:
 
 
 def _items(read: Callable[[int], str], buffer: str, path: Path | RemoteFile) -> Iterator[bytes]:
-    decode = json.JSONDecoder().raw_decode
+    # Where an item ends is all that is asked; what it holds, a number too long too, is read later.
+    decode = json.JSONDecoder(parse_int=str).raw_decode
     at = number = 0
     while True:
         between = _BETWEEN.match(buffer, at)

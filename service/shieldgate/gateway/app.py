@@ -102,6 +102,7 @@ def create_app(services: Services, dialects: Sequence[Dialect] = DIALECTS) -> Fa
         summary="Content moderation with ShieldGemma, in front of any LLM",
         lifespan=lifespan,
         redirect_slashes=False,
+        servers=[{"url": settings.root_path}] if settings.root_path else None,
         docs_url=None,
         redoc_url=None,
         responses=declared(*everywhere),

@@ -9,6 +9,8 @@ from pathlib import Path
 from fastapi import APIRouter, HTTPException, Request
 from fastapi.responses import FileResponse, RedirectResponse, Response
 
+from shieldgate.gateway.services import ServicesDep
+
 router = APIRouter(include_in_schema=False)
 
 _FOLDER = Path(__file__).parents[1] / "console"
@@ -43,11 +45,11 @@ _HEADERS = {
 
 
 @router.get("/")
-async def page(request: Request) -> Response:
+async def page(request: Request, services: ServicesDep) -> Response:
     """Give the page."""
     # Its links are relative, because a proxy may serve all this below a prefix.
     if not request.scope["raw_path"].endswith(b"/"):
-        return RedirectResponse(f"{request.scope['root_path']}/")
+        return RedirectResponse(f"{services.settings.root_path}/")
     return _file(_PAGE)
 
 

@@ -3,9 +3,11 @@
 from importlib.resources import files
 from pathlib import Path
 
-from fastapi import APIRouter, Request
+from fastapi import APIRouter
 from fastapi.openapi.docs import get_swagger_ui_html
 from fastapi.responses import FileResponse, HTMLResponse
+
+from shieldgate.gateway.services import ServicesDep
 
 router = APIRouter(include_in_schema=False)
 
@@ -22,9 +24,9 @@ _POLICY = (
 
 
 @router.get("/docs")
-async def page(request: Request) -> HTMLResponse:
+async def page(services: ServicesDep) -> HTMLResponse:
     """Show all routes, with examples to try."""
-    root = request.scope["root_path"]
+    root = services.settings.root_path
     html = get_swagger_ui_html(
         openapi_url=f"{root}/openapi.json",
         title="shieldgate",

@@ -28,9 +28,8 @@ from sqlalchemy import (
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import (
     ArgumentError,
-    IntegrityError,
+    DatabaseError,
     NoSuchModuleError,
-    ProgrammingError,
     SQLAlchemyError,
 )
 
@@ -197,7 +196,7 @@ class TextStore:
     def _prepare(self) -> None:
         try:
             _TABLES.create_all(self._engine)
-        except (IntegrityError, ProgrammingError):
+        except DatabaseError:
             # Another process was faster; a second time it is seen.
             _TABLES.create_all(self._engine)
         self._prepared = True

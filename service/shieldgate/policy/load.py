@@ -25,6 +25,10 @@ from shieldgate.yaml_document import Document, Location, reason, suggest
 
 SUFFIXES = (".yaml", ".yml")
 
+# So many names that name nothing are compared with all there are, to say which was meant: a file
+# can hold thousands of both.
+_SUGGESTIONS = 20
+
 
 def shipped_policies() -> Path:
     """Find the directory of the policy files that come with shieldgate."""
@@ -95,6 +99,11 @@ def _documents(path: Path, draft: Draft | None) -> list[Document]:
         return [Document(Path("draft.yaml"), draft.text)]
     documents = {file.name: Document(file) for file in policy_files(path)}
     if draft and draft.file:
+        if draft.file not in documents and not path.is_dir():
+            raise PolicyError(
+                f"{path.name} is the whole book, and no file beside it is read; draft that, or "
+                "give a directory as the book"
+            )
         documents[draft.file] = Document(Path(draft.file), draft.text)
     return list(documents.values())
 
@@ -236,6 +245,7 @@ def _check_names(documents: Sequence[Document]) -> None:
 def _check_references(
     documents: Sequence[Document], policies: Collection[str], profiles: Collection[str]
 ) -> None:
+    suggested = 0
     for document in documents:
         for at, place in document.places.items():
             match at:
@@ -245,8 +255,13 @@ def _check_references(
                     id = key
                 case _:
                     continue
-            if id not in policies:
+            if id in policies:
+                continue
+            if suggested < _SUGGESTIONS:
                 document.refuse(at, f"no such policy; {suggest(id, policies)}")
+                suggested += 1
+            else:
+                document.refuse(at, "no such policy; the first ones say which there are")
     if "default" not in profiles:
         holder = next((d for d in documents if ("profiles",) in d.places), documents[-1])
         holder.refuse(

@@ -43,11 +43,11 @@ class Session:
     def __init__(self, candidates: Sequence[Candidate], file: LabelledFile) -> None:
         """Take candidates whose texts were looked up.
 
-        Those whose text the file has under another id get its labels. Raises ConfigurationError.
+        Those whose text the file has under another id get its labels, which `begin` writes.
         """
         self._file = file
         self._known = {c.text.key: _labels(file.row(c.text.key)) for c in candidates}
-        self.taken_over = self._take_over(candidates)
+        self._taken_over = self._take_over(candidates)
         self._items = _items(candidates, self._known)
         self._questions = [
             Question(number, place, item)
@@ -58,20 +58,28 @@ class Session:
         self._answers: list[Label | None] = [None] * len(self._questions)
         self._before: list[int] = []  # where the question was, for each step that can be undone
 
-    def _take_over(self, candidates: Sequence[Candidate]) -> int:
-        """Give candidates the labels of texts that were labelled before; says how many got some."""
+    def begin(self) -> None:
+        """Write the rows of texts that were labelled before. Raises ConfigurationError."""
+        if self._taken_over:
+            self._file.put(self._taken_over)
+
+    def _take_over(self, candidates: Sequence[Candidate]) -> list[Row]:
+        """Give candidates the labels of texts that were labelled before, and their rows."""
         labelled: dict[tuple[str, str | None], dict[str, Label]] = {}
         for row in self._file.rows:
             labelled.setdefault((row["prompt"], row.get("response")), {}).update(row["labels"])
-        fresh = []
+        rows = []
         for candidate in candidates:
             known = labelled.get(_texts(candidate), {})
             if missing := {p: known[p] for p in candidate.asked if p in known}:
                 self._known[candidate.text.key] |= missing
-                fresh.append(self._row(candidate, {}))
-        if fresh:
-            self._file.put(fresh)
-        return len(fresh)
+                rows.append(self._row(candidate, {}))
+        return rows
+
+    @property
+    def taken_over(self) -> int:
+        """Count the candidates that got labels of texts that were labelled before."""
+        return len(self._taken_over)
 
     @property
     def texts(self) -> int:

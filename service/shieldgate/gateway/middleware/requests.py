@@ -124,7 +124,7 @@ class RequestMiddleware:
             path = path.removeprefix(self._root_path) or "/"
         return {
             **scope,
-            "root_path": self._root_path,
+            "root_path": "",  # else the router would take the prefix away once more
             "path": path,
             "method": "GET" if method == "HEAD" else method,
         }
