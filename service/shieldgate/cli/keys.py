@@ -37,7 +37,10 @@ def new(
     characters_per_minute: _Limit = None,
     concurrent: _Limit = None,
     admin: Annotated[
-        bool, typer.Option("--admin", help="It may read /metrics, as Prometheus does, and what is below /admin/.")
+        bool,
+        typer.Option(
+            "--admin", help="It may read /metrics, as Prometheus does, and what is below /admin/."
+        ),
     ] = False,
 ) -> None:
     """Make a key: its lines for the file on standard output, the key itself on standard error.
