@@ -46,7 +46,7 @@ _SIGN = rf"[^\w{_USUAL}]"
 _READ = re.compile(
     rf"\w+|\n|(?<=\w)(?=[^\w\s]{{1,4}}\w|[{_USUAL}]*+{_SIGN}|(?:\.\.+|…)\s?\w)"
     rf"|(?<=[^\W\d_])(?! \S){_BLANKS.pattern}(?=[^\W\d_])"
-    r"|(?<=[A-Za-z.,])\s?[\u00ad\u200b-\u200f\u202a-\u202e\u2060-\u206f\s]++(?<! )(?=[A-Za-z])"
+    r"|(?<=[A-Za-z.,])\s?+[\u200b-\u200f\u2060-\u206f][\s\u200b-\u200f\u2060-\u206f]*+(?=[A-Za-z])"
 )
 
 # A word spelt out, `k i l l` or `k.i.l.l`, in scripts in which one letter is seldom a word.
