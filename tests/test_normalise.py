@@ -281,7 +281,6 @@ TRICKS: dict[str, Callable[[str], str]] = {
     "groups of five": lambda text: re.sub("(.{5})", r"\1 ", re.sub(r"\W", "", text)),
     "letters upside down": lambda text: text.lower().translate(UPSIDE)[::-1],
     "Cherokee": lambda text: text.upper().translate(str.maketrans("ABDEGHIJKLMPRSTVWYZ", CHEROKEE)),
-    "rot13, base64": lambda text: b64encode(codecs.encode(text, "rot13").encode()).decode(),
     "marks, backwards": both(on_letters("\u0301"), backwards),
     "spelt out, backwards": both(" ".join, backwards),
     "full width, backwards": both(full_width, backwards),
@@ -297,8 +296,6 @@ TRICKS: dict[str, Callable[[str], str]] = {
 # Read, but not word by word in each of the six.
 READ = {
     "base64 of each word": each_word(lambda word: b64encode(word.encode()).decode()),
-    "words in links": each_word(lambda word: f"[{word}](https://example.com)"),
-    "words as hashtags": lambda text: " ".join(f"#{word}" for word in re.findall(r"\w+", text)),
     "letters parted by ideographs": in_words("的"),
     "words cut by brackets": each_word(cut_by("()")),
     "words cut by slashes": each_word(cut_by("/")),
