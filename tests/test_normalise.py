@@ -3,10 +3,12 @@
 import asyncio
 import codecs
 import re
+import string
 import time
 import unicodedata
-from base64 import b64encode
+from base64 import b32encode, b64encode
 from collections.abc import Callable
+from urllib.parse import quote
 
 import pytest
 from fakes import FakeScorer, small_book
@@ -82,6 +84,10 @@ PLAIN = [
     "if (ptr->len && str[i] != cfg[j]) { src = dst; ctx.fmt(buf); } // see tmp, msg",
     "10 20 30 40 50 60 70 80 90 100 are multiples of ten",
     "#bread #butter #cheese #wine #dinner",
+    "MAC 00:1a:2b:3c:4d:5e and UUID 550e8400-e29b-41d4-a716-446655440000",
+    "ATGGCCATTGTAATGGGCCGCTGAAAGGGTGCCCGATAG and e4 e5 Nf3 Nc6 Bb5 a6 Ba4",
+    "Mi piacerebbe visitare Firenze in primavera e vedere gli Uffizi.",
+    "ཨོཾ་མ་ཎི་པདྨེ་ཧཱུྃ།",
 ]
 
 
@@ -146,6 +152,10 @@ def both(first: Callable[[str], str], second: Callable[[str], str]) -> Callable[
 full_width = swapped("".join(map(chr, range(33, 127))), "".join(map(chr, range(0xFF01, 0xFF5F))))
 cyrillic = swapped("aceiopsxyBEHKMOPTX", "асеіорѕхуВЕНКМОРТХ")
 
+ABC = string.ascii_lowercase
+UPSIDE = str.maketrans("abcdefghijklmnopqrtuvwy", "ɐqɔpǝɟƃɥᴉɾʞlɯuodbɹʇnʌʍʎ")
+CHEROKEE = "ᎪᏴᎠᎬᏀᎻᏆᎫᏦᏞᎷᏢᎡᏚᎢᏙᎳᎩᏃ"
+
 TRICKS: dict[str, Callable[[str], str]] = {
     **{
         f"blanks {' '.join(f'{ord(c):x}' for c in blank)}": between_words(blank)
@@ -208,6 +218,31 @@ TRICKS: dict[str, Callable[[str], str]] = {
     "numbers of HTML, twice": lambda text: "".join(f"&amp;#{ord(c)};" for c in text),
     "percents, twice": lambda text: "".join(f"%25{ord(c):02x}" for c in text),
     "quoted for e-mail": lambda text: "".join(f"={ord(c):02X}" for c in text),
+    "percents of other letters": lambda text: quote(cyrillic(text)),
+    "bytes of other letters": lambda text: "".join(
+        f"\\x{b:02x}" for b in full_width(text).encode()
+    ),
+    "escapes of other letters": lambda text: "".join(f"\\u{ord(c):04x}" for c in cyrillic(text)),
+    "escapes of browsers": lambda text: "".join(f"%u{ord(c):04x}" for c in text),
+    "escapes of style sheets": lambda text: "".join(f"\\{ord(c):06x}" for c in text),
+    "characters by their names": lambda text: "".join(
+        f"\\N{{{unicodedata.name(c)}}}" for c in text
+    ),
+    "percents in full width": lambda text: full_width("".join(f"%{ord(c):02x}" for c in text)),
+    "base64 in full width": lambda text: full_width(b64encode(text.encode()).decode()),
+    "base64 with zero width": lambda text: "\u200b".join(b64encode(text.encode()).decode()),
+    "base64 in short lines": lambda text: re.sub(
+        "(.{16})", r"\1\n", b64encode(text.encode()).decode()
+    ),
+    "base64 of UTF-16": lambda text: b64encode(text.encode("utf-16-le")).decode(),
+    "base64 of look-alikes": lambda text: b64encode(cyrillic(text).encode()).decode(),
+    "base32": lambda text: b32encode(text.encode()).decode(),
+    "hexadecimal with colons": lambda text: text.encode().hex(":"),
+    "decimal in lines": lambda text: "\n".join(f"{ord(c):03d}" for c in text),
+    "octal": lambda text: " ".join(f"{ord(c):03o}" for c in text),
+    "binary of seven digits": lambda text: ",".join(f"{ord(c):07b}" for c in text),
+    "another alphabet": lambda text: text.translate(str.maketrans(ABC, ABC[3:] + ABC[:3])),
+    "the alphabet backwards": lambda text: text.translate(str.maketrans(ABC, ABC[::-1])),
     "numbers": lambda text: " ".join(str(ord(c)) for c in text),
     "hexadecimal": lambda text: text.encode().hex(),
     "binary": lambda text: " ".join(f"{ord(c):08b}" for c in text),
@@ -236,6 +271,16 @@ TRICKS: dict[str, Callable[[str], str]] = {
         f"{w} {n}" for n, w in enumerate(text.split())
     ),
     "words and arrows": between_words(" -> "),
+    "letters in colours": lambda text: "".join(
+        f"\x1b[3{n % 8}m{c}\x1b[0m" for n, c in enumerate(text)
+    ),
+    "letters in LaTeX": lambda text: "".join(f"\\text{{{c}}}" if c != " " else c for c in text),
+    "letters in BBCode": lambda text: "".join(f"[b]{c}[/b]" if c != " " else c for c in text),
+    "readings of characters": each_word(lambda word: f"<ruby>{word}<rt>x</rt></ruby>"),
+    "words between marks of direction": between_words("\u200e \u200e"),
+    "groups of five": lambda text: re.sub("(.{5})", r"\1 ", re.sub(r"\W", "", text)),
+    "letters upside down": lambda text: text.lower().translate(UPSIDE)[::-1],
+    "Cherokee": lambda text: text.upper().translate(str.maketrans("ABDEGHIJKLMPRSTVWYZ", CHEROKEE)),
     "marks, backwards": both(on_letters("\u0301"), backwards),
     "spelt out, backwards": both(" ".join, backwards),
     "full width, backwards": both(full_width, backwards),
@@ -246,6 +291,23 @@ TRICKS: dict[str, Callable[[str], str]] = {
     "acutes, blanks": both(swapped("aeiou", "áéíóú"), between_words("\t")),
     "digits, blanks": both(swapped("aeio", "4310"), between_words("\u00a0")),
 }
+
+
+# Read, but not word by word in each of the six.
+READ = {
+    "base64 of each word": each_word(lambda word: b64encode(word.encode()).decode()),
+    "letters parted by ideographs": in_words("的"),
+    "words cut by brackets": each_word(cut_by("()")),
+    "words cut by slashes": each_word(cut_by("/")),
+}
+
+
+@pytest.mark.parametrize("trick", READ.values(), ids=READ)
+def test_most_words_in_disguise_are_read(trick: Callable[[str], str]) -> None:
+    for text in SIX:
+        words = set(re.findall(r"\w{3,}", text.lower()))
+        read = {*re.findall(r"\w+", " ".join(readings(trick(text))).lower())}
+        assert len(words & read) >= 0.7 * len(words)
 
 
 class Starter:
@@ -347,6 +409,12 @@ HEX = str.maketrans("0123456789", "ghijklmnop")
 NASTY = {
     "marks": "a" + "\u0301" * SIZE,
     "kinds of marks": "e\u0301\u0327\u0489" * (SIZE // 4),
+    "marks out of order": "\u0300\u0316" * (SIZE // 2),
+    "marks of voice out of order": "\uff9e\u093c" * (SIZE // 2),
+    "colours": "\x1b[1" * (SIZE // 3),
+    "links": "[a](" * (SIZE // 4),
+    "pieces of base64": "SSB3 " * (SIZE // 5),
+    "names of characters": "\\N{A" * (SIZE // 4),
     "overrides": "\u202e" * SIZE,
     "overrides, back and forth": "\u202ea\u202db" * (SIZE // 4),
     "isolates": "\u2067" * (SIZE // 2) + "\u2069" * (SIZE // 2),
@@ -399,12 +467,16 @@ def test_reading_takes_time_in_proportion_to_the_text(text: str) -> None:
     assert time.process_time() - started < 10
 
 
+_CASELESS = {"CHEROKEE", "LISU", "CANADIAN", "RUNIC"}
+_SCRIPTS = {*_CASELESS, "CYRILLIC", "GREEK", "ARMENIAN", "COPTIC"}
+
+
 def test_every_twin_is_a_letter_of_another_script_and_becomes_a_latin_one() -> None:
     for twin, letter in _HOMOGLYPHS.items():
         script, *_ = unicodedata.name(chr(twin)).split()
-        assert script in ("CYRILLIC", "GREEK", "ARMENIAN", "CHEROKEE")
+        assert script in _SCRIPTS
         assert unicodedata.name(chr(letter)).startswith("LATIN")
-        assert chr(twin).isupper() == chr(letter).isupper() or script == "CHEROKEE"
+        assert chr(twin).isupper() == chr(letter).isupper() or script in _CASELESS
 
 
 def test_no_control_token_comes_of_it_that_the_text_could_not_spell_itself() -> None:

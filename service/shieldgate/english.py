@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
 from itertools import pairwise, takewhile
-from string import ascii_lowercase
+from string import ascii_lowercase, ascii_uppercase
 
 # What an apostrophe cuts off is no word.
 _WORD = re.compile(r"(?<![\w'\u2019*])[A-Za-z](?:[A-Za-z*]*[A-Za-z])?(?![\w@])")
@@ -20,11 +20,11 @@ _WORD = re.compile(r"(?<![\w'\u2019*])[A-Za-z](?:[A-Za-z*]*[A-Za-z])?(?![\w@])")
 # them, that is no accident.
 _ROW, _MOST, _NEAR = 4, 3, 16
 
-# Run together, `iWillFindYou`, or cut into groups of as many letters each.
+# Run together, `iWillFindYou`, or cut into groups of letters.
 _RUN = re.compile(r"(?<![A-Za-z])(?:[A-Z]?[a-z]{19,}|[A-Z]{20,})(?![A-Za-z])")
 _HUMPS = re.compile(r"(?<![A-Za-z])[A-Za-z]?[a-z]*+(?:[A-Z][a-z]*+){5,}")
 _LONG = re.compile("[A-Za-z]{14}")
-_GROUPS = re.compile(r"(?<!\w)(?:(?:[A-Za-z]{2}[ \n]){7,}|(?:[A-Za-z]{3}[ \n]){7,})[A-Za-z]*")
+_GROUPS = re.compile(r"(?<![\w'\u2019])(?:[A-Za-z]{1,10}[ \n]){5,}[A-Za-z]*(?![\w'\u2019])")
 _CHUNK = 80
 # A letter costs 1.2 to 2.2 in English, over 3.5 in other languages and in codes.
 _DEAREST, _UNKNOWN = 2.5, 14.0
@@ -33,7 +33,20 @@ _LONGEST = 16
 _SHORTEST = 3
 
 _ROT13 = str.maketrans(ascii_lowercase, ascii_lowercase[13:] + ascii_lowercase[:13])
-_GAP = re.compile(r"[ .*_\n-]|-\n")
+
+
+def _alphabet(letters: str) -> dict[int, int]:
+    return str.maketrans(ascii_lowercase + ascii_uppercase, letters + letters.upper())
+
+
+_KEYS = (
+    *((n, _alphabet(ascii_lowercase[n:] + ascii_lowercase[:n])) for n in range(1, 26)),
+    (0, _alphabet(ascii_lowercase[::-1])),
+)
+_MASKS = "#_·"
+# Also brackets, of which both ends count as the same.
+_GAP = re.compile(r"[ .*_\n-]|-\n|[^\w\s.,;:!?'&@#%$|<>]{1,3}")
+_BRACKETS = str.maketrans(")}]>", "({[<")
 _VOWELS = re.compile("[aeiou]")
 _MASKED = re.compile("[aeiou*]")
 _REPEATED = re.compile(r"(.)\1+")
@@ -55,9 +68,38 @@ def plain_words(text: str) -> str:
         if any(_parted(run) != run.group() for run in _RUN.finditer(text)):
             # What signs cut off is shorter.
             text = re.sub("[A-Za-z]{8,}", _parted, text)
+    text = _masked_by(text)
     words = _WORD.findall(text)
     if len(words) - sum(map(is_word, words)) >= _MOST:
+        text = _unshifted(text, words)
         text = _replaced(_replaced(text, _whole), _resembling)
+    return text
+
+
+def _unshifted(text: str, words: list[str]) -> str:
+    """Read an alphabet that begins elsewhere, or runs backwards, by the words that come of it.
+
+    Chance makes no three words of four letters that are a quarter of all unknown ones.
+    """
+    unknown = {w for w in map(str.lower, words) if len(w) > _SHORTEST and w not in _costs()}
+    if len(unknown) < _MOST:
+        return text
+    known = {key: sum(w.translate(key_map) in _costs() for w in unknown) for key, key_map in _KEYS}
+    key = max(known, key=known.__getitem__)
+    if known[key] < _MOST or known[key] * 4 < len(unknown):
+        return text
+    key_map = dict(_KEYS)[key]
+    return _WORD.sub(lambda word: word.group().translate(key_map), text)
+
+
+def _masked_by(text: str) -> str:
+    """Write a star for a sign that stands for vowels, `w#ll`, where it does so in many words."""
+    for sign in _MASKS:
+        mask = re.compile(rf"(?<=[A-Za-z]){re.escape(sign)}+(?=[A-Za-z])")
+        if text.count(sign) >= 2 * _MOST and len(mask.findall(text)) >= 2 * _MOST:
+            starred = re.sub(rf"(?<=[A-Za-z*]){re.escape(sign)}", "*", text)
+            if (read := _replaced(starred, _resembling)) != starred:
+                return read
     return text
 
 
@@ -67,15 +109,23 @@ def is_word(word: str) -> bool:
 
 
 def _regrouped(groups: re.Match[str]) -> str:
+    """Part groups of letters into words anew, where few of them are words."""
     words = groups.group().split()
-    odd = sum(map(is_word, words)) * 2 < len(words)
-    return (odd and _in_words("".join(words))) or groups.group()
+    if sum(map(is_word, words)) * 2 >= len(words):
+        return groups.group()
+    letters = "".join(words)
+    # The first letters tell whether it is English.
+    if not _in_words(letters[:_CHUNK]):
+        return groups.group()
+    return _parted_letters(letters)
 
 
 def _parted(run: re.Match[str]) -> str:
     text = run.group()
-    if is_word(text):
-        return text
+    return text if is_word(text) else _parted_letters(text)
+
+
+def _parted_letters(text: str) -> str:
     parted: list[str] = []
     start = 0
     while start < len(text):
@@ -160,7 +210,7 @@ def _replaced(text: str, find: _Find) -> str:
 
 def _whole(words: list[str], gaps: list[str], place: int) -> _Hit | None:
     """Find the known word that pieces make, with the same between all of them."""
-    between = gaps[place : place + 3]
+    between = [gap.translate(_BRACKETS) for gap in gaps[place : place + 3]]
     if not between or not _GAP.fullmatch(between[0]):
         return None
     alike = sum(1 for _ in takewhile(between[0].__eq__, between))
@@ -181,6 +231,12 @@ def _resembling(words: list[str], _: list[str], place: int) -> _Hit | None:
     for found in (word.replace("*", ""), word.translate(_ROT13)):
         if found in known:
             return _Hit(1, found)
+    if word.endswith("ay"):
+        # Pig Latin: the beginning of the word, and what else is put there.
+        stem = word.removesuffix("ay")
+        for turned in (stem.removesuffix("w"), *(stem[-n:] + stem[:-n] for n in range(1, 4))):
+            if turned in known:
+                return _Hit(1, turned)
     for looks, skeleton in _SKELETONS:
         if looks.match(word) and (hit := _by(skeleton).get(skeleton(word))):
             return _Hit(1, hit)
@@ -203,12 +259,17 @@ def _shuffled(word: str) -> str:
     return word[0] + "".join(sorted(word[1:-1])) + word[-1]
 
 
+def _anagram(word: str) -> str:
+    return "".join(sorted(word))
+
+
 # What a word looks like, and what it then has in common with the one that it was made of.
 _SKELETONS: tuple[tuple[re.Pattern[str], Callable[[str], str]], ...] = (
     (re.compile(r".*(.)\1"), _squeezed),
     (re.compile(r".*\*"), _masked),
     (re.compile(r"[^aeiou]+$"), _consonants),
     (re.compile(r".{4}"), _shuffled),
+    (re.compile(r".{4}"), _anagram),
 )
 
 

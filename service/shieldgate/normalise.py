@@ -6,10 +6,12 @@ nobody would read. The tables here hold what is seen in disguised words, and fol
 
 import re
 import unicodedata
+from typing import Literal
 
 from shieldgate.bidi import displayed
 from shieldgate.codes import decoded
 from shieldgate.english import is_word, plain_words
+from shieldgate.markup import unmarked
 
 # Unicode's Default_Ignorable_Code_Point, which includes what is known as zero-width, without the
 # tags, which spell ASCII that only a model sees; control characters; strokes through letters.
@@ -25,6 +27,12 @@ _MIXED = re.compile(r"\w*[A-Za-z]\w*")
 # Marks that make no letter of a language with the one before them.
 _MARKS = re.compile("(?<=[A-Za-z\u00c0-\u024f])[\u0300-\u036f]+")
 
+# More marks in a row than any language has (Unicode's Stream-Safe Text Format); Katakana's marks
+# for voiced sounds in half width are letters that become such.
+_MOST_MARKS = 30
+_VOICED = "\uff9e\uff9f"
+_MARKED = re.compile(rf"(?:[^\w\s\0-\u02ff]|[{_VOICED}]){{{_MOST_MARKS + 1},}}")
+
 # Braille for nothing is seen as a blank, too.
 _BLANKS = re.compile("(?:[^\\S\r\n]|\u2800|\r(?!\n))+")
 # Signs that often stand between words, or that nobody sees; and those that don't.
@@ -38,16 +46,27 @@ _SIGN = rf"[^\w{_USUAL}]"
 _READ = re.compile(
     rf"\w+|\n|(?<=\w)(?=[^\w\s]{{1,4}}\w|[{_USUAL}]*+{_SIGN}|(?:\.\.+|…)\s?\w)"
     rf"|(?<=[^\W\d_])(?! \S){_BLANKS.pattern}(?=[^\W\d_])"
+    r"|(?<=[A-Za-z.,])\s?+[\u200b-\u200f\u2060-\u206f][\s\u200b-\u200f\u2060-\u206f]*+(?=[A-Za-z])"
 )
 
 # A word spelt out, `k i l l` or `k.i.l.l`, in scripts in which one letter is seldom a word.
 _LETTER = "[A-Za-z\u00c0-\u024f\u0370-\u052f]"
-_SPELT = re.compile(rf"(?<![^\W_]){_LETTER}([\W_]{{1,4}}){_LETTER}(?:\1{_LETTER})+(?![^\W_])")
-_SPELT_PAIR = re.compile(rf"(?<![^\W_]){_LETTER}([\W_]{{1,4}}){_LETTER}(?![^\W_])")
+# Between the letters signs or a letter of a script without words; some letters may be digits.
+_APART = r"([\W_]{1,4}|[\u0600-\U0010ffff])"
+_SPELT = re.compile(rf"(?<![^\W_]){_LETTER}{_APART}{_LETTER}(?:\1{_LETTER})+(?![^\W_])")
+_SPELT_PAIR = re.compile(rf"(?<![^\W_]){_LETTER}{_APART}{_LETTER}(?![^\W_])")
+_SPELT_DIGITS = re.compile(r"(?:(?<![^\W_])[A-Za-z0-9][\W_]{1,4}){8,}")
 # The same signs in place of blanks, `I_will_find_you_and_break`, or around words, `**I** **will**`.
 _SIGNS = rf"(?! [#@]\w)(?:[^\w\s]{{1,4}}|_|\W{{0,4}}{_SIGN}\W{{0,4}}|\.{{2,4}} )"
 _GLUED = re.compile(rf"(?<![^\W_])[^\W\d_]++({_SIGNS})[^\W\d_]++(?:\1[^\W\d_]++){{3,}}")
+# Words that are hashtags, or called like users.
+_TAGS = re.compile(r"(?<!\w)[#@]?[^\W\d_]++( [#@])[^\W\d_]++(?:\1[^\W\d_]++){3,}")
 _GLUE = re.compile(r"(?<=[^\W_])(?:\W{1,9}|_)(?=[^\W_])")
+_JOINING = re.compile(
+    r"\b(?:a|all|an|and|are|be|by|do|for|go|i|if|in|is|it|me|my|no|not|of|on|or|so|that|the|they|this"
+    r"|to|too|up|we|who|will|with|your?)\b",
+    re.IGNORECASE,
+)
 # Numbers between words: `I 1 will 2 find 3`.
 _COUNTED = re.compile(r"(?:\d{1,4}\W{1,6}[^\W\d_]++\W{1,6}){4,}")
 _COUNT = re.compile(r"\d{1,4}\W{1,6}")
@@ -55,7 +74,7 @@ _COUNT = re.compile(r"\d{1,4}\W{1,6}")
 _TAG = re.compile("<(/?)([A-Za-z][A-Za-z0-9]*|!--)[^<>]{0,80}>")
 _TAGGED = re.compile(
     rf"(?:{_TAG.pattern}\s*\w+[^\w<>]*(?:{_TAG.pattern}\s*)+){{4}}|"
-    rf"(?:\w(?:{_TAG.pattern})+\w[^<>]{{0,40}}){{3}}"
+    rf"(?:\w(?:{_TAG.pattern})+(?=\w)[^<>]{{0,40}}){{3}}"
 )
 _BLOCKS = {"br", "p", "li", "ul", "ol", "div", "td", "th", "tr", "hr"}
 # A word on each line, or a piece of one.
@@ -64,9 +83,14 @@ _PIECES = re.compile(r"^.{1,4}(?:\n.{1,4}){5,}$", re.M)
 # Digits and signs in place of letters: `w1ll`, `w!ll`.
 _LEET = re.compile(
     r"(?<=[A-Za-z])[013457$]+(?=[A-Za-z])|(?:[A-Za-z][@!|+689]+[A-Za-z][^@!|+689]{0,40}){3}"
+    r"|(?:[A-Za-z][€£¥§¢₳฿₵₣₲₭₦₱₮₩]+[A-Za-z].{0,40}){3}"
 )
-_LEET_WORD = re.compile(r"(?<![\w$@!|+])[013457$@!|+689]*[A-Za-z][A-Za-z013457$@!|+689]*(?!\w)")
-_DIGITS = str.maketrans("013457$@!|+689", "oieastsailtgbg")
+_MONEY = "€£¥§¢₳฿₵₣₲₭₦₱₮₩"
+_LEET_WORD = re.compile(
+    rf"(?<![\w$@!|+])[013457$@!|+689{_MONEY}]*[A-Za-z][A-Za-z013457$@!|+689{_MONEY}]*(?!\w)"
+)
+_DIGITS = str.maketrans(f"013457$@!|+689{_MONEY}", "oieastsailtgbgelyscabcfgknptw")
+_DIGITS_FOR = str.maketrans("013457", "oieast")
 # Capitals in three words together: `I WILL FIND YOU`, `wIlL fInD yOu`.
 _CAPITALS = re.compile(r"\b(?=\w*[A-Za-z][A-Z])\w++")
 _SHOUTED = re.compile(rf"(?:{_CAPITALS.pattern}\W++(?:\w\W++)?){{2}}{_CAPITALS.pattern}")
@@ -75,7 +99,7 @@ _SUSPECT = (
     re.compile(
         r"[\0-\x08\x0b\x0c\x0e-\x1f\x7f]|\r(?!\n)|(?<=[A-Za-z])(?:\t|  | \t)\s*(?=[A-Za-z])"
     ),
-    *(_SPELT, _GLUED, _COUNTED, _COLUMN, _PIECES, _LEET, _SHOUTED),
+    *(_SPELT, _SPELT_DIGITS, _GLUED, _TAGS, _COUNTED, _COLUMN, _PIECES, _LEET, _SHOUTED),
 )
 
 # A flag of a part of a country.
@@ -91,21 +115,37 @@ _STYLED = {
     0xFDFA: None,
     0xFDFB: None,
 }
+_WIDE = {code + 0xFEE0: chr(code) for code in range(0x21, 0x7F)}
 # Fillers of Hangul, which are seen as blanks by themselves; letters for flags.
 _SEEN = {
     **dict.fromkeys((0x115F, 0x1160, 0x3164, 0xFFA0), " "),
     **{0x1F1E6 + n: chr(ord("A") + n) for n in range(26)},
 }
-# Letters of other scripts that look like Latin ones: Cyrillic, Greek, Armenian, Cherokee.
+# Letters of other scripts that look like Latin ones: Cyrillic, Greek, Armenian, Cherokee,
+# Lisu, Canadian syllables, Coptic.
 _HOMOGLYPHS = str.maketrans(
     "АВЕЅІЈКМНОРСТУХҮѴԚԜԌасԁеһіјӏорԛѕуѵԝхкмтвнп"
     "ΑΒΕΖΗΙΚΜΝΟΡΤΥΧαονρικυτχηωεβγ"
     "ՕՏԼօսհոցյ"
-    "ᎠᎡᎢᎪᎫᎬᎳᎷᎻᏀᏃᏚᏞᏟᏢᏦᏴ",
+    "ᎠᎡᎢᎪᎫᎬᎳᎷᎻᏀᏃᏚᏞᏟᏢᏦᏴᎩᏆᏙᏔ"
+    "ꓐꓑꓒꓓꓔꓖꓗꓙꓚꓜꓝꓟꓠꓡꓢꓣꓦꓧꓪꓫꓬꓮꓰꓲꓳꓴ"
+    "ᐯᑌᑭᗞᗪᒍᒪᗷᛕᕼ᙭ᔕᗩᑕᗴᖴᘜᗰᑎᖇᗯ"
+    "ⲁⲃⲉⲏⲓⲕⲙⲛⲟⲣⲥⲧⲩⲭ",
     "ABESIJKMHOPCTYXYVQWGacdehijlopqsyvwxkmtbhn"
     "ABEZHIKMNOPTYXaovpikutxnweby"
     "OSLouhngj"
-    "DRTAJEWMHGZSLCPKB",
+    "DRTAJEWMHGZSLCPKBYIVW"
+    "BPdDTGKJCZFMNLSRVHWXYAEIOU"
+    "VUPDDJLBKHXSACEFGMNRW"
+    "abenikmnopctyx",
+)
+# In words with Latin letters only: they look less alike.
+_LOOSE = str.maketrans("гьцяиЯИШш", "rbuRNRNWw")
+# Letters turned upside down, with those that are another letter then.
+_MOST_TURNED = 4
+_TURNED = re.compile("[ɐɔǝɟƃɥᴉɾʞɯɹʇʌʍʎ]")
+_UPSIDE = str.maketrans(
+    "ɐqɔpǝɟƃɥᴉɾʞlɯuodbɹʇnʌʍʎ∀ƆƎℲ˥Ԁ┴∩Λ⅄'˙", "abcdefghijklmnopqrtuvwyACEFLPTUVY,."
 )
 _TWIN = re.compile(f"[{''.join(map(chr, _HOMOGLYPHS))}]")
 # What may be marks on a letter that is read as a Latin one.
@@ -114,8 +154,17 @@ _ON_LETTER = re.compile(rf"(?:^|(?<=[\0-\u024f])|(?<={_TWIN.pattern}))[^\w\s\0-\
 
 def _letters_with() -> dict[int, str]:
     """Map Latin letters with marks or strokes in them to those without: ø, ł, ɨ."""
-    named = re.compile("LATIN (SMALL|CAPITAL) LETTER ([A-Z])(?: BAR| WITH .+)")
-    blocks = (range(0xC0, 0x2B0), range(0x1D6C, 0x1F00), range(0x2C60, 0x2C80))
+    named = re.compile(
+        "LATIN (SMALL|CAPITAL) LETTER (?:(?:TURNED|REVERSED|BARRED|OPEN|BLACKLETTER|INSULAR) )*"
+        "([A-Z])(?: BAR| WITH(?:OUT)? .+)?"
+    )
+    blocks = (
+        range(0xC0, 0x2B0),
+        range(0x1D6C, 0x1F00),
+        range(0x2C60, 0x2C80),
+        range(0xA720, 0xA800),
+        range(0xAB30, 0xAB70),
+    )
     table = {}
     for code in (code for block in blocks for code in block):
         if found := named.fullmatch(unicodedata.name(chr(code), "")):
@@ -142,13 +191,14 @@ def readings(text: str) -> tuple[str, str, str, str, str]:
         any(way.search(text) for way in _SUSPECT)
         or ("<" in text and _TAGGED.search(text))
         or decoded(text) != text
+        or unmarked(text) != text
         or plain_words(text) != text
     ):
         return (text,) * 5
     # Several different ones may spell words.
     if len(set(_FLAG.findall(text))) <= 3:
         text = _FLAG.sub("\U0001f3f4", text)
-    known = {_words(unicodedata.normalize("NFC", text)): text}
+    known = {_words(_normal("NFC", text)): text}
 
     def read(way: str) -> tuple[str, str]:
         plain, bare = _BLANKS.sub(" ", _plain(way)), _bare(way)
@@ -158,23 +208,41 @@ def readings(text: str) -> tuple[str, str, str, str, str]:
     return (text, *undirected, *(undirected if shown == text else read(shown)))
 
 
+def _normal(form: Literal["NFC", "NFD", "NFKC"], text: str) -> str:
+    """Normalise a text in time in proportion to its length: sorting marks is quadratic."""
+    return unicodedata.normalize(form, _MARKED.sub(_few_marks, text))
+
+
+def _few_marks(run: re.Match[str]) -> str:
+    kept, marks = [], 0
+    for character in run.group():
+        marks = marks + 1 if _is_mark(character) else 0
+        if marks <= _MOST_MARKS:
+            kept.append(character)
+    return "".join(kept)
+
+
+def _is_mark(character: str) -> bool:
+    return character in _VOICED or unicodedata.category(character) in ("Mn", "Mc", "Me")
+
+
 def _words(text: str) -> tuple[str, ...]:
     return tuple(_READ.findall(text))
 
 
 def _plain(text: str) -> str:
-    text = unicodedata.normalize("NFKC", _IGNORABLE.sub("", text.translate(_STYLED)))
+    text = _normal("NFKC", _IGNORABLE.sub("", unmarked(text).translate(_STYLED)))
     return _latin(_MARKS.sub("", text))
 
 
 def _bare(text: str) -> str:
-    text = decoded(text)
+    text = decoded(_coded(unmarked(decoded(text))))
     if _TAGGED.search(text):
         text = _TAG.sub(lambda tag: " " if tag[2].lower() in _BLOCKS else "", text)
-    text = unicodedata.normalize("NFD", _plain(text.translate(_SEEN)))
+    text = _normal("NFD", _plain(_upright(text).translate(_SEEN)))
     if _LATIN.search(text):
         text = _ON_LETTER.sub(lambda run: "".join(filter(_is_no_mark, run.group())), text)
-    text = _latin(unicodedata.normalize("NFC", text).translate(_LETTERS_WITH))
+    text = _latin(_normal("NFC", text).translate(_LETTERS_WITH))
     text = _parted(_COUNTED.sub(lambda run: _COUNT.sub("", run.group()), _joined(text)))
     text = _PIECES.sub(_line, text)
     text = _COLUMN.sub(lambda lines: " ".join(lines.group().split()), text)
@@ -183,6 +251,23 @@ def _bare(text: str) -> str:
     if _SHOUTED.search(text):
         text = _CAPITALS.sub(_lowered, text)
     return plain_words(_BLANKS.sub(" ", text))
+
+
+def _coded(text: str) -> str:
+    """Write in ASCII what codes may be written in: full width, with invisible characters."""
+    return text if text.isascii() else _IGNORABLE.sub("", text).translate(_WIDE)
+
+
+def _upright(text: str) -> str:
+    """Turn a text that is upside down and from the end, where that makes known words of it."""
+    if len(_TURNED.findall(text)) < _MOST_TURNED:
+        return text
+    turned = text[::-1].translate(_UPSIDE)
+    return turned if _known_words(turned) > _known_words(text) else text
+
+
+def _known_words(text: str) -> int:
+    return sum(len(word) > 2 and is_word(word) for word in _WORD.findall(text))
 
 
 def _lowered(capitals: re.Match[str]) -> str:
@@ -207,7 +292,8 @@ def _latin(text: str) -> str:
         return text
     bilingual = any(_foreign(word) for word in _WORD.findall(text))
     alike = _MIXED if bilingual else _WORD
-    return alike.sub(lambda word: word.group().translate(_HOMOGLYPHS), text)
+    text = alike.sub(lambda word: word.group().translate(_HOMOGLYPHS), text)
+    return _MIXED.sub(lambda word: word.group().translate(_LOOSE), text)
 
 
 def _foreign(word: str) -> bool:
@@ -217,6 +303,7 @@ def _foreign(word: str) -> bool:
 
 def _joined(text: str) -> str:
     """Join words that are spelt out, with the same between all letters: `k i l l`, `k.i.l.l`."""
+    text = _SPELT_DIGITS.sub(_letters_for, text)
     between = {run[1] for run in _SPELT.finditer(text)}
     if not between:
         return text
@@ -231,9 +318,22 @@ def _joined(text: str) -> str:
     return re.sub(r"(?<!\s)\s++(?=[,.;:!?])", "", text)
 
 
+def _is_sentence(tags: str) -> bool:
+    """Tell whether a quarter of the words are such as join others, which hashtags seldom are."""
+    return len(_JOINING.findall(tags)) * 4 >= len(_WORD.findall(tags))
+
+
+def _letters_for(spelt: re.Match[str]) -> str:
+    """Read single digits among more single letters as letters."""
+    run = spelt.group()
+    few = sum(map(str.isdigit, run)) < len(_LATIN.findall(run))
+    return run.translate(_DIGITS_FOR) if few else run
+
+
 def _parted(text: str) -> str:
     """Part words that have the same signs between them in place of blanks."""
     glue = {run[1] for run in _GLUED.finditer(text)}
+    glue |= {run[1] for run in _TAGS.finditer(text) if _is_sentence(run.group())}
 
     def part(signs: re.Match[str]) -> str:
         found = signs.group()
