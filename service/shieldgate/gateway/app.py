@@ -119,13 +119,15 @@ def create_app(services: Services, dialects: Sequence[Dialect] = DIALECTS) -> Fa
         *(part.router for part in (moderations, screen, operations, console, docs_page)),
         *guards.routers(everywhere, dialects[0]),
     )
-    asked = {
-        route.path
+    described = [
+        (route.path, "POST" in (route.methods or ()))
         for router in routers
         for route in router.routes
-        if isinstance(route, APIRoute) and "POST" in (route.methods or ())
-    }
-    app.state.figures = RecentFigures(services.telemetry, asked.__contains__)
+        if isinstance(route, APIRoute) and route.include_in_schema
+    ]
+    asked = [path for path, takes_text in described if takes_text]
+    app.state.paths, app.state.screened = [path for path, _ in described], asked
+    app.state.figures = RecentFigures(services.telemetry, frozenset(asked).__contains__)
     routers = (*routers, *admin.routers)
     for router in routers:
         app.include_router(router)

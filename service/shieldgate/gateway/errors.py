@@ -225,12 +225,12 @@ async def _http(request: Request, error: HTTPException) -> Response:
     status = error.status_code
     message = _HTTP_MESSAGES.get(status, str(error.detail))
     if status == 404:
-        paths = request.app.openapi()["paths"]
-        if near := difflib.get_close_matches(request.scope["path"], paths, 1, _NEAR):
+        state = request.app.state
+        if near := difflib.get_close_matches(request.scope["path"], state.paths, 1, _NEAR):
             message = f"There is nothing at this URL. Did you mean {near[0]}? /docs lists all."
         else:
-            posts = (p for p, ways in paths.items() if "post" in ways and p.startswith("/v1/"))
-            message += f" What is screened is sent to {', '.join(posts)}."
+            screened = (path for path in state.screened if path.startswith("/v1/"))
+            message += f" What is screened is sent to {', '.join(screened)}."
     headers = error.headers or {}
     if status == 405 and (allowed := headers.get("Allow")):
         head = ", HEAD" if "GET" in allowed else ""
