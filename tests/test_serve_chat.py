@@ -97,6 +97,8 @@ def test_a_generator_that_cannot_be_loaded_stops_the_server(hot_checkpoint: Path
         (["--max-inputs", "32", "--max-waiting", "16"], "could never be served"),
         (["--generator", "a", "--processes", "2"], "Run 'shieldgate worker' beside"),
         (["--assistant", "b"], "Name one with --generator"),
+        (["--watermark-keys", "b"], "Name one with --generator"),
+        (["--generator", "a", "--watermark-keys", "/no/such/file"], "keys can't be read"),
         (["--upstream", "http://me:secret@a/v1"], "holds a password"),
     ],
 )

@@ -212,9 +212,7 @@ def _answering(settings: ServeSettings) -> tuple[Upstream | None, Supervisor | N
     if not settings.generator:
         return None, None
     if settings.watermark_keys:
-        load_watermark_keys(
-            settings.watermark_keys
-        )  # the worker reads them, and would say so later
+        load_watermark_keys(settings.watermark_keys)  # sooner than the worker will
     flags = {
         "generator": settings.generator,
         "generator_revision": settings.generator_revision,

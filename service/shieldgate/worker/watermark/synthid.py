@@ -58,10 +58,8 @@ class SynthIDWatermark:
             [candidates] = probs[row].nonzero(as_tuple=True)
             context = torch.tensor(before[-self._context :], device=probs.device)
             start = torch.ones((), dtype=torch.long, device=probs.device)
-            hashed = self._parts.accumulate_hash(start, context)
-            hashes = self._parts.accumulate_hash(
-                hashed.expand(len(candidates)), candidates[:, None]
-            )
+            hashed = self._parts.accumulate_hash(start, context).expand(len(candidates))
+            hashes = self._parts.accumulate_hash(hashed, candidates[:, None])
             g_values = self._g_values[:, hashes % self._g_values.shape[1]].T[None]
             scores = probs[row, candidates].log()[None]
             marked[row, candidates] = self._parts.update_scores(scores, g_values)[0].exp()
