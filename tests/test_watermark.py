@@ -1,5 +1,6 @@
 """The watermark: what is marked is found with the same keys alone, and what it costs the texts."""
 
+import asyncio
 import io
 import json
 import stat
@@ -8,13 +9,11 @@ from pathlib import Path
 from random import Random
 from statistics import fmean
 
-import openai
 import pytest
 import torch
 from checkpoints import save_deeper_checkpoint, save_spelling_checkpoint
 from scipy.stats import t
-from test_cli_serve import serving
-from test_serve_chat import lenient, until_ready
+from test_worker_app import serving
 from transformers import SynthIDTextWatermarkLogitsProcessor
 from typer.testing import CliRunner, Result
 
@@ -28,8 +27,6 @@ from shieldgate.worker.watermark.calibration import Calibration, LengthScores, g
 from shieldgate.worker.watermark.keys import WatermarkKeys, load_watermark_keys, new_keys
 from shieldgate.worker.watermark.synthid import SynthIDWatermark
 from shieldgate.worker.watermark.texts import PROMPTS, write_texts
-
-__all__ = ["lenient"]  # a fixture
 
 pytestmark = pytest.mark.usefixtures("restored_logging")
 
@@ -189,8 +186,9 @@ def test_calibrating_prints_error_rates_by_length(calibration: Path, keys: Water
     printed = calibration.with_suffix(".txt").read_text()
     rows = [line.split() for line in printed.splitlines() if line[:1] == " " and "%" in line]
     assert [row[0] for row in rows] == ["25", "50"]
-    assert all(row[1] in ("47", "48", "46", "45") for row in rows)
-    assert rows[1][-4:] == ["100.0%", "(92.5%", "to", "100.0%)"]
+    assert all(30 <= int(row[1]) <= 48 for row in rows)
+    # All of them, and what so many cannot tell (Clopper and Pearson).
+    assert rows[1][-4:] == ["100.0%", f"({0.025 ** (1 / int(rows[1][6])):.1%}", "to", "100.0%)"]
     written = calibration.read_text()
     assert keys.fingerprint in written
     assert not any(str(key) in written.replace(".", " ").split() for key in keys.keys)
@@ -199,7 +197,7 @@ def test_calibrating_prints_error_rates_by_length(calibration: Path, keys: Water
 def test_marked_texts_are_found_and_others_as_often_as_is_said(
     calibration: Path, keys: WatermarkKeys, keys_file: Path, texts: Texts, checkpoint: Path
 ) -> None:
-    marked, unmarked = texts(8, keys, seed=7), texts(150, None, seed=8)
+    marked, unmarked = texts(8, keys, seed=7), texts(100, None, seed=8)
     for text in marked:
         result = detected(text, keys_file, calibration)
         assert (result.exit_code, result.stdout.split("\n")[0]) == (0, "MARKED"), text
@@ -212,7 +210,7 @@ def test_marked_texts_are_found_and_others_as_often_as_is_said(
     watermark = SynthIDWatermark(keys)
     p_values = [judged.judge(watermark.token_scores(encode([text]))).p_value for text in unmarked]
     told = [p for p in p_values if p is not None]
-    assert len(told) > 130
+    assert len(told) > 80
     # Of texts, those of 64 are compared with those of 50, whose scores scatter a little more.
     for rate in (0.05, 0.2):
         share = sum(p <= rate for p in told) / len(told)
@@ -237,7 +235,7 @@ def test_with_other_keys_a_mark_is_not_found(
 
 
 def test_a_text_that_is_too_short_is_not_judged(calibration: Path, keys_file: Path) -> None:
-    for text in ("", "abc", "a short text of 28 characters"):
+    for text in ("", "abc", "twenty-five characters long"):
         result = detected(text, keys_file, calibration)
         assert result.exit_code == 3
         assert "TOO SHORT" in result.stdout
@@ -337,24 +335,16 @@ def test_keys_do_not_show_where_they_are_printed(keys: WatermarkKeys) -> None:
     assert str(keys.keys[-1]) not in out.getvalue()
 
 
-def test_serve_marks_what_its_worker_writes(
-    checkpoint: Path, hot_checkpoint: Path, lenient: Path, keys_file: Path, calibration: Path
+async def test_the_workers_answers_bear_the_mark_and_say_nothing_of_it(
+    checkpoint: Path, keys: WatermarkKeys, keys_file: Path, calibration: Path
 ) -> None:
-    arguments = ("--model", hot_checkpoint, "--policies", lenient, "--profile", "strict")
-    marking = ("--generator", checkpoint, "--watermark-keys", keys_file)
-    with serving(*arguments, *marking) as server:
-        url = server.line("listening")["url"]
-        keys = load_watermark_keys(keys_file)
-        assert server.line("generator ready")["watermark"] == keys.fingerprint
-        until_ready(url, server)
-        with openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as api:
-            reply = api.chat.completions.create(
-                model="any",
-                messages=[{"role": "user", "content": PROMPTS[0]}],
-                max_tokens=60,
-                seed=1,
-            )
-        said = reply.choices[0].message.content or ""
-        assert detected(said, keys_file, calibration).exit_code == 0
-        assert not any(str(key) in server.raw + reply.to_json() for key in keys.keys)
-        assert "watermark" not in reply.to_json()
+    async with serving(load_generator(str(checkpoint), watermark=keys)) as client:
+        asked = {"messages": [{"role": "user", "content": PROMPTS[0]}], "max_tokens": 60, "n": 2}
+        reply = await client.post("/v1/chat/completions", json={**asked, "seed": 2})
+    for choice in reply.json()["choices"]:
+        result = await asyncio.to_thread(
+            detected, choice["message"]["content"], keys_file, calibration
+        )
+        assert result.exit_code == 0, result.output
+    assert "watermark" not in reply.text
+    assert keys.fingerprint not in reply.text
