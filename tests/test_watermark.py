@@ -14,7 +14,11 @@ import torch
 from checkpoints import save_deeper_checkpoint, save_spelling_checkpoint
 from scipy.stats import t
 from test_worker_app import serving
-from transformers import SynthIDTextWatermarkLogitsProcessor
+from transformers import (
+    Gemma2ForCausalLM,
+    SynthIDTextWatermarkingConfig,
+    SynthIDTextWatermarkLogitsProcessor,
+)
 from typer.testing import CliRunner, Result
 
 from shieldgate.cli import app
@@ -99,13 +103,17 @@ def detected(text: str, keys_file: Path, calibration: Path, *more: str) -> Resul
     return invoke("detect-watermark", "-", *arguments, given=text)
 
 
-def test_marks_are_those_of_transformers_own_processor(keys: WatermarkKeys) -> None:
+@pytest.mark.parametrize(("remembered", "repeated"), [(1024, 9), (4, 0)])
+def test_marks_are_those_of_transformers_own_processor(
+    keys: WatermarkKeys, remembered: int, repeated: int
+) -> None:
     torch.manual_seed(0)
+    keys = keys.model_copy(update={"context_history_size": remembered})
     watermark = SynthIDWatermark(keys)
     oracle = SynthIDTextWatermarkLogitsProcessor(
         **keys.model_dump(), device=torch.device("cpu"), skip_first_ngram_calls=True
     )
-    # The contexts of the last eight tokens were there before.
+    # Contexts from the second four tokens of the repetition on were there before.
     written = [*range(3, 15), *range(3, 15), 1]
     expected, plain = [], []
     for length in range(len(written) + 1):
@@ -117,10 +125,28 @@ def test_marks_are_those_of_transformers_own_processor(keys: WatermarkKeys) -> N
     found = [watermark.mark(plain[n][None], written[:n])[0] for n in range(len(plain))]
     torch.testing.assert_close(torch.stack(found), torch.stack(expected))
     changed = [n for n in range(len(plain)) if not torch.allclose(found[n], plain[n])]
-    assert changed == [*range(4, 16), len(written)]
+    assert changed == [n for n in range(4, len(plain)) if not 16 <= n < 16 + repeated]
     # As when an assistant has drafted: several rows at once.
     several = watermark.mark(torch.stack(plain[-6:]), written)
     torch.testing.assert_close(several, torch.stack(expected[-6:]))
+
+
+def test_what_transformers_marks_with_these_keys_is_found(
+    checkpoint: Path, keys: WatermarkKeys
+) -> None:
+    torch.manual_seed(0)
+    prompt = torch.tensor([[2, 30, 40, 50]])
+    [ids] = Gemma2ForCausalLM.from_pretrained(checkpoint).generate(
+        prompt,
+        attention_mask=torch.ones_like(prompt),
+        watermarking_config=SynthIDTextWatermarkingConfig(keys.ngram_len, keys.keys),
+        do_sample=True,
+        min_new_tokens=60,
+        max_new_tokens=60,
+    )
+    scores = SynthIDWatermark(keys).token_scores(ids[4:].tolist())
+    assert len(scores) > 50
+    assert fmean(scores) > 0.6
 
 
 def test_over_keys_no_token_gets_likelier() -> None:
@@ -269,6 +295,15 @@ def test_detecting_needs_the_keys_and_the_tokenizer_of_the_calibration(
         result = detected("any", *arguments)
         assert isinstance(result.exception, ConfigurationError), result.output
         assert expected in str(result.exception)
+
+
+def test_where_the_calibration_could_not_be_written_nothing_is(
+    checkpoint: Path, keys_file: Path, tmp_path: Path
+) -> None:
+    arguments = ("--generator", checkpoint, "--watermark-keys", keys_file)
+    out = tmp_path / "none" / "watermark.json"
+    result = invoke("watermark", "calibrate", *arguments, "--out", out)
+    assert "there is no folder" in str(result.exception)
 
 
 def test_new_keys_are_for_their_owner_alone_and_never_replace_others(tmp_path: Path) -> None:

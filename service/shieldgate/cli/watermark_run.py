@@ -60,6 +60,8 @@ def calibrate(
         about = tuple(line.strip() for line in lines if line.strip())
         if not about:
             raise ConfigurationError(f"--prompts {prompts}: there is no line with text in it.")
+    if not out.parent.is_dir():  # better now than when all is written
+        raise ConfigurationError(f"--out {out}: there is no folder {out.parent}.")
     digest = load_tokenizer(generator, revision=revision).digest
     console = Console(stderr=True)
     with console.status(f"loading {generator}"):
@@ -108,8 +110,8 @@ def calibrate(
         seed=seed,
         lengths=tuple(lengths),
     )
-    write_calibration(out, calibration)
     _show_rates(calibration, rate)
+    write_calibration(out, calibration)
     Console().print(f"Wrote {out}.", highlight=False, markup=False, soft_wrap=True)
 
 
@@ -160,7 +162,10 @@ def detect(
     found = load_calibration(calibration, keys)
     text = read_text(file)
     try:
-        files = load_tokenizer(tokenizer or found.generator, revision=found.revision)
+        if tokenizer:
+            files = load_tokenizer(tokenizer)
+        else:
+            files = load_tokenizer(found.generator, revision=found.revision)
     except ModelError as missing:
         raise ConfigurationError(
             f"The generator's tokenizer can't be read: {missing} Give it with --tokenizer."

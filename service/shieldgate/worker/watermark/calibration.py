@@ -119,8 +119,8 @@ def _p_value(score: float, unmarked: Sequence[float]) -> float:
     """
     texts = len(unmarked)
     deviation = stdev(unmarked)
-    if not deviation:
-        return 0.0 if score > unmarked[0] else 1.0
+    if not deviation:  # texts that are all alike say nothing of others
+        return 1.0
     t = (score - fmean(unmarked)) / (deviation * math.sqrt(1 + 1 / texts))
     freedom = texts - 1
     # As a normal deviate (Wallace, 1959); its error is below a thousandth from 19 degrees on.

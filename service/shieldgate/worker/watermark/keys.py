@@ -13,7 +13,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_valida
 from shieldgate.errors import ConfigurationError
 
 DEPTH = 30  # keys of a new file; Google's number
-_READABLE = stat.S_IWGRP | stat.S_IRWXO
+_TOO_OPEN = stat.S_IWGRP | stat.S_IRWXO
 
 
 class WatermarkKeys(BaseModel):
@@ -67,7 +67,7 @@ def load_watermark_keys(path: Path) -> WatermarkKeys:
             f"{path}: the watermark's keys can't be read: {refused.strerror}. "
             f"'shieldgate watermark new {path}' makes some."
         ) from None
-    if mode & _READABLE:
+    if mode & _TOO_OPEN:
         raise ConfigurationError(
             f"{path}: everybody on this machine may read the watermark's keys, or others change "
             f"them (mode {stat.S_IMODE(mode):04o}), and who has them can forge and erase marks. "
