@@ -128,9 +128,10 @@ def _show_rates(calibration: Calibration, rate: float) -> None:
         title=f"Where a p-value of {rate:g} or less counts as marked",
         title_justify="left",
         box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
     )
-    for name in ("tokens", "unmarked texts", "taken for marked", "marked texts", "found"):
-        table.add_column(name, justify="right")
+    for name in ("tokens", "unmarked", "taken for marked", "marked", "found"):
+        table.add_column(name, justify="right", no_wrap=True)
     for at in calibration.lengths:
         table.add_row(
             f"{at.tokens:,}",
