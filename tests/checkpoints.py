@@ -201,6 +201,25 @@ def calm_config(vocab_size: int = 1280) -> Gemma2Config:
     )
 
 
+def save_spelling_checkpoint(folder: Path) -> Path:
+    """Save one of that kind whose tokens are characters: its texts encode to what it wrote."""
+    characters = [chr(i) for i in (*range(32, 127), *range(0x4E00, 0x4E00 + 400))]
+    vocab = {token: i for i, token in enumerate((*SPECIAL, *characters))}
+    tokenizer = Tokenizer(models.BPE(vocab=vocab, merges=[], unk_token="<unk>", fuse_unk=True))
+    tokenizer.add_special_tokens([AddedToken(t, normalized=False, special=True) for t in SPECIAL])
+    tokenizer.decoder = decoders.Fuse()
+    torch.manual_seed(0)
+    Gemma2ForCausalLM(calm_config(len(vocab))).save_pretrained(folder)
+    TokenizersBackend(
+        tokenizer_object=tokenizer,
+        bos_token="<bos>",
+        eos_token="<eos>",
+        pad_token="<pad>",
+        unk_token="<unk>",
+    ).save_pretrained(folder)
+    return folder
+
+
 def save_calm_checkpoint(folder: Path, dtype: torch.dtype = torch.float32) -> Path:
     """Save a checkpoint of that kind."""
     torch.manual_seed(0)

@@ -17,6 +17,7 @@ from checkpoints import GEMMA_CHAT_TEMPLATE
 from test_cli_serve import PROGRAM, Server, serving
 
 from shieldgate.policy import policy_files, shipped_policies
+from shieldgate.worker.watermark.keys import new_keys
 
 TALK: dict[str, Any] = {
     "model": "any",
@@ -51,11 +52,16 @@ def until_ready(url: str, server: Server) -> None:
         server.line("ready")
 
 
-def test_serve_starts_a_generator_and_stands_before_it(hot_checkpoint: Path, lenient: Path) -> None:
+def test_serve_starts_a_generator_and_stands_before_it(
+    hot_checkpoint: Path, lenient: Path, tmp_path: Path
+) -> None:
+    keys = new_keys(tmp_path / "keys.json")
     arguments = ("--model", hot_checkpoint, "--policies", lenient, "--profile", "strict")
-    with serving(*arguments, "--generator", hot_checkpoint) as server:
+    writing = ("--generator", hot_checkpoint, "--watermark-keys", tmp_path / "keys.json")
+    with serving(*arguments, *writing) as server:
         url = server.line("listening")["url"]
         started = server.line("worker started")["process"]
+        assert server.line("generator ready")["watermark"] == keys.fingerprint
         until_ready(url, server)
         with openai.OpenAI(base_url=f"{url}/v1", api_key="none", max_retries=0) as api:
             whole = api.chat.completions.create(**TALK)
@@ -80,6 +86,7 @@ def test_serve_starts_a_generator_and_stands_before_it(hot_checkpoint: Path, len
 
         # However the gateway ends, the worker does, too: only then does the pipe of their log.
         assert server.end(signal.SIGKILL) == -signal.SIGKILL
+        assert not any(str(key) in server.raw for key in keys.keys)
 
 
 def test_a_generator_that_cannot_be_loaded_stops_the_server(hot_checkpoint: Path) -> None:
@@ -97,6 +104,8 @@ def test_a_generator_that_cannot_be_loaded_stops_the_server(hot_checkpoint: Path
         (["--max-inputs", "32", "--max-waiting", "16"], "could never be served"),
         (["--generator", "a", "--processes", "2"], "Run 'shieldgate worker' beside"),
         (["--assistant", "b"], "Name one with --generator"),
+        (["--watermark-keys", "b"], "Name one with --generator"),
+        (["--generator", "a", "--watermark-keys", "/no/such/file"], "keys can't be read"),
         (["--upstream", "http://me:secret@a/v1"], "holds a password"),
     ],
 )

@@ -41,6 +41,7 @@ VALUES = {
     "generator": "google/gemma-2-9b-it",
     "generator_revision": "main",
     "assistant": "google/gemma-2-2b-it",
+    "watermark_keys": "keys.json",
     "ping_seconds": "2.5",
     "uds": "some/socket",
     "keep_alive_seconds": "61",

@@ -245,6 +245,12 @@ class GeneratorSettings(Settings):
     assistant: str | None = Field(
         None, min_length=1, description="A smaller Gemma 2 that drafts for the generator."
     )
+    watermark_keys: Path | None = Field(
+        None,
+        description="Mark the generator's texts with the keys of this file, so that "
+        "'shieldgate detect-watermark' finds them; 'shieldgate watermark new' makes one. Default: "
+        "no marks.",
+    )
 
 
 class ChatSettings(GeneratorSettings):

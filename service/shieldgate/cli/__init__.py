@@ -14,6 +14,8 @@ from shieldgate.cli.evaluate import evaluate
 from shieldgate.cli.options import with_settings
 from shieldgate.cli.review import review
 from shieldgate.cli.tune import tune
+from shieldgate.cli.watermark import app as watermark
+from shieldgate.cli.watermark import detect_watermark
 from shieldgate.errors import ConfigurationError
 from shieldgate.settings import ScoringSettings, ServeSettings, WorkerSettings
 from shieldgate.version import __version__
@@ -25,6 +27,7 @@ app = typer.Typer(
 )
 app.add_typer(policies.app, name="policies")
 app.add_typer(keys.app, name="keys")
+app.add_typer(watermark, name="watermark")
 
 
 def main() -> None:
@@ -224,3 +227,4 @@ app.command()(calibrate)
 app.command()(tune)
 app.command()(review)
 app.command()(doctor)
+app.command("detect-watermark")(detect_watermark)

@@ -113,14 +113,16 @@ def _take(given: str) -> str:
 
 
 def _read(file: str) -> str:
-    """Read a file, or standard input for `-`; raise ConfigurationError."""
+    return read_text(file, " If it is the text itself, give it as --text.")
+
+
+def read_text(file: str, otherwise: str = "") -> str:
+    """Read a file, or standard input for `-`; raise ConfigurationError, which ends `otherwise`."""
     try:
         data = sys.stdin.buffer.read() if file == "-" else Path(file).read_bytes()
     except (OSError, ValueError) as refused:
         reason = getattr(refused, "strerror", None) or "it is no path"
-        raise ConfigurationError(
-            f"{file}: can't be read: {reason}. If it is the text itself, give it as --text."
-        ) from None
+        raise ConfigurationError(f"{file}: can't be read: {reason}.{otherwise}") from None
     try:
         return data.decode("utf-8-sig")
     except UnicodeDecodeError as wrong:

@@ -46,6 +46,7 @@ from shieldgate.telemetry import Audit, SharedDecisions, Sink, Telemetry
 from shieldgate.types import DIRECTIONS
 from shieldgate.upstream import Upstream
 from shieldgate.worker.supervisor import Supervisor
+from shieldgate.worker.watermark.keys import load_watermark_keys
 
 if TYPE_CHECKING:
     from shieldgate.kept_texts.keeper import Keeper
@@ -179,6 +180,11 @@ def _answering(settings: ServeSettings) -> tuple[Upstream | None, Supervisor | N
         raise ConfigurationError(
             f"{flag('assistant')} drafts for a generator. Name one with {flag('generator')}."
         )
+    if settings.watermark_keys and not settings.generator:
+        raise ConfigurationError(
+            f"{flag('watermark_keys')} marks what a generator writes. Name one with "
+            f"{flag('generator')}."
+        )
     template = find_template(settings.template)
     if template.for_response is None and (settings.upstream or settings.generator):
         raise ConfigurationError(
@@ -205,10 +211,13 @@ def _answering(settings: ServeSettings) -> tuple[Upstream | None, Supervisor | N
         return upstream, None
     if not settings.generator:
         return None, None
+    if settings.watermark_keys:
+        load_watermark_keys(settings.watermark_keys)  # sooner than the worker will
     flags = {
         "generator": settings.generator,
         "generator_revision": settings.generator_revision,
         "assistant": settings.assistant,
+        "watermark_keys": settings.watermark_keys,
         "device": settings.device,
         "dtype": settings.dtype,
         "max_body_bytes": settings.max_body_bytes,

@@ -20,6 +20,7 @@ from shieldgate.errors import needed
 from shieldgate.settings import WorkerSettings
 from shieldgate.worker.app import LoadingGenerator, create_app
 from shieldgate.worker.scheduler import Scheduler
+from shieldgate.worker.watermark.keys import WatermarkKeys, load_watermark_keys
 
 if TYPE_CHECKING:
     from shieldgate.worker.generator import GemmaGenerator
@@ -33,17 +34,23 @@ def run(settings: WorkerSettings, *, supervised: int | None = None) -> None:
     `supervised` is the descriptor of the socket that a Supervisor handed down.
     """
     start_logging(settings)
+    watermark = load_watermark_keys(settings.watermark_keys) if settings.watermark_keys else None
 
     @asynccontextmanager
     async def opened() -> AsyncIterator[Scheduler]:
-        generator = await asyncio.to_thread(_load, settings)
+        generator = await asyncio.to_thread(_load, settings, watermark)
         async with Scheduler(
             generator, max_running=settings.max_running, max_queued=settings.max_queued
         ) as scheduler:
             yield scheduler
 
     def became_ready() -> None:
-        log.info("generator ready", generator=settings.generator, assistant=settings.assistant)
+        log.info(
+            "generator ready",
+            generator=settings.generator,
+            assistant=settings.assistant,
+            watermark=watermark.fingerprint if watermark else None,
+        )
         if supervised is not None:
             tell_supervisor()
 
@@ -59,7 +66,7 @@ def run(settings: WorkerSettings, *, supervised: int | None = None) -> None:
         )
 
 
-def _load(settings: WorkerSettings) -> "GemmaGenerator":
+def _load(settings: WorkerSettings, watermark: WatermarkKeys | None) -> "GemmaGenerator":
     with needed("Generating in this process", "local"):
         # Here, because it imports torch: the first answers do without.
         from shieldgate.worker.generator import load_generator  # noqa: PLC0415
@@ -69,4 +76,5 @@ def _load(settings: WorkerSettings) -> "GemmaGenerator":
         revision=settings.generator_revision,
         device=settings.device,
         dtype=settings.dtype,
+        watermark=watermark,
     )

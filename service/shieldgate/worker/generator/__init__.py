@@ -7,6 +7,7 @@ from transformers import PretrainedConfig
 from shieldgate.scoring.local import load_checkpoint
 from shieldgate.scoring.local.families import ModelFamily, find_family
 from shieldgate.worker.generator.engine import GemmaGenerator, TokenSequence
+from shieldgate.worker.watermark.keys import WatermarkKeys
 
 
 def load_generator(
@@ -16,12 +17,13 @@ def load_generator(
     revision: str | None = None,
     device: str = "auto",
     dtype: str = "auto",
+    watermark: WatermarkKeys | None = None,
 ) -> GemmaGenerator:
     """Load a checkpoint, and its assistant if there is one; raise ModelError."""
     how: Any = {"device": device, "dtype": dtype, "find": find_gemma2}
     large = load_checkpoint(model, revision=revision, **how)
     small = load_checkpoint(assistant, **how) if assistant else None
-    return GemmaGenerator(large, small)
+    return GemmaGenerator(large, small, watermark)
 
 
 def find_gemma2(config: PretrainedConfig) -> tuple[ModelFamily, PretrainedConfig]:

@@ -18,6 +18,8 @@ from shieldgate.scoring.local.tokenizer import prompt_encoder
 from shieldgate.worker.generation import SamplingParams
 from shieldgate.worker.generator.attention import RAGGED, KVCache, SequenceSlice
 from shieldgate.worker.generator.sampling import accept, probabilities, sample
+from shieldgate.worker.watermark.keys import WatermarkKeys
+from shieldgate.worker.watermark.synthid import SynthIDWatermark
 
 _PREFILL_CHUNK = 2048  # tokens of prompts in one step: bounds memory, and the wait of others
 _DRAFT_TOKENS = 5  # tokens that the assistant writes ahead
@@ -94,12 +96,17 @@ class _IncrementalModel:
 class GemmaGenerator:
     """Writes texts with a Gemma 2 checkpoint and, if there is one, an assistant that drafts.
 
-    One thread at a time. Texts that are stepped together get what they would get alone.
-    Raises ModelError when the tokenizer can't serve or is not the
-    assistant's.
+    One thread at a time. Texts that are stepped together get what they would get alone. Where
+    there is a `watermark`, they bear it. Raises ModelError when the tokenizer can't serve or is not
+    the assistant's.
     """
 
-    def __init__(self, checkpoint: Checkpoint, assistant: Checkpoint | None = None) -> None:
+    def __init__(
+        self,
+        checkpoint: Checkpoint,
+        assistant: Checkpoint | None = None,
+        watermark: WatermarkKeys | None = None,
+    ) -> None:
         self.name = checkpoint.name
         self._encoder = prompt_encoder(checkpoint.tokenizer, GEMMA_CONTROL_TOKENS)
         self._tokenizer = checkpoint.tokenizer
@@ -113,6 +120,7 @@ class GemmaGenerator:
         config: Any = checkpoint.model.config
         self.context = int(config.max_position_embeddings)
         self._ends = _end_tokens(checkpoint)
+        self._watermark = SynthIDWatermark(watermark, self._model.device) if watermark else None
 
     def encode(self, prompt: Sequence[Segment]) -> list[int]:
         """Encode a prompt; safe to call from any thread."""
@@ -182,7 +190,7 @@ class GemmaGenerator:
         return [written.get(text, []) for text in texts]
 
     def _write(self, text: TokenSequence, draft: _Draft, logits: Tensor) -> list[int]:
-        probs = probabilities(logits, text.sampling)
+        probs = self._probabilities(logits, text, draft.tokens)
         draft_probs = torch.stack(draft.probs) if draft.probs else probs[:0]
         new = accept(probs, draft.tokens, draft_probs, text.rng)
         end = next((i for i, token in enumerate(new) if self.ends(token)), len(new) - 1)
@@ -192,6 +200,13 @@ class GemmaGenerator:
         text.cache.length = len(text.tokens) - 1
         text.draft_cache.length = min(text.draft_cache.length, len(text.tokens) - 1)
         return new
+
+    def _probabilities(self, logits: Tensor, text: TokenSequence, drafted: Sequence[int]) -> Tensor:
+        """Give what is drawn from, [rows, vocabulary]; the last row follows all that is drafted."""
+        probs = probabilities(logits, text.sampling)
+        if self._watermark is None:
+            return probs
+        return self._watermark.mark(probs, [*text.tokens[text.prompt :], *drafted])
 
     def _draft(self, texts: Sequence[TokenSequence]) -> dict[TokenSequence, _Draft]:
         """Let the assistant write ahead in each text, as far as there is room."""
@@ -212,7 +227,9 @@ class GemmaGenerator:
                 for t in drafting
             )
             for text, logits in zip(drafting, found, strict=True):
-                [probs] = probabilities(logits.to(self._model.device), text.sampling)
+                # Marked as well: else the large model would keep few of the drafted tokens.
+                drafted = drafts[text].tokens
+                [probs] = self._probabilities(logits.to(self._model.device), text, drafted)
                 drafts[text].probs.append(probs)
                 drafts[text].tokens.append(sample(probs, text.rng))
         return drafts
