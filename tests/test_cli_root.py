@@ -49,7 +49,7 @@ def test_the_first_help_shows_the_commands_and_where_to_start() -> None:
 def test_a_mistyped_command_leads_to_none_that_is_hidden() -> None:
     result = CliRunner().invoke(app, ["scor"])
     assert result.exit_code == 2
-    assert "Did you mean 'score'?" in result.output
+    assert "Did you mean 'score'" in result.output
 
 
 def test_version() -> None:

@@ -89,6 +89,17 @@ async def test_with_keyless_keys_or_a_unix_socket_any_name_is_answered(
     assert await status(scorer, {"host": host, "authorization": "Bearer sg-1"}, keys=keys) == 200
 
 
+@pytest.mark.parametrize("header", ["host", "origin"])
+async def test_keyless_tells_pages_of_others_nothing_of_the_callers(
+    scorer: FakeScorer, header: str
+) -> None:
+    async with gateway(scorer, keyless=True) as served:
+        for path in ("/admin/decisions", "/admin/figures", "/admin/policies/files"):
+            reply = await served.client.get(path, headers={header: "evil.example"})
+            assert reply.status_code == 403
+        assert (await served.client.get("/admin/figures")).status_code == 200
+
+
 @pytest.mark.parametrize(
     ("origin", "expected"),
     [

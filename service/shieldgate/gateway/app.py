@@ -145,8 +145,10 @@ def create_app(services: Services, dialects: Sequence[Dialect] = DIALECTS) -> Fa
             limiter=services.limiter,
             routes=[route for router in routers for route in router.routes],
         )
-    elif not (settings.keyless or settings.uds):
-        app.add_middleware(LoopbackMiddleware, origins=settings.origins)
+    elif not settings.uds:
+        # Who may ask for verdicts without a key may not see those of others.
+        below = "/admin/" if settings.keyless else "/"
+        app.add_middleware(LoopbackMiddleware, origins=settings.origins, below=below)
     app.add_middleware(
         RequestMiddleware,
         telemetry=services.telemetry,

@@ -13,19 +13,21 @@ from shieldgate.gateway.state import state_of
 
 
 class LoopbackMiddleware:
-    """Refuses what web pages of others make a browser on this machine ask.
+    """Refuses what web pages of others make a browser on this machine ask `below` a path.
 
     A page can let its own name point here (DNS rebinding), which `Host` shows, and it can send
     what needs no leave of ours, which `Origin` shows. Pages of `origins` may.
     """
 
-    def __init__(self, app: ASGIApp, origins: Collection[str]) -> None:
+    def __init__(self, app: ASGIApp, origins: Collection[str], below: str) -> None:
         self._app = app
         self._origins = origins
+        self._below = below
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Pass a request on, or answer that it is not allowed."""
-        if scope["type"] == "http" and (why := self._refusal(Headers(scope=scope))):
+        here = scope["type"] == "http" and scope["path"].startswith(self._below)
+        if here and (why := self._refusal(Headers(scope=scope))):
             reply = respond(problem_of(NotAllowed(why)), state_of(scope).wording)
             await reply(scope, receive, send)
             return
@@ -35,7 +37,8 @@ class LoopbackMiddleware:
         if not all(_is_loopback(f"//{host}") for host in headers.getlist("host")):
             return (
                 "Without API keys this server is asked by a name of its own machine, such as "
-                "localhost. The operator can give it --keys, or --keyless to answer to any name."
+                "localhost. The operator can give it --keys, or --keyless to answer to any name "
+                "outside /admin/."
             )
         for origin in headers.getlist("origin"):
             if not ({origin, "*"} & {*self._origins} or _is_loopback(origin)):
