@@ -5,7 +5,7 @@ from collections import Counter
 from dataclasses import dataclass
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from shieldgate.scoring.fair_queue import FairQueue
@@ -133,6 +133,7 @@ def test_whatever_comes_all_is_served_in_its_order_and_within_the_budget(
     st.integers(0, 40),
     st.integers(1, 4000),
 )
+@example([1, 1, 58, 82, 82, 91], 70, 6, 95)
 def test_passes_before_ones_own_begin_with_as_much_of_each_other_and_a_piece_and_a_pass(
     sizes: list[int], mine: int, passes: int, budget: int
 ) -> None:

@@ -347,7 +347,7 @@ async def test_a_clock_that_jumps(front: Open, monkeypatch: pytest.MonkeyPatch) 
 
 
 def test_the_clock_on_the_wall_decides_nothing() -> None:
-    """Who looks at it writes down when something was."""
+    """Who looks at it writes down when something was, or deletes what is days old."""
     package = Path(shieldgate.__file__).parent
     looks = re.compile(r"\bimport time$|from time import .*\btime(_ns)?\b|\.now\(|\.utcnow\(", re.M)
     found = {
@@ -361,6 +361,11 @@ def test_the_clock_on_the_wall_decides_nothing() -> None:
         "gateway/guards/classify.py",  # the same of a classification
         "worker/schemas.py",  # the same
         "telemetry/otel.py",  # when a span began
+        "telemetry/figures.py",  # when a sample was taken
+        "telemetry/recent_decisions.py",  # when a decision was
+        "kept_texts/keeper.py",  # when a text was kept, and which are too old
+        "cli/review_run.py",  # the same
+        "review/session.py",  # when a label was given
     }
 
 

@@ -68,14 +68,16 @@ class FairQueue(Generic[T]):
         rest, share = budget, budget / max(1, len(self._waiting))
         next_ones = [self._next(caller, n) for n, caller in enumerate(self._waiting)]
         heapify(next_ones)
+        in_order = True
         while next_ones:
             _, place, caller = next_ones[0]
             size = self._waiting[caller][0].size
             too_much = caller in sizes and sizes[caller] + size > share
             if taken and (size > rest or too_much):
                 heappop(next_ones)
+                in_order = False
                 continue
-            taken.append(self._take_from(caller))
+            taken.append(self._take_from(caller, in_order))
             sizes[caller] += size
             rest -= size
             if caller in self._waiting:
@@ -105,10 +107,12 @@ class FairQueue(Generic[T]):
         """Tell when a caller's first item would be done, in virtual time."""
         return self._starts[caller] + self._waiting[caller][0].size, place, caller
 
-    def _take_from(self, caller: str) -> T:
+    def _take_from(self, caller: str, in_order: bool) -> T:
         callers = len(self._waiting)
         item = self._waiting[caller].popleft()
-        self._time = max(self._time, self._starts[caller] + item.size / callers)
+        # What only fills a pass up, before its turn, puts no newcomer further back.
+        if in_order:
+            self._time = max(self._time, self._starts[caller] + item.size / callers)
         self._starts[caller] += item.size
         self._sizes[caller] -= item.size
         if not self._waiting[caller]:
