@@ -58,6 +58,7 @@ class Gateway:
     scorer: FakeScorer
     stopped_by: list[Exception]
     drain: Drain
+    audit: Audit
 
     def metric(self, name: str, **labels: str) -> float | None:
         return self.registry.get_sample_value(name, labels)
@@ -138,4 +139,5 @@ async def gateway(
         running(create_app(services, dialects)) as url,
         httpx.AsyncClient(base_url=url, timeout=20, verify=False) as client,
     ):
-        yield Gateway(url, client, telemetry.registry, scorer, stopped_by, services.drain)
+        audit = services.screener.audit
+        yield Gateway(url, client, telemetry.registry, scorer, stopped_by, services.drain, audit)

@@ -37,6 +37,7 @@ from shieldgate.evaluation.score_file import read_scores
 from shieldgate.policy import LiveBook, shipped_policies
 from shieldgate.scoring import Batched, Cached, Resilient, Scorer
 from shieldgate.scoring.loading import LoadingScorer
+from shieldgate.telemetry.recent_decisions import RecentDecisions
 
 
 class Engine(LengthEngine):
@@ -205,6 +206,7 @@ async def assert_memory_returns(
 
     def held() -> int:
         forget()
+        gateway.audit.recent = RecentDecisions()  # the last records are kept on purpose
         gc.collect()
         return tracemalloc.get_traced_memory()[0]
 
