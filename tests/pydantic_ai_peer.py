@@ -30,7 +30,8 @@ async def whole(agent: Agent[None, str], prompt: str) -> AsyncIterator[Any]:
 
 async def streamed(agent: Agent[None, str], prompt: str) -> AsyncIterator[Any]:
     async with agent.run_stream(prompt) as result:
-        async for text in result.stream_text(delta=True):
+        # By default what comes within a tenth of a second comes together, or is lost to an error.
+        async for text in result.stream_text(delta=True, debounce_by=None):
             yield text
         yield _told(result.response)
 
