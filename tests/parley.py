@@ -75,7 +75,7 @@ class ParleyStream:
     ) -> bytes:
         return self._numbered(json_event(found(verdicts), "farewell"))
 
-    def error_event(self, error: JsonObject) -> bytes:
+    def error_event(self, error: JsonObject, after: int) -> bytes:
         return self._numbered(json_event(error, "oops"))
 
     def _numbered(self, event: bytes) -> bytes:

@@ -10,6 +10,8 @@ from typing import Any
 
 import httpx
 import pytest
+import responding
+from fakes import FakeScorer
 from front import Open
 from test_cli_serve import Server
 from test_cli_serve import serving as serving_process
@@ -198,3 +200,25 @@ async def test_a_caller_who_does_not_read_gets_an_end_or_is_told_that_there_is_n
         writer.close()
     assert (b"data: [DONE]\n\n" in rest) == lasts
     assert (b"server_stopping" in rest) == (not lasts)
+
+
+async def test_what_a_caller_has_not_read_leaves_no_gap_before_the_error(
+    scorer: FakeScorer,
+) -> None:
+    said = responding.streamed(responding.message(PADDING), piece=2**20)
+    script = Script([*said[:-1], asyncio.Event()])
+    profile = {"mode": "monitor", "normalise": False}
+    async with responding.responding(scorer, script=script, profile=profile) as front:
+        address = httpx.URL(front.gateway.url)
+        reader, writer = await asyncio.open_connection(address.host, address.port)
+        body = json.dumps({"model": "m", "input": "bread", "stream": True}).encode()
+        writer.write(
+            b"POST /v1/responses HTTP/1.0\r\nHost: localhost\r\n"
+            b"Content-Type: application/json\r\nContent-Length: %d\r\n\r\n" % len(body) + body
+        )
+        await reader.readuntil(b"\r\n\r\n")
+        first = await reader.readuntil(b"output_text.delta")
+        front.gateway.drain.begin(0)
+        *_, last = responding.read(first + await reader.read())
+        writer.close()
+    assert last["code"] == "server_stopping"

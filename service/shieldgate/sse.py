@@ -39,6 +39,11 @@ def json_event(data: object, name: str = "") -> bytes:
     return (b"event: %s\n" % name.encode() if name else b"") + b"data: %s\n\n" % orjson.dumps(data)
 
 
+def events_in(written: bytes) -> int:
+    """Count the events in what was written here; comments are none."""
+    return written.count(b"\n\n") - written.count(PING)
+
+
 class Decoder:
     """Reads one stream; an event is given as soon as the line that ends it is there.
 

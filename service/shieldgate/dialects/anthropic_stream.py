@@ -101,7 +101,7 @@ class MessageStream:
         """Write nothing, for the same reason."""
         return b""
 
-    def error_event(self, error: JsonObject) -> bytes:
+    def error_event(self, error: JsonObject, after: int) -> bytes:
         """Write an error as an event."""
         return json_event(error, "error")
 

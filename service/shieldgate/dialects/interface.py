@@ -197,8 +197,8 @@ class StreamReader(Protocol):
         """
         ...
 
-    def error_event(self, error: JsonObject) -> bytes:
-        """Write the event that ends a stream in an error, the body of which is given."""
+    def error_event(self, error: JsonObject, after: int) -> bytes:
+        """Write the event that ends a stream, `after` so many, in an error whose body is given."""
         ...
 
 

@@ -356,7 +356,7 @@ class OpenAIStream:
         }
         return self._chunk([annotated])
 
-    def error_event(self, error: JsonObject) -> bytes:
+    def error_event(self, error: JsonObject, after: int) -> bytes:
         """Write an error as an event."""
         return json_event(error)
 

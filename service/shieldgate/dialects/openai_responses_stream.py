@@ -101,9 +101,10 @@ class ResponsesStream:
         """Write nothing: the last event tells of the answer."""
         return b""
 
-    def error_event(self, error: JsonObject) -> bytes:
+    def error_event(self, error: JsonObject, after: int) -> bytes:
         """Write an error as an event; for its envelope the official client raises it."""
-        numbered = {**error["error"], **error, "type": "error", "sequence_number": self._number}
+        # Of what was numbered, some may still wait for the caller, who won't see it.
+        numbered = {**error["error"], **error, "type": "error", "sequence_number": after}
         return json_event(numbered, "error")
 
     def closing(

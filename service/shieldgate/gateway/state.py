@@ -22,7 +22,8 @@ class RequestState:
     what a route or a middleware names for the metrics; the status says it where none does.
     `unscreened` counts the fields that passed because they hold no text. `limits` writes the
     headers that tell how a key stands with its limits. `stream` is the answer where it is
-    streamed, and `complete` is set once its last event is written.
+    streamed, `left` counts the events of it that have left, and `complete` is set once its last one
+    is written.
     """
 
     wording: Wording
@@ -30,6 +31,7 @@ class RequestState:
     profile: str | None = None
     outcome: Outcome | None = None
     stream: StreamReader | None = None
+    left: int = 0
     complete: bool = False
     unscreened: int = 0
     limits: Callable[[], Mapping[str, str]] | None = None

@@ -13,7 +13,7 @@ from shieldgate.gateway.call import Call, overload_as_unavailable
 from shieldgate.gateway.concurrency import together, while_connected
 from shieldgate.gateway.errors import log_failure, problem_of
 from shieldgate.gateway.relay import Relay, SendBuffer
-from shieldgate.sse import PING
+from shieldgate.sse import PING, events_in
 from shieldgate.types import Judged
 
 
@@ -85,7 +85,7 @@ class StreamedAnswer(Response):
             if isinstance(failure, UpstreamError):
                 log_failure(failure)
             error = self._call.dialect.error(problem_of(failure))
-            last = self._stream.error_event(error)
+            last = self._stream.error_event(error, self._call.state.left)
         else:
             raise failure
         await self._write(last, relay, send)
@@ -109,3 +109,4 @@ class StreamedAnswer(Response):
             start = {"type": "http.response.start", "status": 200, "headers": self.raw_headers}
             await send(start)
         await send({"type": "http.response.body", "body": data, "more_body": True})
+        self._call.state.left += events_in(data)

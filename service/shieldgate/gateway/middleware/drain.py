@@ -94,7 +94,7 @@ class DrainMiddleware:
             if not begun:
                 await respond(_STOPPING, state.wording)(scope, receive, watched)
             elif state.stream and not state.complete:
-                last = state.stream.error_event(state.wording.error(_STOPPING))
+                last = state.stream.error_event(state.wording.error(_STOPPING), state.left)
                 await send({"type": "http.response.body", "body": last, "more_body": False})
         finally:
             self._drain.leave(limit)
