@@ -638,6 +638,12 @@ REFUSED: Mapping[tuple[str, str], str] = {
     ("    threshold", "    ? [a]\n    : b\n    threshold"): (
         "a.yaml:7: a list or a mapping can't be a key; write 'word: value'"
     ),
+    ("title: Spam", 'title: "\\ud83d\\ude00"'): (
+        "a.yaml:5: policies.spam.title: holds half of a surrogate pair; write the character itself"
+    ),
+    ("title: Spam", 'title: Spam\n    "\\udc00": x'): (
+        "a.yaml:6: a key holds half of a surrogate pair; write the character itself"
+    ),
     ("title: Spam", "title: " + "[" * 2000): (
         "a.yaml:1: is nested too deeply; a few levels are enough"
     ),

@@ -126,6 +126,9 @@ class Document:
             if not isinstance(key, ScalarNode):
                 self._add(line, "a list or a mapping can't be a key; write 'word: value'")
                 continue
+            if not _encodable(key.value):
+                self._add(line, "a key holds half of a surrogate pair; write the character itself")
+                continue
             here = (*at, key.value)
             if here in self.places:
                 first = self.places[here].line
@@ -136,6 +139,9 @@ class Document:
         return content
 
     def _scalar(self, node: ScalarNode, at: Location) -> Any:
+        if not _encodable(node.value):
+            self.refuse(at, "holds half of a surrogate pair; write the character itself")
+            return None
         try:
             return self._yaml.constructor.construct_object(node)
         except (YAMLError, ValueError):
@@ -143,7 +149,8 @@ class Document:
             return None
 
     def _note(self, at: Location, line: int, value: Node) -> None:
-        written = value.value if isinstance(value, ScalarNode) else ""
+        shown = isinstance(value, ScalarNode) and _encodable(value.value)
+        written = value.value if shown else ""
         self.places[at] = Place(line, written)
 
 
@@ -160,6 +167,11 @@ def _text(path: Path) -> str:
     if len(data) > _MOST_BYTES:
         raise _Unfit(f"is longer than {_MOST_BYTES:,} bytes; that is no file of ours")
     return data.decode("utf-8-sig")
+
+
+def _encodable(text: str) -> bool:
+    """Tell whether a text can be written as UTF-8: escapes can spell halves of surrogate pairs."""
+    return not re.search("[\ud800-\udfff]", text)
 
 
 def suggest(name: str, known: Iterable[str]) -> str:
