@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, closing
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ from upstream import streamed
 from shieldgate.cli import app
 from shieldgate.errors import ConfigurationError, ScorerUnavailable, StoreFailed
 from shieldgate.kept_texts import keeper as keeper_module
+from shieldgate.kept_texts import store as store_module
 from shieldgate.kept_texts.keeper import Keeper
 from shieldgate.kept_texts.kept import KeptText
 from shieldgate.kept_texts.rule import KeepRule, distance
@@ -201,7 +202,32 @@ def test_what_is_deleted_is_gone_from_the_files_bytes(store: TextStore, file: Pa
     assert b"dec_forgotten" not in bytes_of(file)
 
 
-@pytest.mark.parametrize("place", ["mysql://host/db", "nothing://", "sqlite://", "postgresql:"])
+def test_what_was_deleted_while_somebody_read_is_gone_at_the_next_upkeep(
+    file: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(store_module, "_SECONDS", 0)
+    store = TextStore.at(str(file))
+    put(store, kept("dec_forgotten", caller="gone"))
+    with closing(sqlite3.connect(file)) as reading:
+        reading.execute("begin")
+        reading.execute("select * from shieldgate_kept_texts").fetchone()
+        store.forget("gone")
+        assert b"dec_forgotten" in bytes_of(file)
+    store.expire(0.0)
+    assert b"dec_forgotten" not in bytes_of(file)
+
+
+@pytest.mark.parametrize("place", ["u:hidden@host/db", "host/db?password=hidden&sslmode=require"])
+def test_the_name_of_a_place_has_no_password(place: str) -> None:
+    name = TextStore.at(f"postgresql://{place}").name
+    assert "hidden" not in name
+    assert "host/db" in name
+
+
+@pytest.mark.parametrize(
+    "place",
+    ["mysql://host/db", "nothing://", "sqlite://", "postgresql:", "postgresql://u@host:p/db"],
+)
 def test_other_places_are_refused(place: str, tmp_path: Path) -> None:
     if "://" not in place:
         place = str(tmp_path / "no" / "folder" / place)

@@ -120,7 +120,9 @@ class TextStore:
     def name(self) -> str:
         """Name it for people, without a password."""
         url = self._engine.url
-        return url.database or "" if url.get_backend_name() == "sqlite" else str(url)
+        if url.get_backend_name() == "sqlite":
+            return url.database or ""
+        return str(url.set(query={}))  # where a password may stand, too
 
     def add(self, texts: Sequence[SealedText]) -> None:
         """Store texts, all or none."""
@@ -175,8 +177,9 @@ class TextStore:
     def _delete(self, where: Any) -> int:
         with self._connected() as connection:
             gone = int(connection.execute(delete(_TEXTS).where(where)).rowcount)
-        if gone and self._engine.dialect.name == "sqlite":
-            # What was deleted also stands in the write-ahead log, until that begins anew.
+        if self._engine.dialect.name == "sqlite":
+            # What was deleted also stands in the write-ahead log, until that begins anew; and not
+            # only now, because whoever reads meanwhile keeps it from that.
             with self._connected() as connection:
                 connection.exec_driver_sql("pragma wal_checkpoint(truncate)")
         return gone
@@ -208,7 +211,7 @@ def _url(place: str) -> URL:
     try:
         url = make_url(place.replace("postgres://", "postgresql://", 1))
         backend = url.get_backend_name()
-    except (ArgumentError, NoSuchModuleError):
+    except (ArgumentError, NoSuchModuleError, ValueError):  # the last for a port
         backend = ""
     if backend == "postgresql":
         return url.set(drivername="postgresql+psycopg")
