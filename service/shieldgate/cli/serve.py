@@ -25,6 +25,7 @@ from shieldgate.gateway.app import create_app
 from shieldgate.gateway.middleware.drain import Drain
 from shieldgate.gateway.screening import Screener
 from shieldgate.gateway.services import Services
+from shieldgate.given_settings import flag, variable
 from shieldgate.history import History, SharedHistory
 from shieldgate.moderation import AT_ONCE
 from shieldgate.policy import LiveBook, PolicyBook
@@ -41,7 +42,7 @@ from shieldgate.scoring import (
 from shieldgate.scoring.cascade import load_cascade
 from shieldgate.scoring.factory import open_served
 from shieldgate.scoring.loading import LoadingScorer
-from shieldgate.settings import ServeSettings, flag, variable
+from shieldgate.settings import ServeSettings
 from shieldgate.telemetry import Audit, SharedDecisions, Sink, Telemetry
 from shieldgate.types import DIRECTIONS
 from shieldgate.upstream import Upstream

@@ -35,7 +35,7 @@ from sqlalchemy.exc import (
 )
 
 from shieldgate.errors import ConfigurationError, StoreFailed
-from shieldgate.settings import flag
+from shieldgate.given_settings import flag
 
 _PLACE = flag("keep_texts")
 _SECONDS = 5

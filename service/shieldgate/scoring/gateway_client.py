@@ -16,10 +16,11 @@ from tenacity import (
 )
 
 from shieldgate.errors import ConfigurationError, ScorerUnavailable
+from shieldgate.given_settings import load
 from shieldgate.plural import counted
 from shieldgate.policy import Policy, PolicyBook, Profile, Rules
 from shieldgate.scoring.interfaces import Identity
-from shieldgate.settings import GatewaySettings, load
+from shieldgate.settings import GatewaySettings
 from shieldgate.types import Action, Direction, Exchange, Judgement, Score, Verdict
 
 ATTEMPTS = 8
