@@ -8,11 +8,12 @@ from typing import Any
 from pydantic import BaseModel
 
 from shieldgate.dialects.beside import field_items, material_beside
+from shieldgate.dialects.fields import Anything, Passed, known
 from shieldgate.dialects.interface import Endpoint, JsonObject
 from shieldgate.dialects.openai import ACCOUNT, BEARER, answering
 from shieldgate.dialects.openai_completions import OpenAICompletions
 from shieldgate.dialects.plan import Plan, Subject, distinct
-from shieldgate.dialects.text import Anything, Field, Passed, known
+from shieldgate.dialects.text import Field
 from shieldgate.errors import UpstreamError
 from shieldgate.openai.embeddings import EmbeddingRequest
 from shieldgate.policy import Profile
