@@ -34,7 +34,7 @@ from sqlalchemy.exc import (
     SQLAlchemyError,
 )
 
-from shieldgate.errors import ConfigurationError, StoreFailed
+from shieldgate.errors import ConfigurationError, StoreFailed, first_line
 from shieldgate.given_settings import flag
 
 _PLACE = flag("keep_texts")
@@ -202,7 +202,7 @@ class TextStore:
             with self._engine.begin() as connection:
                 yield connection
         except SQLAlchemyError as failure:
-            cause = str(getattr(failure, "orig", None) or failure).strip().split("\n")[0][:300]
+            cause = first_line(getattr(failure, "orig", None) or failure)
             raise StoreFailed(f"the database refused: {cause}") from failure
 
     def _prepare(self) -> None:
