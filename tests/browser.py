@@ -44,7 +44,7 @@ async def opened(
     """
     wrong: list[str] = []
     loaded = [f"the server responded with a status of {status}" for status in expected]
-    own = url.split("#", maxsplit=1)[0]
+    own = url.split("#", maxsplit=1)[0].rpartition("/")[0] + "/"
     in_window = await browser.new_context(viewport={"width": width, "height": height}, **context)
     page = await in_window.new_page()
     page.on("pageerror", lambda error: wrong.append(str(error)))
@@ -54,7 +54,7 @@ async def opened(
     )
     page.on(
         "request",
-        lambda request: request.url.startswith(own) or wrong.append(request.url),
+        lambda request: request.url.startswith((own, "data:")) or wrong.append(request.url),
     )
     page.set_default_timeout(10_000)
     await page.goto(url)

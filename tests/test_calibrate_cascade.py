@@ -22,14 +22,13 @@ from shieldgate.evaluation.cascade import (
     CascadeOptions,
     FittedBand,
     Unsure,
-    clopper_pearson,
     fit_cascade,
-    upper_bound,
 )
 from shieldgate.evaluation.score_columns import ScoreColumns, to_columns
 from shieldgate.evaluation.score_file import ScoredRow
 from shieldgate.policy import PolicyBook, load_book
 from shieldgate.scoring.cascade import load_cascade
+from shieldgate.statistics import clopper_pearson, upper_bound
 
 SPAM, THREAT = "acme/spam", "acme/threat"
 TODAY = date(2026, 11, 20)

@@ -8,6 +8,7 @@ import pytest
 from structlog.testing import capture_logs
 
 from shieldgate.errors import ConfigurationError, ScorerUnavailable
+from shieldgate.given_settings import load
 from shieldgate.moderation import judge
 from shieldgate.policy import Calibration, Policy, Profile, load_book
 from shieldgate.scoring import Cached, Identity
@@ -20,7 +21,7 @@ from shieldgate.scoring.cascade import (
     guideline_digest,
     load_cascade,
 )
-from shieldgate.settings import ScoringSettings, load
+from shieldgate.settings import ScoringSettings
 from shieldgate.types import Exchange, Score
 
 WORDS = {"prompt": "No spam in prompts.", "response": "No spam in answers."}

@@ -2,11 +2,12 @@
 
 import asyncio
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
-from fakes import FakeScorer
+from fakes import FakeScorer, FixedPolicies, small_book
 from serving import gateway
 from test_keys import entry, written
 from typer.testing import CliRunner, Result
@@ -14,7 +15,8 @@ from typer.testing import CliRunner, Result
 from shieldgate.cli import app
 from shieldgate.errors import ConfigurationError, Overloaded
 from shieldgate.evaluation.score_file import Header, ScoredRow, read_scores
-from shieldgate.policy import shipped_policies
+from shieldgate.policy import Calibration, shipped_policies
+from shieldgate.scoring.gateway_client import GatewayScorer
 
 pytestmark = pytest.mark.usefixtures("restored_logging")
 
@@ -170,6 +172,22 @@ async def test_a_gateway_is_as_good_as_an_engine(data: Path, tmp_path: Path):
     header, rows = scores(out)
     assert (header.scorer, header.template) == ("fake@0", "chat")
     assert [row.margins["test/threat"] for row in rows[:4]] == [-6.0, 3.0, 3.0, 3.0]
+
+
+async def test_a_gateways_calibrations_decide(data: Path, tmp_path: Path):
+    book = small_book()
+    fitted = Calibration(0.9, temperature=2.0, bias=1.0, provenance={"rows": 7})
+    threat = book.policies["test/threat"]
+    threat = replace(threat, calibrations={("fake@0", "prompt"): fitted})
+    calibrated = replace(book, policies={**book.policies, "test/threat": threat})
+    scorer = FakeScorer({("fox", "test/threat"): 3.0})
+    async with gateway(scorer, policies=FixedPolicies(calibrated)) as served:
+        async with GatewayScorer(served.url) as client:
+            told = (await client.book()).policies["test/threat"]
+        run = ("--url", served.url, "--family", "test", "--label", "hate=test/threat")
+        await asyncio.to_thread(done, data, *run, "--out", tmp_path / "out")
+    assert told.calibrations == threat.calibrations
+    assert '"threshold": 0.9' in (tmp_path / "out" / "report.json").read_text()
 
 
 async def test_a_gateways_key_comes_from_the_environment_and_stays_out_of_the_report(

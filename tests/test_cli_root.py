@@ -9,7 +9,8 @@ from typer.testing import CliRunner
 
 from shieldgate import __version__
 from shieldgate.cli import app
-from shieldgate.settings import ScoringSettings, ServeSettings, Settings, WorkerSettings, flag
+from shieldgate.given_settings import flag
+from shieldgate.settings import ScoringSettings, ServeSettings, Settings, WorkerSettings
 
 
 def help_of(*command: str) -> str:

@@ -227,7 +227,7 @@ async def test_what_fails_is_said_in_the_servers_words(served: Gateway, browser:
         assert "moderation_unavailable · req_" in said
         await page.get_by_label("Profile").select_option("open")
         await page.get_by_role("button", name="Judge").click()
-        await page.get_by_text("Passes unjudged: The scorer failed.").wait_for()
+        await page.get_by_text("Passed unjudged: The scorer failed.").wait_for()
 
 
 async def test_what_comes_late_leaves_the_address_to_the_view_that_is_shown(

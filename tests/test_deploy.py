@@ -23,7 +23,8 @@ from typer.main import get_command
 from shieldgate.batch.pool import Pool, parse_pool
 from shieldgate.cli import app
 from shieldgate.gateway.operations import router
-from shieldgate.settings import ServeSettings, WorkerSettings, variable
+from shieldgate.given_settings import variable
+from shieldgate.settings import ServeSettings, WorkerSettings
 from shieldgate.telemetry import Telemetry
 
 ROOT = Path(__file__).parents[1]

@@ -23,6 +23,7 @@ from typer.testing import CliRunner
 import shieldgate
 from shieldgate.cli import app
 from shieldgate.errors import ConfigurationError, ModelError, Overloaded, ScorerUnavailable
+from shieldgate.given_settings import load
 from shieldgate.policy import shipped_policies
 from shieldgate.prompt import TEMPLATES
 from shieldgate.scoring import OpenScorer, Resilient, turn
@@ -30,7 +31,7 @@ from shieldgate.scoring.factory import open_prompts, open_scorer
 from shieldgate.scoring.prompts import PromptBuilder
 from shieldgate.scoring.remote import replicas
 from shieldgate.scoring.tokenizer_files import load_tokenizer
-from shieldgate.settings import ScoringSettings, load
+from shieldgate.settings import ScoringSettings
 from shieldgate.telemetry import Telemetry
 from shieldgate.types import Exchange
 

@@ -174,6 +174,13 @@ def test_a_file_keeps_finds_expires_shrinks_and_forgets(store: TextStore) -> Non
     check_store(store)
 
 
+def test_adding_up_waits_for_no_writer_and_holds_none_up(store: TextStore, file: Path) -> None:
+    put(store, kept())
+    with closing(sqlite3.connect(file, isolation_level=None)) as writer:
+        writer.execute("begin immediate")
+        assert store.shrink(10**6) == 0
+
+
 def test_gateways_that_start_together_make_one_file(tmp_path: Path) -> None:
     with ThreadPoolExecutor(4) as threads:
         for attempt in range(20):

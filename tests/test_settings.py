@@ -4,15 +4,8 @@ import pytest
 from pydantic import SecretStr, ValidationError
 
 from shieldgate.errors import ConfigurationError
-from shieldgate.settings import (
-    ScoringSettings,
-    ServeSettings,
-    Settings,
-    WorkerSettings,
-    flag,
-    load,
-    variable,
-)
+from shieldgate.given_settings import flag, load, variable
+from shieldgate.settings import ScoringSettings, ServeSettings, Settings, WorkerSettings
 
 # For each setting a value that is not its default, as a flag or a variable spells it.
 VALUES = {

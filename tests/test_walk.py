@@ -11,9 +11,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 from upstream import DONE, delta, sse, whole
 
+from shieldgate.dialects.looks import is_unreadable, looks_like_media, machine_made
 from shieldgate.dialects.openai_chat import OpenAIChat
 from shieldgate.dialects.openai_completions import OpenAICompletions
-from shieldgate.dialects.text import is_unreadable, looks_like_media, machine_made
 from shieldgate.policy import Profile, Streaming
 from shieldgate.strands import decoded, spaced, whole_and_parts
 from shieldgate.types import Exchange

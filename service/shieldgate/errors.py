@@ -36,6 +36,11 @@ class ConfigurationError(ShieldgateError):
     """A setting, file or model is wrong, and the message says how to mend it."""
 
 
+def first_line(error: object) -> str:
+    """Give as much of another library's error as fits into a message of ours."""
+    return str(error).strip().split("\n")[0][:300]
+
+
 @contextmanager
 def needed(for_what: str, extra: str) -> Iterator[None]:
     """Turn an import that fails into a ConfigurationError that names the extra to install."""

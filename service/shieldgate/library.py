@@ -18,11 +18,12 @@ from typing import TYPE_CHECKING, Any, Self, TypeVar
 from anyio.from_thread import BlockingPortal
 
 from shieldgate.errors import ConfigurationError, needed
+from shieldgate.given_settings import load
 from shieldgate.moderation import judge
 from shieldgate.policy import Policy, PolicyBook, Profile, Rules, load_book
 from shieldgate.scoring import Identity, Scorer, factory
 from shieldgate.scoring.gateway_client import GatewayScorer, open_gateway
-from shieldgate.settings import ScoringSettings, load
+from shieldgate.settings import ScoringSettings
 from shieldgate.telemetry import log_as_library
 from shieldgate.types import Exchange, Verdict
 

@@ -1,6 +1,6 @@
 """Wire types of our own routes; also what `shieldgate score --json` prints."""
 
-from dataclasses import asdict, fields
+from dataclasses import fields
 from typing import Annotated, Any, Self, get_type_hints
 
 from pydantic import (
@@ -17,6 +17,7 @@ from pydantic_core import PydanticCustomError
 from shieldgate.errors import ScoringError
 from shieldgate.openai.text import Text
 from shieldgate.policy import (
+    Calibration,
     Policy,
     PolicyBook,
     Profile,
@@ -178,15 +179,6 @@ class ScreenReply(_Wire):
     milliseconds: float
 
 
-class CalibrationInfo(_Wire):
-    """What was fitted for a scorer; `provenance` says from what."""
-
-    threshold: float
-    temperature: float
-    bias: float
-    provenance: dict[str, Any]
-
-
 class PolicyInfo(_Wire):
     """One policy as it is in force; `calibration` is what holds for the scorer that is loaded."""
 
@@ -196,7 +188,7 @@ class PolicyInfo(_Wire):
     guidelines: dict[Direction, str]
     thresholds: dict[Direction, float]
     calibrated_for: dict[str, list[Direction]]
-    calibration: dict[Direction, CalibrationInfo]
+    calibration: dict[Direction, Calibration]
 
     @classmethod
     def of(cls, policy: Policy, scorer: str) -> Self:
@@ -212,7 +204,7 @@ class PolicyInfo(_Wire):
             thresholds=dict(policy.thresholds),
             calibrated_for=calibrated,
             calibration={
-                direction: CalibrationInfo(**asdict(fitted))
+                direction: fitted
                 for direction in DIRECTIONS
                 if (fitted := policy.calibration(scorer, direction))
             },

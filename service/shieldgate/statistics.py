@@ -9,6 +9,7 @@ because an interval takes a thousand resamples: a resample is a weighting of row
 once, where scikit-learn would check and sort them anew for each figure.
 """
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, cast
@@ -25,6 +26,7 @@ Figures = Mapping[str, float | None]
 
 BINS = 15
 ENOUGH = 50
+CONFIDENCE = 0.95
 
 
 @dataclass(frozen=True, slots=True)
@@ -299,6 +301,29 @@ def bootstrap(
         for _ in range(resamples if rows else 0)
     ]
     return {name: _estimate(value, [d[name] for d in drawn]) for name, value in values.items()}
+
+
+def clopper_pearson(hits: int, trials: int, confidence: float = CONFIDENCE) -> Estimate:
+    """Bound a binomial share from both sides, exactly (Clopper & Pearson, 1934)."""
+    if not trials:
+        return Estimate(None)
+    tail = (1 - confidence) / 2
+    low = 1 - upper_bound(trials - hits, trials, 1 - tail)
+    return Estimate(hits / trials, low, upper_bound(hits, trials, 1 - tail))
+
+
+def upper_bound(hits: int, trials: int, confidence: float = CONFIDENCE) -> float:
+    """Bound a binomial share from above: so few hits would come by chance 1 - confidence."""
+    if hits >= trials:
+        return 1.0
+    k = np.arange(hits + 1)
+    ways = np.concatenate(([0.0], np.cumsum(np.log((trials - k[:-1]) / (k[:-1] + 1)))))
+    low, high = hits / trials, 1.0
+    for _ in range(50):
+        p = (low + high) / 2
+        likely = float(np.exp(ways + k * math.log(p) + (trials - k) * math.log1p(-p)).sum())
+        low, high = (p, high) if likely > 1 - confidence else (low, p)
+    return high
 
 
 def both(given: Weights | None, drawn: Weights | None) -> Weights | None:

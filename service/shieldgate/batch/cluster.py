@@ -9,7 +9,7 @@ from typing import Any
 
 import structlog
 
-from shieldgate.errors import ConfigurationError, ScorerUnavailable, needed
+from shieldgate.errors import ConfigurationError, ScorerUnavailable, first_line, needed
 
 with needed("Scoring on a cluster", "ray"):
     import ray
@@ -36,7 +36,7 @@ def connected(address: str | None) -> Iterator[None]:
     try:
         ray.init(address=address, logging_level=logging.WARNING, log_to_driver=False)
     except (ConnectionError, RuntimeError, ValueError) as refused:
-        reason = str(refused).strip().split("\n")[0][:300]
+        reason = first_line(refused)
         raise ConfigurationError(
             f"--address {address}: {reason} Give the address of a running cluster, as HOST:6379, "
             "or leave it out to use this machine."

@@ -9,8 +9,9 @@ from rich.console import Console
 from rich.text import Text
 
 from shieldgate.errors import ModelError, ScorerUnavailable
+from shieldgate.given_settings import load
 from shieldgate.scoring.factory import open_scorer
-from shieldgate.settings import ScoringSettings, load
+from shieldgate.settings import ScoringSettings
 from shieldgate.telemetry import configure_logging
 
 

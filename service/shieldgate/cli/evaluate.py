@@ -11,7 +11,8 @@ import typer
 
 from shieldgate.cli.options import DATA, AdapterFlag, LabelFlag, MapFlag, with_settings
 from shieldgate.errors import needed
-from shieldgate.settings import ScoringSettings, flag, variable
+from shieldgate.given_settings import flag, variable
+from shieldgate.settings import ScoringSettings
 
 _RUN = "Run"
 

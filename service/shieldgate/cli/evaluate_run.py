@@ -94,12 +94,7 @@ class EvaluateCommand:
     def _measure(self, evaluation: Evaluation, out: Path | None) -> Scored:
         """Score, print the report and write it."""
         scored = asyncio.run(self._score(evaluation, out))
-        note = (
-            "a gateway does not tell its calibrations: its profile's and policies' thresholds count"
-        )
-        report = scored.run.report(
-            scored.path, command=self.command, notes=[note] if self.url else []
-        )
+        report = scored.run.report(scored.path, command=self.command)
         console = Console()
         show(report, console)
         folder = scored.path.parent

@@ -20,7 +20,8 @@ from fastapi import FastAPI
 from shieldgate.cli.uvicorn_limits import limited_protocol, set_user_timeout
 from shieldgate.errors import ConfigurationError
 from shieldgate.gateway.middleware.drain import Drain
-from shieldgate.settings import ListenSettings, flag, variable
+from shieldgate.given_settings import flag, variable
+from shieldgate.settings import ListenSettings
 from shieldgate.telemetry import configure_logging
 from shieldgate.worker.supervisor import READY
 

@@ -9,8 +9,9 @@ import typer
 from pydantic.fields import FieldInfo
 
 from shieldgate.errors import ConfigurationError, UnknownName
+from shieldgate.given_settings import flag, load, variable
 from shieldgate.policy import PolicyBook, Profile
-from shieldgate.settings import ScoringSettings, Settings, flag, load, variable
+from shieldgate.settings import ScoringSettings, Settings
 
 DATA = "Data"
 
@@ -48,7 +49,7 @@ LabelFlag = Annotated[
 def with_settings(command: Callable[..., None]) -> Callable[..., None]:
     """Give a command one flag for each field of its parameter `settings`.
 
-    Values are not judged here: `settings.load` does that for flags and variables alike, and
+    Values are not judged here: `load` does that for flags and variables alike, and
     raises ConfigurationError.
     """
     hints = get_type_hints(command, include_extras=True)

@@ -11,6 +11,7 @@ from rich.console import Console
 from rich.table import Table
 
 from shieldgate.errors import ConfigurationError, PolicyError, ScoringError
+from shieldgate.given_settings import load
 from shieldgate.plural import counted
 from shieldgate.policy import (
     PolicyBook,
@@ -21,7 +22,7 @@ from shieldgate.policy import (
 )
 from shieldgate.schemas import PoliciesReply
 from shieldgate.scoring.factory import open_prompts, open_scorer
-from shieldgate.settings import ScoringSettings, load
+from shieldgate.settings import ScoringSettings
 from shieldgate.types import DIRECTIONS, Direction
 
 app = typer.Typer(

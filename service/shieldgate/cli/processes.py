@@ -18,11 +18,12 @@ from prometheus_client import CollectorRegistry
 
 from shieldgate.cli.listening import end_with_supervisor, start_logging, tell_supervisor
 from shieldgate.errors import ConfigurationError
+from shieldgate.given_settings import variable
 from shieldgate.scoring import OpenScorer
 from shieldgate.scoring.factory import open_served
 from shieldgate.scoring.loading import LoadingScorer
 from shieldgate.scoring.unix_socket import listening
-from shieldgate.settings import ServeSettings, variable
+from shieldgate.settings import ServeSettings
 from shieldgate.telemetry import Telemetry
 from shieldgate.worker.supervisor import Supervisor
 

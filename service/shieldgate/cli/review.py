@@ -7,8 +7,9 @@ import typer
 
 from shieldgate.cli.options import DATA, AdapterFlag, MapFlag, with_settings
 from shieldgate.errors import ConfigurationError, StoreFailed, UnknownName, needed
+from shieldgate.given_settings import flag, variable
 from shieldgate.policy import PolicyBook, load_book
-from shieldgate.settings import KeptTextsSettings, flag, variable
+from shieldgate.settings import KeptTextsSettings
 
 if TYPE_CHECKING:
     from shieldgate.kept_texts.seal import Seal

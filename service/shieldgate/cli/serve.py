@@ -2,12 +2,10 @@
 
 import asyncio
 import gc
-import secrets
 import socket
 import sys
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from typing import TYPE_CHECKING
 
 import structlog
 from fastapi import FastAPI
@@ -18,14 +16,23 @@ from shieldgate.access.rate_limits import RateLimiter
 from shieldgate.cli.listening import is_local, listen, run_app, start_logging, tell_supervisor, url
 from shieldgate.cli.options import chosen_profile
 from shieldgate.cli.processes import GatewayProcess, run_processes
+from shieldgate.cli.stores import (
+    audit_secret,
+    audit_sink,
+    cache_secret,
+    open_keeper,
+    open_redis,
+    shared_history,
+)
 from shieldgate.cli.telemetry import build_telemetry
 from shieldgate.dialects.openai import MODELS
-from shieldgate.errors import ConfigurationError, UpstreamError, needed
+from shieldgate.errors import ConfigurationError, UpstreamError
 from shieldgate.gateway.app import create_app
 from shieldgate.gateway.middleware.drain import Drain
 from shieldgate.gateway.screening import Screener
 from shieldgate.gateway.services import Services
-from shieldgate.history import History, SharedHistory
+from shieldgate.given_settings import flag
+from shieldgate.history import History
 from shieldgate.moderation import AT_ONCE
 from shieldgate.policy import LiveBook, PolicyBook
 from shieldgate.prompt import find_template
@@ -41,17 +48,12 @@ from shieldgate.scoring import (
 from shieldgate.scoring.cascade import load_cascade
 from shieldgate.scoring.factory import open_served
 from shieldgate.scoring.loading import LoadingScorer
-from shieldgate.settings import ServeSettings, flag, variable
-from shieldgate.telemetry import Audit, SharedDecisions, Sink, Telemetry
+from shieldgate.settings import ServeSettings
+from shieldgate.telemetry import Audit, SharedDecisions
 from shieldgate.types import DIRECTIONS
 from shieldgate.upstream import Upstream
 from shieldgate.worker.supervisor import Supervisor
 from shieldgate.worker.watermark.keys import load_watermark_keys
-
-if TYPE_CHECKING:
-    from shieldgate.kept_texts.keeper import Keeper
-    from shieldgate.redis.client import RedisClient
-    from shieldgate.redis.score_cache import RedisScoreCache
 
 log = structlog.get_logger(__name__)
 
@@ -71,10 +73,10 @@ def run(settings: ServeSettings, part: GatewayProcess | None = None) -> None:
     if settings.keys:
         keys = LiveKeys(settings.keys, lambda: live.current, refused=telemetry.keys_refused)
         live.bound = lambda: keys.current.profiles
-    secret = _cache_secret(settings)
-    shared, second = _sharing(settings, secret, telemetry)
-    audit = Audit(_audit_secret(settings), _audit_sink(settings, shared, telemetry))
-    keeper = _keeper(settings, telemetry)
+    secret = cache_secret(settings)
+    shared, second = open_redis(settings, secret, telemetry)
+    audit = Audit(audit_secret(settings), audit_sink(settings, shared, telemetry))
+    keeper = open_keeper(settings, telemetry)
 
     scorer_process = UnixSocketScorer(part.scorer) if part else None
     served: OpenScorer | None = None
@@ -147,7 +149,7 @@ def run(settings: ServeSettings, part: GatewayProcess | None = None) -> None:
                     max_bytes=settings.history_bytes,
                     max_entry_bytes=settings.max_body_bytes,
                     keep_seconds=settings.history_seconds,
-                    shared=_shared_history(settings, secret, shared),
+                    shared=shared_history(settings, secret, shared),
                 ),
                 shared_decisions=SharedDecisions(audit.recent, part.scorer.parent)
                 if part
@@ -279,94 +281,6 @@ async def _look_at(upstream: Upstream) -> None:
                 why=str(failure),
                 mend=f"most end with /v1: {flag('upstream')} {upstream.url}/v1",
             )
-
-
-def _cache_secret(settings: ServeSettings) -> bytes:
-    if settings.cache_secret is not None:
-        return settings.cache_secret.get_secret_value().encode()
-    if settings.redis_url is not None:
-        raise ConfigurationError(
-            f"{flag('redis_url')} shares scores among the replicas that have one secret. Give all "
-            f"of them the same {variable('cache_secret')}; `openssl rand -hex 32` makes one."
-        )
-    return secrets.token_bytes(32)
-
-
-def _sharing(
-    settings: ServeSettings, secret: bytes, telemetry: Telemetry
-) -> tuple["RedisClient | None", "RedisScoreCache | None"]:
-    """Prepare what replicas share, where there is a Redis; raise ConfigurationError."""
-    if settings.redis_url is None:
-        return None, None
-    # Here, because who has no Redis need not wait for its library.
-    from shieldgate.redis.client import RedisClient  # noqa: PLC0415
-    from shieldgate.redis.score_cache import RedisScoreCache  # noqa: PLC0415
-
-    shared = RedisClient(
-        settings.redis_url.get_secret_value(), seconds=settings.redis_seconds, observer=telemetry
-    )
-    keep = settings.redis_keep_seconds
-    return shared, RedisScoreCache(shared, secret=secret, keep_seconds=keep)
-
-
-def _shared_history(
-    settings: ServeSettings, secret: bytes, shared: "RedisClient | None"
-) -> SharedHistory | None:
-    """Prepare what replicas remember together, where there is a Redis."""
-    if shared is None:
-        return None
-    from shieldgate.redis.history import RedisHistory  # noqa: PLC0415
-
-    return RedisHistory(shared, secret=secret)
-
-
-def _audit_secret(settings: ServeSettings) -> bytes:
-    if settings.audit_secret is None:
-        return secrets.token_bytes(32)
-    return settings.audit_secret.get_secret_value().encode()
-
-
-def _audit_sink(
-    settings: ServeSettings, shared: "RedisClient | None", telemetry: Telemetry
-) -> Sink | None:
-    """Prepare the stream of records, where one is asked for; raise ConfigurationError."""
-    if settings.audit_stream is None:
-        return None
-    if shared is None:
-        raise ConfigurationError(
-            f"{flag('audit_stream')} is a stream in Redis. Give its {variable('redis_url')}."
-        )
-    from shieldgate.redis.audit_stream import RedisAuditStream  # noqa: PLC0415
-
-    return RedisAuditStream(
-        shared,
-        settings.audit_stream,
-        length=settings.audit_stream_length,
-        lost=telemetry.audit_unconfirmed,
-    )
-
-
-def _keeper(settings: ServeSettings, telemetry: Telemetry) -> "Keeper | None":
-    """Prepare what keeps texts for review, where that is asked for; raise ConfigurationError."""
-    if settings.keep_texts is None:
-        return None
-    with needed("Keeping texts", "review"):
-        # Here, because who keeps none needs no database.
-        from shieldgate.kept_texts.keeper import Keeper  # noqa: PLC0415
-        from shieldgate.kept_texts.rule import KeepRule  # noqa: PLC0415
-        from shieldgate.kept_texts.seal import Seal  # noqa: PLC0415
-        from shieldgate.kept_texts.store import TextStore  # noqa: PLC0415
-    seal = Seal.of(settings.keep_texts_key, settings.keep_texts_key_file)
-    store = TextStore.at(settings.keep_texts.get_secret_value())
-    log.info("texts of some decisions are kept", where=store.name, days=settings.keep_texts_days)
-    return Keeper(
-        store,
-        seal,
-        KeepRule(settings.keep_texts_share, settings.keep_texts_near),
-        keep_seconds=settings.keep_texts_days * 86_400,
-        max_bytes=settings.keep_texts_bytes,
-        observer=telemetry,
-    )
 
 
 def _check_open(listener: socket.socket, settings: ServeSettings) -> None:

@@ -2,13 +2,9 @@
 
 import { ask } from "./api.js";
 import { chooser, failure, field, h, plural, probability } from "./page.js";
-import { judged } from "./verdict.js";
+import { ACTIONS, judged } from "./verdict.js";
 
 const ALL = "all";
-const ACTIONS = {
-  allowed: "allowed", blocked: "blocked", would_block: "would block",
-  failed_open: "passed unjudged", failed_closed: "stopped unjudged",
-};
 const PAGE = 25;
 
 export class Decisions {

@@ -3,15 +3,12 @@
 import { ask } from "./api.js";
 import { chooser, count, failure, field, h, plural, probability } from "./page.js";
 import { stacked, written } from "./tables.js";
+import { ACTIONS } from "./verdict.js";
 
 const WHOLE = "the whole book";
 const NEW = "a new file";
 const BESIDE = "draft.yaml";
 const MOST_ROWS = 50;
-const ACTIONS = {
-  allowed: "allowed", blocked: "blocked", would_block: "would block",
-  failed_open: "passes unjudged", failed_closed: "stopped unjudged",
-};
 
 export class Draft {
   #files = {};

@@ -4,6 +4,7 @@ import { ask } from "./api.js";
 import { columns } from "./charts.js";
 import { Decisions } from "./decisions.js";
 import { count, duration, failure, h, plural, table } from "./page.js";
+import { ACTIONS } from "./verdict.js";
 
 const EVERY = 3000;
 const MINUTES = 10;
@@ -15,10 +16,6 @@ const VERDICTS = [
   { name: "not judged", class: "failed", of: (point) => point.failed },
 ];
 const QUEUE = [{ name: "waiting", class: "plain", of: (point) => point.queued }];
-const RESULTS = [
-  ["allowed", "allowed"], ["blocked", "blocked"], ["would_block", "would block"],
-  ["failed_open", "passed unjudged"], ["failed_closed", "stopped unjudged"],
-];
 
 const sum = (numbers) => Object.values(numbers).reduce((total, number) => total + number, 0);
 const seconds = (value) => duration(value * 1000);
@@ -85,7 +82,7 @@ export const view = {
         columns("Violations", found.points, VERDICTS, MINUTES),
         columns("Texts that wait for the scorer", found.points, QUEUE, MINUTES));
       const rows = Object.entries(found.verdicts).sort(([a], [b]) => a.localeCompare(b));
-      const shownResults = RESULTS.filter(([result], i) => i < 3 || rows.some(([, results]) => results[result]));
+      const shownResults = Object.entries(ACTIONS).filter(([result], i) => i < 3 || rows.some(([, results]) => results[result]));
       policies.replaceChildren(rows.length
         ? table(["policy", ...shownResults.map(([, name]) => h("span", { class: "number" }, name))],
           rows.map(([policy, results]) => [policy, ...shownResults.map(([result]) => h("span", { class: results[result] ? "number" : "number pale" }, count(results[result] ?? 0)))]))

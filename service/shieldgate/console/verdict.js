@@ -2,16 +2,17 @@
 
 import { h, probability } from "./page.js";
 
-const ACTIONS = {
-  allowed: "Allowed",
-  blocked: "Blocked",
-  would_block: "Would be blocked, but the profile only monitors",
-  failed_open: "Passes unjudged",
-  failed_closed: "Stopped unjudged",
+// What became of a text, in the order in which they are counted.
+export const ACTIONS = {
+  allowed: "allowed", blocked: "blocked", would_block: "would block",
+  failed_open: "passed unjudged", failed_closed: "stopped unjudged",
 };
 
-export const verdict = (action, about) =>
-  h("span", { class: `verdict ${action}` }, h("strong", null, ACTIONS[action]), about ? `: ${about}` : null);
+export function verdict(action, about) {
+  const [first, ...rest] = ACTIONS[action];
+  const said = [first.toUpperCase(), ...rest, action === "would_block" ? ", but the profile only monitors" : ""].join("");
+  return h("span", { class: `verdict ${action}` }, h("strong", null, said), about ? `: ${about}` : null);
+}
 
 // A line for each policy: { name, policy, probability, violated }, with its `threshold` and
 // `calibrated` where they are known.

@@ -8,8 +8,9 @@ from typing import Any
 import orjson
 
 from shieldgate.dialects.conversation import as_json
+from shieldgate.dialects.looks import looks_like_media
 from shieldgate.dialects.openai_responses_text import ASSISTANT, ITEM, kind_of, role_of
-from shieldgate.dialects.text import Found, looks_like_media
+from shieldgate.dialects.text import Found
 from shieldgate.strands import whole_and_parts
 from shieldgate.types import Exchange
 

@@ -16,6 +16,7 @@ from shieldgate.dialects.anthropic_stream import (
 )
 from shieldgate.dialects.beside import field_items, material_beside
 from shieldgate.dialects.conversation import INSTRUCTING, Message, as_json, converse, definitions
+from shieldgate.dialects.fields import Anything, Object, Passed, Unscreenable, known
 from shieldgate.dialects.interface import (
     Answer,
     CallerRequest,
@@ -29,16 +30,7 @@ from shieldgate.dialects.interface import (
 from shieldgate.dialects.openai import BEARER, CREDENTIALS, added_screening
 from shieldgate.dialects.openai_moderation import moderation
 from shieldgate.dialects.plan import Plan, Subject, distinct
-from shieldgate.dialects.text import (
-    Anything,
-    Field,
-    Object,
-    Passed,
-    Unscreenable,
-    known,
-    read,
-    string_in,
-)
+from shieldgate.dialects.text import Field, read, string_in
 from shieldgate.openai.chat import ScreenedRequest
 from shieldgate.policy import Profile
 from shieldgate.sse import Event

@@ -7,13 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from shieldgate.dialects.openai_text import CONTENT, COUNTED, REASONING, REFUSAL, TOOLS
-from shieldgate.dialects.text import (
-    OTHER,
+from shieldgate.dialects.fields import (
     Anything,
-    Contents,
-    Field,
-    Found,
     Id,
     Json,
     Known,
@@ -26,8 +21,9 @@ from shieldgate.dialects.text import (
     Text,
     Typed,
     known,
-    read,
 )
+from shieldgate.dialects.openai_text import CONTENT, COUNTED, REASONING, REFUSAL, TOOLS
+from shieldgate.dialects.text import OTHER, Contents, Field, Found, read
 
 # Long and not the speaker's own words: a voice of its own, so that it hides nothing beside it.
 DOCUMENTS = "documents"

@@ -6,17 +6,10 @@ Each dialect says of its fields what they are; one that nobody knows is treated 
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
+from shieldgate.dialects.fields import Anything
+from shieldgate.dialects.looks import are_numbers, is_unreadable, many_words
 from shieldgate.dialects.plan import Subject
-from shieldgate.dialects.text import (
-    OTHER,
-    Anything,
-    Field,
-    Found,
-    are_numbers,
-    is_unreadable,
-    many_words,
-    read,
-)
+from shieldgate.dialects.text import OTHER, Field, Found, read
 from shieldgate.strands import spaced
 
 

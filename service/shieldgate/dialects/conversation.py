@@ -7,8 +7,9 @@ from typing import Any
 
 import orjson
 
+from shieldgate.dialects.looks import many_words
 from shieldgate.dialects.plan import Subject
-from shieldgate.dialects.text import Contents, many_words
+from shieldgate.dialects.text import Contents
 from shieldgate.policy import Profile
 from shieldgate.strands import NAMES, Strands, decoded, spaced, strings_of, voice, whole_and_parts
 from shieldgate.types import Exchange

@@ -19,10 +19,10 @@ from shieldgate.dialects.interface import (
     Refusal,
     Verdicts,
 )
+from shieldgate.dialects.looks import machine_made, many_words
 from shieldgate.dialects.openai_moderation import filter_results, moderation
 from shieldgate.dialects.openai_text import answer, split
 from shieldgate.dialects.plan import Plan
-from shieldgate.dialects.text import machine_made, many_words
 from shieldgate.errors import UpstreamError
 from shieldgate.openai.chat import (
     DONE,

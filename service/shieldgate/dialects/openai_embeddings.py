@@ -8,11 +8,12 @@ from typing import Any
 from pydantic import BaseModel
 
 from shieldgate.dialects.beside import field_items, material_beside
+from shieldgate.dialects.fields import Anything, Passed, known
 from shieldgate.dialects.interface import Endpoint, JsonObject
 from shieldgate.dialects.openai import ACCOUNT, BEARER, answering
 from shieldgate.dialects.openai_completions import OpenAICompletions
 from shieldgate.dialects.plan import Plan, Subject, distinct
-from shieldgate.dialects.text import Anything, Field, Passed, known
+from shieldgate.dialects.text import Field, index_of
 from shieldgate.errors import UpstreamError
 from shieldgate.openai.embeddings import EmbeddingRequest
 from shieldgate.policy import Profile
@@ -64,7 +65,8 @@ def numbers(reply: JsonObject, body: JsonObject) -> dict[str, Any]:
     """Write a reply with the numbers of upstream's, and no word of it; raise UpstreamError."""
     data, usage, model = reply.get("data"), reply.get("usage"), body.get("model")
     embeddings = [_embedding(item) for item in data] if isinstance(data, list) else []
-    places = [_index(item, place) for place, item in enumerate(data or ())]
+    # Replies need not be in the order of the inputs.
+    places = [index_of(item, place) for place, item in enumerate(data or ())]
     if not embeddings or not all(embeddings) or len(set(places)) < len(places):
         raise UpstreamError("Upstream answered without embeddings.", code="upstream_invalid")
     counted = usage if isinstance(usage, dict) else {}
@@ -77,12 +79,6 @@ def numbers(reply: JsonObject, body: JsonObject) -> dict[str, Any]:
         "model": model if isinstance(model, str) else "",
         "usage": {name: counted[name] if type(counted.get(name)) is int else 0 for name in _COUNTS},
     }
-
-
-def _index(item: Any, place: int) -> int:
-    """Give the index that an item brings along: replies need not be in the order of the inputs."""
-    index = item.get("index") if isinstance(item, dict) else None
-    return index if type(index) is int else place
 
 
 def _embedding(item: Any) -> list[float] | str | None:

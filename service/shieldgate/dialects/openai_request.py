@@ -4,17 +4,9 @@ The rule: what the model reads is judged. `docs/coverage.md` says of every field
 it, and is held to that by a test.
 """
 
+from shieldgate.dialects.fields import Anything, Numbers, Object, Passed, Text, Unscreenable, known
 from shieldgate.dialects.openai_text import CONTENT, MEDIA, PREDICTION
-from shieldgate.dialects.text import (
-    Anything,
-    Field,
-    Numbers,
-    Object,
-    Passed,
-    Text,
-    Unscreenable,
-    known,
-)
+from shieldgate.dialects.text import Field
 
 # Templates write these into the prompt, so that only what is known of them passes.
 _LEVEL = known("none", "minimal", "low", "medium", "high", "xhigh")

@@ -7,6 +7,7 @@ response. Each time it bears the same name, so that what repeats is known.
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 
+from shieldgate.dialects.fields import Anything, Json, Known, Object, Passed, Text, Unscreenable
 from shieldgate.dialects.interface import JsonObject
 from shieldgate.dialects.openai_responses_reply import answered
 from shieldgate.dialects.openai_responses_text import (
@@ -20,17 +21,7 @@ from shieldgate.dialects.openai_responses_text import (
     STATUS,
 )
 from shieldgate.dialects.openai_text import CONTENT, REASONING, REFUSAL, TOOLS
-from shieldgate.dialects.text import (
-    Anything,
-    Field,
-    Found,
-    Json,
-    Known,
-    Object,
-    Passed,
-    Text,
-    Unscreenable,
-)
+from shieldgate.dialects.text import Field, Found
 
 LAST = ("response.completed", "response.incomplete", "response.failed")
 AROUND = ("response.created", "response.queued", "response.in_progress")

@@ -6,20 +6,12 @@ from typing import Any
 from uuid import uuid4
 
 from shieldgate.dialects.beside import part_around
+from shieldgate.dialects.fields import Id, ModelName, Object, Text, known
 from shieldgate.dialects.interface import JsonObject, Refusal
 from shieldgate.dialects.openai import FILTERED
 from shieldgate.dialects.openai_responses_text import ID, ITEM, NUMBER, STATUS
 from shieldgate.dialects.openai_text import MEASURES
-from shieldgate.dialects.text import (
-    OTHER,
-    Contents,
-    Found,
-    Id,
-    ModelName,
-    Object,
-    Text,
-    known,
-)
+from shieldgate.dialects.text import OTHER, Contents, Found
 
 NOTHING_SPENT = {
     "input_tokens": 0,

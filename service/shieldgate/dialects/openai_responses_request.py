@@ -10,6 +10,7 @@ from typing import Any
 
 from shieldgate.dialects.beside import field_items, material_beside
 from shieldgate.dialects.conversation import Message, as_json, converse, definitions
+from shieldgate.dialects.fields import Numbers, Object, Text, known
 from shieldgate.dialects.interface import JsonObject
 from shieldgate.dialects.openai_responses_text import (
     DEVELOPER,
@@ -22,7 +23,7 @@ from shieldgate.dialects.openai_responses_text import (
     role_of,
 )
 from shieldgate.dialects.plan import Plan, Subject, distinct
-from shieldgate.dialects.text import Field, Found, Numbers, Object, Text, known, string_in
+from shieldgate.dialects.text import Field, Found, string_in
 from shieldgate.policy import Profile
 
 _OF_TOOLS = ("type", "name", "description", "parameters", "format")

@@ -7,12 +7,8 @@ can't be screened, and neither can a part of a message that no row knows.
 from dataclasses import dataclass
 from typing import Any
 
-from shieldgate.dialects.openai_text import CONTENT, REASONING, REFUSAL, TOOLS
-from shieldgate.dialects.text import (
-    OTHER,
+from shieldgate.dialects.fields import (
     Anything,
-    Field,
-    Found,
     Id,
     Json,
     Object,
@@ -25,6 +21,8 @@ from shieldgate.dialects.text import (
     Unscreenable,
     known,
 )
+from shieldgate.dialects.openai_text import CONTENT, REASONING, REFUSAL, TOOLS
+from shieldgate.dialects.text import OTHER, Field, Found
 
 PASSED, ID, NUMBER = Passed(), Id(), Anything()
 _SAID, _TOOLS, _OTHER, _JSON = Text(CONTENT), Text(TOOLS), Text(OTHER), Json(TOOLS)

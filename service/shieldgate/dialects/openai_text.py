@@ -5,12 +5,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from shieldgate.dialects.beside import part_around
-from shieldgate.dialects.text import (
-    OTHER,
+from shieldgate.dialects.fields import (
     Anything,
-    Contents,
-    Field,
-    Found,
     Id,
     Json,
     Measures,
@@ -22,8 +18,8 @@ from shieldgate.dialects.text import (
     Tokens,
     Unscreenable,
     known,
-    read,
 )
+from shieldgate.dialects.text import OTHER, Contents, Field, Found, read
 
 CONTENT, REFUSAL, REASONING, TOOLS = "content", "refusal", "reasoning", "tools"
 ROLES = ("system", "developer", "user", "assistant", "tool", "function")

@@ -9,7 +9,7 @@ from typing import Any
 from ruamel.yaml import YAML
 from ruamel.yaml.error import YAMLError
 
-from shieldgate.errors import ConfigurationError
+from shieldgate.errors import ConfigurationError, first_line
 from shieldgate.evaluation.label_rules import Rule, number
 from shieldgate.evaluation.score_file import Label
 from shieldgate.types import Exchange
@@ -322,7 +322,7 @@ def _pairs_of_file(path: Path) -> dict[str, str]:
     try:
         content = YAML(typ="safe", pure=True).load(path.read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError, YAMLError) as refused:
-        reason = str(refused).split("\n")[0]
+        reason = first_line(refused)
         raise ConfigurationError(f"--map {path}: can't be read: {reason}") from refused
     if not isinstance(content, dict) or not all(isinstance(c, str) for c in content.values()):
         raise ConfigurationError(

@@ -31,12 +31,11 @@ from shieldgate.scoring.cascade import (
     load_cascade,
     thresholds_in_force,
 )
-from shieldgate.statistics import Estimate
+from shieldgate.statistics import CONFIDENCE, Estimate, clopper_pearson, upper_bound
 from shieldgate.types import Direction
 from shieldgate.version import __version__
 
 FOLDS = 5
-CONFIDENCE = 0.95
 
 Margins = NDArray[np.float64]
 Rows = NDArray[np.bool_]
@@ -143,29 +142,6 @@ def fit_cascade(
         asked=float(any_asked[scored].mean()),
         questions=sum(int(u.sum()) for _, u in asked) / sum(int(h.sum()) for h, _ in asked),
     )
-
-
-def clopper_pearson(hits: int, trials: int, confidence: float = CONFIDENCE) -> Estimate:
-    """Bound a binomial share from both sides, exactly (Clopper & Pearson, 1934)."""
-    if not trials:
-        return Estimate(None)
-    tail = (1 - confidence) / 2
-    low = 1 - upper_bound(trials - hits, trials, 1 - tail)
-    return Estimate(hits / trials, low, upper_bound(hits, trials, 1 - tail))
-
-
-def upper_bound(hits: int, trials: int, confidence: float = CONFIDENCE) -> float:
-    """Bound a binomial share from above: so few hits would come by chance 1 - confidence."""
-    if hits >= trials:
-        return 1.0
-    k = np.arange(hits + 1)
-    ways = np.concatenate(([0.0], np.cumsum(np.log((trials - k[:-1]) / (k[:-1] + 1)))))
-    low, high = hits / trials, 1.0
-    for _ in range(50):
-        p = (low + high) / 2
-        likely = float(np.exp(ways + k * math.log(p) + (trials - k) * math.log1p(-p)).sum())
-        low, high = (p, high) if likely > 1 - confidence else (low, p)
-    return high
 
 
 @dataclass(frozen=True, slots=True)

@@ -160,10 +160,10 @@ class EvaluationRun:
                 Timing(len(file) - before, perf_counter() - began).write(folder)
         return file.path
 
-    def report(self, scores: Path, *, command: str = "", notes: Sequence[str] = ()) -> Report:
-        """Report what the margins of a file say; raise ConfigurationError.
+    def report(self, scores: Path, *, command: str = "") -> Report:
+        """Report what the margins of a file say, with the `command` that reproduces it.
 
-        `command` is what reproduces it; `notes` are sentences to show with it.
+        Raises ConfigurationError.
         """
         evaluation = self.evaluation
         columns = read_columns(scores)
@@ -172,7 +172,7 @@ class EvaluationRun:
             self.book,
             self.profile,
             command=command,
-            notes=[*self._notes(), *notes],
+            notes=self._notes(),
             seed=evaluation.options.seed,
         )
         if evaluation.protocol is None:

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol, cast
 
-from shieldgate.errors import ConfigurationError, needed
+from shieldgate.errors import ConfigurationError, first_line, needed
 from shieldgate.evaluation.row_files import BadRow, Csv, Json, JsonLines, Parquet, Record
 from shieldgate.evaluation.storage import RemoteFile, find, is_uri, reached
 
@@ -191,7 +191,7 @@ class HubDataset:
             for number, fields in enumerate(stream, start=1):
                 yield Record(number, cast(Mapping[str, Any], fields))
         except (OSError, ValueError, datasets.exceptions.DatasetsError) as refused:
-            reason = str(refused).strip().split("\n")[0][:300]
+            reason = first_line(refused)
             raise ConfigurationError(
                 f"{self.name}: {reason} Check the name, the config, the split (default: test) and "
                 "the connection; a gated dataset needs HF_TOKEN."

@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 from urllib.parse import quote
 
-from shieldgate.errors import ConfigurationError, needed
+from shieldgate.errors import ConfigurationError, first_line, needed
 from shieldgate.evaluation.files import replace_file
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ def reached(place: str) -> Iterator[None]:
     try:
         yield
     except (OSError, ArrowException) as refused:
-        reason = str(refused).strip().split("\n")[0][:300]
+        reason = first_line(refused)
         raise ConfigurationError(
             f"{place}: {reason} Check the name, the credentials and the connection."
         ) from refused

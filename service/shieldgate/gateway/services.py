@@ -13,9 +13,10 @@ from shieldgate.errors import UpstreamError
 from shieldgate.gateway.errors import RETRY_SECONDS, RequestError
 from shieldgate.gateway.middleware.drain import Drain
 from shieldgate.gateway.screening import Screener
+from shieldgate.given_settings import flag
 from shieldgate.history import History
 from shieldgate.policy import Draft, PolicyBook, Profile, join_profiles
-from shieldgate.settings import ServeSettings, flag
+from shieldgate.settings import ServeSettings
 from shieldgate.telemetry import SharedDecisions, Telemetry
 from shieldgate.types import Direction, Exchange
 from shieldgate.upstream import Upstream

@@ -9,7 +9,7 @@ from cryptography.fernet import Fernet, InvalidToken, MultiFernet
 from pydantic import SecretStr
 
 from shieldgate.errors import ConfigurationError
-from shieldgate.settings import flag, variable
+from shieldgate.given_settings import flag, variable
 
 KEY = variable("keep_texts_key")
 KEY_FILE = flag("keep_texts_key_file")

@@ -24,6 +24,7 @@ from sqlalchemy import (
     insert,
     or_,
     select,
+    tuple_,
 )
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import (
@@ -33,8 +34,8 @@ from sqlalchemy.exc import (
     SQLAlchemyError,
 )
 
-from shieldgate.errors import ConfigurationError, StoreFailed
-from shieldgate.settings import flag
+from shieldgate.errors import ConfigurationError, StoreFailed, first_line
+from shieldgate.given_settings import flag
 
 _PLACE = flag("keep_texts")
 _SECONDS = 5
@@ -162,9 +163,20 @@ class TextStore:
 
     def shrink(self, most: int) -> int:
         """Delete the oldest until all together have at most so many bytes; gives how many."""
-        so_far = func.sum(_TEXTS.c.bytes).over(order_by=(_TEXTS.c.at.desc(), _TEXTS.c.id))
-        counted = select(_TEXTS.c.id, so_far.label("so_far")).subquery()
-        return self._delete(_TEXTS.c.id.in_(select(counted.c.id).where(counted.c.so_far > most)))
+        age = (_TEXTS.c.at, _TEXTS.c.id)
+        last = None
+        # Read apart from the deletion, because that holds up whoever writes.
+        with self._connected() as connection:
+            over = int(connection.scalar(select(func.sum(_TEXTS.c.bytes))) or 0) - most
+            query = select(*age, _TEXTS.c.bytes).order_by(*age)
+            if over > 0:
+                streamed = connection.execution_options(yield_per=_READ_AT_ONCE)
+                with streamed.execute(query) as oldest:
+                    for at, id_, size in oldest:
+                        last, over = (at, id_), over - size
+                        if over <= 0:
+                            break
+        return self._delete(tuple_(*age) <= tuple_(*last)) if last else 0
 
     def forget(self, caller: str) -> int:
         """Delete all texts of a caller; gives how many."""
@@ -193,7 +205,7 @@ class TextStore:
             with self._engine.begin() as connection:
                 yield connection
         except SQLAlchemyError as failure:
-            cause = str(getattr(failure, "orig", None) or failure).strip().split("\n")[0][:300]
+            cause = first_line(getattr(failure, "orig", None) or failure)
             raise StoreFailed(f"the database refused: {cause}") from failure
 
     def _prepare(self) -> None:

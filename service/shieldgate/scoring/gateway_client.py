@@ -6,7 +6,7 @@ from typing import Annotated, Any, Self, TypeVar
 
 import aiohttp
 import orjson
-from pydantic import BaseModel, BeforeValidator, TypeAdapter, ValidationError
+from pydantic import BaseModel, BeforeValidator, TypeAdapter, ValidationError, model_validator
 from tenacity import (
     AsyncRetrying,
     RetryCallState,
@@ -16,10 +16,11 @@ from tenacity import (
 )
 
 from shieldgate.errors import ConfigurationError, ScorerUnavailable
+from shieldgate.given_settings import load
 from shieldgate.plural import counted
 from shieldgate.policy import Policy, PolicyBook, Profile, Rules
 from shieldgate.scoring.interfaces import Identity
-from shieldgate.settings import GatewaySettings, load
+from shieldgate.settings import GatewaySettings
 from shieldgate.types import Action, Direction, Exchange, Judgement, Score, Verdict
 
 ATTEMPTS = 8
@@ -53,6 +54,25 @@ class _Policies(BaseModel):
     version: str
     policies: list[Policy]
     profiles: list[Annotated[Profile, BeforeValidator(_by_pairs)]]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _file_calibrations(cls, reply: Any) -> Any:
+        """Key each policy's calibrations by the scorer that the reply names once for all."""
+        try:
+            policies = [
+                policy
+                | {
+                    "calibrations": {
+                        (reply["scorer"], direction): fitted
+                        for direction, fitted in policy["calibration"].items()
+                    }
+                }
+                for policy in reply["policies"]
+            ]
+        except (AttributeError, KeyError, TypeError):
+            return reply  # what is no such reply the fields say
+        return reply | {"policies": policies}
 
 
 class _PolicyResult(BaseModel):
@@ -143,7 +163,7 @@ class GatewayScorer:
             await self._session.close()
 
     async def book(self) -> PolicyBook:
-        """Fetch the policies and profiles in force; how they were calibrated it doesn't tell.
+        """Fetch the policies and profiles in force, with what was calibrated for its scorer.
 
         Raises ConfigurationError or ScorerUnavailable.
         """

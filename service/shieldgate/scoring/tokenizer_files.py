@@ -14,7 +14,7 @@ from typing import Any
 import structlog
 from tokenizers import AddedToken, Tokenizer
 
-from shieldgate.errors import ModelError
+from shieldgate.errors import ModelError, first_line
 from shieldgate.prompt import Template, adopt, find_template
 from shieldgate.scoring.encoding import PromptEncoder
 from shieldgate.scoring.hub import locate
@@ -100,7 +100,7 @@ def load_tokenizer(model: str, *, revision: str | None = None) -> TokenizerFiles
         tokenizer = Tokenizer.from_buffer(content)
     except Exception as broken:  # the tokenizers library raises nothing narrower
         raise ModelError(
-            f"{model}: {file} can't be read as a tokenizer: {_first_line(broken)}. Fetch it again."
+            f"{model}: {file} can't be read as a tokenizer: {first_line(broken)}. Fetch it again."
         ) from None
     special = named_special_tokens(settings)
     _mark_special(tokenizer, special.values())
@@ -193,11 +193,7 @@ def _json(model: str, file: Path) -> dict[str, Any]:
         found = json.loads(file.read_bytes())
     except (OSError, ValueError) as broken:
         raise ModelError(
-            f"{model}: {file} can't be read: {_first_line(broken)}. Give the folder that has "
+            f"{model}: {file} can't be read: {first_line(broken)}. Give the folder that has "
             "tokenizer.json, tokenizer_config.json and config.json, or fetch it again."
         ) from None
     return found if isinstance(found, dict) else {}
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0][:200]

@@ -7,10 +7,11 @@ from pydantic import BaseModel, ConfigDict, Field
 
 from shieldgate.dialects import Dialect
 from shieldgate.dialects.anthropic_messages import AnthropicMessages
+from shieldgate.dialects.fields import Anything
 from shieldgate.dialects.interface import Answer
 from shieldgate.dialects.openai_chat import OpenAIChat
 from shieldgate.dialects.openai_completions import OpenAICompletions
-from shieldgate.dialects.text import Anything, read
+from shieldgate.dialects.text import read
 from shieldgate.gateway.guards.guard import Asked, Guard
 from shieldgate.gateway.guards.wording import WebhookData, WebhookReply
 from shieldgate.gateway.services import ServicesDep

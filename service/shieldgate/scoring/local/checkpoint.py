@@ -22,7 +22,7 @@ from transformers import (
 )
 from transformers.utils.logging import disable_progress_bar
 
-from shieldgate.errors import ModelError
+from shieldgate.errors import ModelError, first_line
 from shieldgate.plural import counted
 from shieldgate.prompt import Template
 from shieldgate.scoring.hub import locate
@@ -172,7 +172,7 @@ def _loaded(
         loaded, report = pair
     except (OSError, SafetensorError) as missing:
         raise ModelError(
-            f"{model}: the weights can't be read: {_first_line(missing)} "
+            f"{model}: the weights can't be read: {first_line(missing)} "
             "The folder must hold model.safetensors, or its shards with their index."
         ) from missing
     if report["missing_keys"] or report["mismatched_keys"]:
@@ -253,7 +253,7 @@ def _tokenizer(source: Path, model: str) -> PreTrainedTokenizerBase:
             )
     except Exception as broken:  # the tokenizers library raises nothing narrower
         raise ModelError(
-            f"{model}: its tokenizer can't be read: {_first_line(broken)} Fetch it again."
+            f"{model}: its tokenizer can't be read: {first_line(broken)} Fetch it again."
         ) from broken
     return loaded
 
@@ -293,7 +293,7 @@ def _config(
         config = AutoConfig.from_pretrained(folder, local_files_only=True)
     except Exception as broken:  # what contradicts itself raises whatever it comes upon
         raise ModelError(
-            f"{model}: its config.json can't be read: {_first_line(broken)}"
+            f"{model}: its config.json can't be read: {first_line(broken)}"
         ) from broken
     with _refusal(model):
         found = find(config)
@@ -320,7 +320,3 @@ def _device(wanted: str) -> torch.device:
 def _short(model: str) -> str:
     path = Path(model).expanduser()
     return path.resolve().name if path.exists() else model
-
-
-def _first_line(error: Exception) -> str:
-    return str(error).strip().split("\n")[0][:200]

@@ -10,7 +10,7 @@ import aiohttp
 import orjson
 
 from shieldgate.errors import ConfigurationError, ScorerUnavailable
-from shieldgate.settings import flag
+from shieldgate.given_settings import flag
 from shieldgate.version import __version__
 
 CONNECT_SECONDS = 5.0

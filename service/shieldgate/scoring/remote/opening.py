@@ -10,6 +10,7 @@ from dataclasses import dataclass
 import structlog
 
 from shieldgate.errors import ConfigurationError, ModelError, ScorerUnavailable
+from shieldgate.given_settings import flag
 from shieldgate.prompt import Template, find_template, name_suffix
 from shieldgate.scoring.interfaces import Identity
 from shieldgate.scoring.prompts import PromptBuilder
@@ -25,7 +26,7 @@ from shieldgate.scoring.remote.recognise import recognise
 from shieldgate.scoring.remote.replicas import Replicas
 from shieldgate.scoring.remote.scorer import RemoteScorer
 from shieldgate.scoring.tokenizer_files import TokenizerFiles, load_tokenizer
-from shieldgate.settings import ScoringSettings, flag
+from shieldgate.settings import ScoringSettings
 
 log = structlog.get_logger(__name__)
 

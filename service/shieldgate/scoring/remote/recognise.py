@@ -5,12 +5,13 @@ from contextlib import suppress
 from typing import Any
 
 from shieldgate.errors import ConfigurationError, ScorerUnavailable
+from shieldgate.given_settings import flag, variable
 from shieldgate.scoring.remote.connection import Connection, NothingSpent, RequestRefused
 from shieldgate.scoring.remote.engine import EngineApi, Labels, Served
 from shieldgate.scoring.remote.llama_cpp import LlamaCpp
 from shieldgate.scoring.remote.openai_completions import OpenAICompletions, Vllm
 from shieldgate.scoring.remote.sglang import Sglang
-from shieldgate.settings import ScoringSettings, flag, variable
+from shieldgate.settings import ScoringSettings
 
 # What servers write as the owner of their models.
 _OWNERS = {"vllm": "vllm", "sglang": "sglang", "llamacpp": "llama.cpp"}

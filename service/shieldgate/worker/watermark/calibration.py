@@ -10,9 +10,8 @@ from statistics import NormalDist, fmean, stdev
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from shieldgate.errors import ConfigurationError
-from shieldgate.evaluation.cascade import clopper_pearson
 from shieldgate.evaluation.files import replace_file
-from shieldgate.statistics import Estimate
+from shieldgate.statistics import Estimate, clopper_pearson
 from shieldgate.worker.watermark.keys import WatermarkKeys
 
 SHORTEST = 25  # scored tokens
