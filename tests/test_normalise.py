@@ -456,6 +456,12 @@ NASTY = {
     "short lines": "ab c\n" * (SIZE // 5),
     "numbers and words": "1 a " * (SIZE // 4),
     "ligatures": "\ufdfb\u3350" * (SIZE // 2),
+    "ends of tags": "<p>a" + "</strong>" * (SIZE // 9),
+    "ends of tags within a word": "a" + "</strong>" * (SIZE // 9),
+    "binary": "0" * SIZE + "x",
+    "money": "a1a " + "€" * SIZE,
+    "ideographs and a twin": "a Ꭰ " + "一" * SIZE,
+    "base64 of marks out of order": b64encode("\u0300\u0316".encode() * (SIZE * 3 // 16)).decode(),
 }
 
 

@@ -41,7 +41,7 @@ _OCTAL_NUMBERS = re.compile(
     r"(?<!\w)(?:(?:0o?)?(?:1[0-7][0-7]|0?[4-7][0-7])[\s,;:|-]{1,3}){8,}"
     r"(?:0o?)?(?:1[0-7][0-7]|0?[4-7][0-7])(?!\w)"
 )
-_BINARY = re.compile(rf"(?<!\w)(?:(?:0b)?0?[01]{{7}}{_BETWEEN}){{6,}}(?!\w)")
+_BINARY = re.compile(rf"(?<!\w)(?:(?:0b)?0?[01]{{7}}{_BETWEEN}){{6,}}+(?!\w)")
 _BASE64 = re.compile(r"(?<![\w+/-])[A-Za-z0-9+/_-]{20,}={0,2}(?![\w+/=-])")
 # In pieces, of words or of a line each.
 _BASE64_PIECES = re.compile(
@@ -151,8 +151,9 @@ def _said(given: str, read: bytes) -> str:
     Every second byte is 0 in UTF-16.
     """
     text = read.replace(b"\0", b"").decode(errors="replace")
-    letters = sum(c.isalnum() or c in " \u200b" for c in unicodedata.normalize("NFC", text))
-    return text if letters > 0.8 * len(text) else given
+    marks = sum(map(bool, map(unicodedata.combining, text)))
+    letters = sum(c.isalnum() or c in " \u200b" for c in text)
+    return text if letters > 0.8 * (len(text) - marks) else given
 
 
 _CODES: tuple[tuple[re.Pattern[str], Callable[[re.Match[str]], str]], ...] = (
