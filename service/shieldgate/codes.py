@@ -21,11 +21,12 @@ _NUMBERED = re.compile(
     rf"%(?:25)*+(?:u00)?{_ASCII}|(?<!\\)\\++(?:x|u00|U0{{6}}|[ux]\{{0*+){_ASCII}\}}?"
     rf"|U\+00{_ASCII} ?"
 )
-# The same for other letters: bytes of UTF-8, or a number of at least three digits.
+# The same for other letters: bytes of UTF-8, or a number.
 _BYTES = re.compile(r"(?:%[89a-fA-F][\da-fA-F]){2,}|(?:\\x[89a-fA-F][\da-fA-F]){2,}")
 _CHARACTER = re.compile(
-    r"(?<!\\)\\++(?:u(?=0[1-9a-fA-F]|[1-9a-cA-C]|f[4-9a-fA-F])([\da-fA-F]{4})"
-    r"|[ux]\{0*+([\da-fA-F]{3,5})\})|%u(0[1-9a-fA-F][\da-fA-F]{2})"
+    r"(?<!\\)\\++(?:u(?=00[89a-fA-F]|0[1-9a-fA-F]|[1-9a-cA-C]|f[4-9a-fA-F])([\da-fA-F]{4})"
+    r"|[ux]\{0*+([89a-fA-F][\da-fA-F]|[\da-fA-F]{3,5})\})"
+    r"|%u(?=00[89a-fA-F]|0[1-9a-fA-F])([\da-fA-F]{4})"
 )
 _NAMED = re.compile(r"\\N\{([A-Za-z][\w -]{2,80})\}")
 # As in style sheets.
