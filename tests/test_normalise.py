@@ -151,6 +151,13 @@ def both(first: Callable[[str], str], second: Callable[[str], str]) -> Callable[
 
 full_width = swapped("".join(map(chr, range(33, 127))), "".join(map(chr, range(0xFF01, 0xFF5F))))
 cyrillic = swapped("aceiopsxyBEHKMOPTX", "асеіорѕхуВЕНКМОРТХ")
+umlauts = swapped("aeiou", "äëïöü")
+
+
+def escaped(text: str, form: str) -> str:
+    """Write letters that are not in ASCII by their numbers."""
+    return "".join(c if c.isascii() else form.format(ord(c)) for c in text)
+
 
 ABC = string.ascii_lowercase
 UPSIDE = str.maketrans("abcdefghijklmnopqrtuvwy", "ɐqɔpǝɟƃɥᴉɾʞlɯuodbɹʇnʌʍʎ")
@@ -181,7 +188,7 @@ TRICKS: dict[str, Callable[[str], str]] = {
         for mark in ("\u0301", "\u0327", "\u05b7", "\u0e47", "\u20dd", "\u0301\u0330\u0489\u05b7")
     },
     "acutes": swapped("aeiou", "áéíóú"),
-    "umlauts": swapped("aeiou", "äëïöü"),
+    "umlauts": umlauts,
     "strokes": swapped("ldotu", "łđøŧʉ"),
     "spelt out": " ".join,
     "spelt out with two": "  ".join,
@@ -223,6 +230,9 @@ TRICKS: dict[str, Callable[[str], str]] = {
         f"\\x{b:02x}" for b in full_width(text).encode()
     ),
     "escapes of other letters": lambda text: "".join(f"\\u{ord(c):04x}" for c in cyrillic(text)),
+    "escapes of umlauts": lambda text: escaped(umlauts(text), "\\u{:04x}"),
+    "escapes of umlauts in braces": lambda text: escaped(umlauts(text), "\\u{{{:x}}}"),
+    "escapes of umlauts of browsers": lambda text: escaped(umlauts(text), "%u{:04x}"),
     "escapes of browsers": lambda text: "".join(f"%u{ord(c):04x}" for c in text),
     "escapes of style sheets": lambda text: "".join(f"\\{ord(c):06x}" for c in text),
     "characters by their names": lambda text: "".join(
@@ -262,6 +272,9 @@ TRICKS: dict[str, Callable[[str], str]] = {
     "letters of words from the end": each_word(lambda word: word[::-1]),
     "letters in words swapped": each_word(lambda w: w[0] + w[2] + w[1] + w[3:] if w[3:] else w),
     "signs for vowels": each_word(lambda word: re.sub("(?<=.)[aeiou]", "*", word, count=1)),
+    "underscores for vowels": each_word(
+        lambda word: re.sub("(?<=.)[aeiou](?=.)", "_", word, count=1)
+    ),
     "signs like letters": swapped("aiosl", "@!0$|"),
     "words in code": each_word(lambda word: f"`{word}`"),
     "words in tags": each_word(lambda word: f"<b>{word}</b>"),
@@ -456,6 +469,12 @@ NASTY = {
     "short lines": "ab c\n" * (SIZE // 5),
     "numbers and words": "1 a " * (SIZE // 4),
     "ligatures": "\ufdfb\u3350" * (SIZE // 2),
+    "ends of tags": "<p>a" + "</strong>" * (SIZE // 9),
+    "ends of tags within a word": "a" + "</strong>" * (SIZE // 9),
+    "binary": "0" * SIZE + "x",
+    "money": "a1a " + "€" * SIZE,
+    "ideographs and a twin": "a Ꭰ " + "一" * SIZE,
+    "base64 of marks out of order": b64encode("\u0300\u0316".encode() * (SIZE * 3 // 16)).decode(),
 }
 
 

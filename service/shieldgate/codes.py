@@ -21,11 +21,12 @@ _NUMBERED = re.compile(
     rf"%(?:25)*+(?:u00)?{_ASCII}|(?<!\\)\\++(?:x|u00|U0{{6}}|[ux]\{{0*+){_ASCII}\}}?"
     rf"|U\+00{_ASCII} ?"
 )
-# The same for other letters: bytes of UTF-8, or a number of at least three digits.
+# The same for other letters: bytes of UTF-8, or a number.
 _BYTES = re.compile(r"(?:%[89a-fA-F][\da-fA-F]){2,}|(?:\\x[89a-fA-F][\da-fA-F]){2,}")
 _CHARACTER = re.compile(
-    r"(?<!\\)\\++(?:u(?=0[1-9a-fA-F]|[1-9a-cA-C]|f[4-9a-fA-F])([\da-fA-F]{4})"
-    r"|[ux]\{0*+([\da-fA-F]{3,5})\})|%u(0[1-9a-fA-F][\da-fA-F]{2})"
+    r"(?<!\\)\\++(?:u(?=00[89a-fA-F]|0[1-9a-fA-F]|[1-9a-cA-C]|f[4-9a-fA-F])([\da-fA-F]{4})"
+    r"|[ux]\{0*+([89a-fA-F][\da-fA-F]|[\da-fA-F]{3,5})\})"
+    r"|%u(?=00[89a-fA-F]|0[1-9a-fA-F])([\da-fA-F]{4})"
 )
 _NAMED = re.compile(r"\\N\{([A-Za-z][\w -]{2,80})\}")
 # As in style sheets.
@@ -41,7 +42,7 @@ _OCTAL_NUMBERS = re.compile(
     r"(?<!\w)(?:(?:0o?)?(?:1[0-7][0-7]|0?[4-7][0-7])[\s,;:|-]{1,3}){8,}"
     r"(?:0o?)?(?:1[0-7][0-7]|0?[4-7][0-7])(?!\w)"
 )
-_BINARY = re.compile(rf"(?<!\w)(?:(?:0b)?0?[01]{{7}}{_BETWEEN}){{6,}}(?!\w)")
+_BINARY = re.compile(rf"(?<!\w)(?:(?:0b)?0?[01]{{7}}{_BETWEEN}){{6,}}+(?!\w)")
 _BASE64 = re.compile(r"(?<![\w+/-])[A-Za-z0-9+/_-]{20,}={0,2}(?![\w+/=-])")
 # In pieces, of words or of a line each.
 _BASE64_PIECES = re.compile(
@@ -151,8 +152,9 @@ def _said(given: str, read: bytes) -> str:
     Every second byte is 0 in UTF-16.
     """
     text = read.replace(b"\0", b"").decode(errors="replace")
-    letters = sum(c.isalnum() or c in " \u200b" for c in unicodedata.normalize("NFC", text))
-    return text if letters > 0.8 * len(text) else given
+    marks = sum(map(bool, map(unicodedata.combining, text)))
+    letters = sum(c.isalnum() or c in " \u200b" for c in text)
+    return text if letters > 0.8 * (len(text) - marks) else given
 
 
 _CODES: tuple[tuple[re.Pattern[str], Callable[[re.Match[str]], str]], ...] = (

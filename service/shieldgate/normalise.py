@@ -23,7 +23,7 @@ _IGNORABLE = re.compile(
 )
 _WORD = re.compile(r"\w+")
 _LATIN = re.compile("[A-Za-z]")
-_MIXED = re.compile(r"\w*[A-Za-z]\w*")
+_MIXED = re.compile(r"(?<!\w)\w*[A-Za-z]\w*")
 # Marks that make no letter of a language with the one before them.
 _MARKS = re.compile("(?<=[A-Za-z\u00c0-\u024f])[\u0300-\u036f]+")
 
@@ -71,7 +71,7 @@ _JOINING = re.compile(
 _COUNTED = re.compile(r"(?:\d{1,4}\W{1,6}[^\W\d_]++\W{1,6}){4,}")
 _COUNT = re.compile(r"\d{1,4}\W{1,6}")
 # Tags of HTML around single words, and within words.
-_TAG = re.compile("<(/?)([A-Za-z][A-Za-z0-9]*|!--)[^<>]{0,80}>")
+_TAG = re.compile("<(/?)([A-Za-z][A-Za-z0-9]*+|!--)[^<>]{0,80}>")
 _TAGGED = re.compile(
     rf"(?:{_TAG.pattern}\s*\w+[^\w<>]*(?:{_TAG.pattern}\s*)+){{4}}|"
     rf"(?:\w(?:{_TAG.pattern})+(?=\w)[^<>]{{0,40}}){{3}}"
@@ -87,7 +87,8 @@ _LEET = re.compile(
 )
 _MONEY = "€£¥§¢₳฿₵₣₲₭₦₱₮₩"
 _LEET_WORD = re.compile(
-    rf"(?<![\w$@!|+])[013457$@!|+689{_MONEY}]*[A-Za-z][A-Za-z013457$@!|+689{_MONEY}]*(?!\w)"
+    rf"(?<![\w$@!|+{_MONEY}])[013457$@!|+689{_MONEY}]*"
+    rf"[A-Za-z][A-Za-z013457$@!|+689{_MONEY}]*(?!\w)"
 )
 _DIGITS = str.maketrans(f"013457$@!|+689{_MONEY}", "oieastsailtgbgelyscabcfgknptw")
 _DIGITS_FOR = str.maketrans("013457", "oieast")
