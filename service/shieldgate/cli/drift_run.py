@@ -99,7 +99,7 @@ class DriftCommand:
         for one in self._found():
             key, policy = one.key, self._book.policies.get(one.key.policy)
             # Its own: a cascade has none where it decides by those of its second scorer.
-            fitted = policy and policy.calibrations.get((key.scorer, key.direction))
+            fitted = policy.calibrations.get((key.scorer, key.direction)) if policy else None
             if fitted is None or key.policy not in there:
                 why = f"{file} has no calibration of it for {key.scorer}"
             elif one.worth < ENOUGH:
