@@ -5,6 +5,7 @@ import asyncio
 import re
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from itertools import product
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from typing import Any
 import httpx
 import openai
 import pytest
-from fakes import BlockingEngine, FakeScorer
+from fakes import BlockingEngine, FakeScorer, FixedPolicies, small_book
 from redis_server import redis_server
 from serving import Gateway, gateway
 from structlog.testing import capture_logs
@@ -20,6 +21,7 @@ from test_keys import entry, written
 from upstream import Script, delta, serving, streamed, whole
 
 from shieldgate.gateway.middleware.admission import duration
+from shieldgate.policy import Calibration
 from shieldgate.redis.client import RedisClient
 from shieldgate.scoring import Batched
 from shieldgate.scoring.loading import LoadingScorer
@@ -151,6 +153,23 @@ async def test_the_figures_of_all_are_for_admins(
         assert reply.status_code == status
         if status == 403:
             assert reply.json()["error"]["code"] == "not_allowed"
+
+
+@pytest.mark.parametrize(("admin", "shown"), [("true", {"dataset": "ours.csv"}), ("false", {})])
+async def test_from_what_a_threshold_was_calibrated_is_for_admins(
+    scorer: FakeScorer, tmp_path: Path, admin: str, shown: dict[str, str]
+) -> None:
+    book = small_book()
+    fitted = Calibration(0.6, provenance={"dataset": "ours.csv"})
+    threat = replace(book.policies["test/threat"], calibrations={("fake@0", "prompt"): fitted})
+    policies = FixedPolicies(replace(book, policies={**book.policies, threat.id: threat}))
+    async with guarded(scorer, tmp_path, key={"admin": admin}, policies=policies) as served:
+        policy, _ = (await served.client.get("/v1/policies")).json()["policies"]
+        assert policy["calibration"]["prompt"]["threshold"] == 0.6
+        assert policy["calibration"]["prompt"]["provenance"] == shown
+    async with gateway(scorer, policies=policies, keyless=admin == "false") as served:
+        policy, _ = (await served.client.get("/v1/policies")).json()["policies"]
+        assert policy["calibration"]["prompt"]["provenance"] == shown
 
 
 async def test_a_key_brings_its_profile(scorer: FakeScorer, tmp_path: Path) -> None:

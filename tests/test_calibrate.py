@@ -24,6 +24,7 @@ from typer.testing import CliRunner, Result
 
 from shieldgate.cli import app as shieldgate
 from shieldgate.cli.calibrate import calibrate as command
+from shieldgate.drift import bin_of
 from shieldgate.errors import ConfigurationError
 from shieldgate.evaluation.calibration import (
     CalibrationOptions,
@@ -207,6 +208,23 @@ def test_a_write_only_adds_lines_and_says_where_they_come_from(file: Path, score
         "identity": "1|float32|chat|none",
         "shieldgate": "0.1.0",
     }
+
+
+def test_the_scores_that_a_threshold_was_chosen_on_are_written_beside_it(file: Path, scores: Path):
+    run(scores, "--target", "fpr=0.05", "--write", file)
+    [line] = [line for line in file.read_text().splitlines() if "scores: {lowest" in line][:1]
+    assert len(line) < 400
+    for direction in DIRECTIONS:
+        fitted = load_book(file).policies[SPAM].calibration(SCORER, direction)
+        assert fitted.scores.rows == fitted.provenance["rows"]
+        known = [
+            row.margins[SPAM]
+            for row in scored((SPAM, THREAT), 400, directions=DIRECTIONS)
+            if SPAM in row.labels and row.direction == direction
+        ]
+        assert fitted.scores.bins()[bin_of(known[0])] == sum(
+            bin_of(margin) == bin_of(known[0]) for margin in known
+        )
 
 
 def test_other_scorers_and_comments_stay_and_a_second_write_replaces_the_first(
@@ -511,7 +529,8 @@ def test_very_small_thresholds_survive_the_file(file: Path):
         for f in made(book, rows, CalibrationOptions(Target("fpr", 0.05)))
         if isinstance(f, Fitted)
     ]
-    edit(file, file, SCORER, fitted).save()
+    made_of = {(one.policy, one.direction): one.calibration for one in fitted}
+    edit(file, file, SCORER, made_of).save()
     written = load_book(file).policies[SPAM].calibration(SCORER, "prompt")
     assert written == fitted[0].calibration
     assert 0 < written.threshold < 1e-12

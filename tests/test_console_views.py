@@ -2,23 +2,25 @@
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
 import pytest_asyncio
 from browser import opened
-from fakes import FakeScorer
+from fakes import FakeScorer, FixedPolicies
 from prometheus_client import CollectorRegistry
 from serving import Gateway, gateway
 from structlog.testing import capture_logs
 from test_admin import ADMIN, CANARY, POLICIES, PROFILES, screen
 from test_console import browser
+from test_drift import expected_of_breads, expecting
 from test_keys import entry, written
 
 from shieldgate.errors import ScorerUnavailable
 from shieldgate.policy import LiveBook
-from shieldgate.telemetry import Telemetry
+from shieldgate.telemetry import DriftWatch, Telemetry
 
 if TYPE_CHECKING:
     from playwright.async_api import Browser, Locator, Page
@@ -254,6 +256,33 @@ async def test_decisions_are_filtered_by_a_link_and_paged(
             assert await decisions.count() == 5  # an older page stays
             await page.get_by_role("button", name="Newest").click()
             await decisions.nth(24).wait_for()
+
+
+async def test_drift_has_a_line_for_each_policy(scorer: FakeScorer, browser: "Browser") -> None:
+    scorer.margins[("crude", "test/threat")] = 3.0
+    scores = expected_of_breads()
+    policies = FixedPolicies(expecting(scores))
+    telemetry = Telemetry(CollectorRegistry())
+    watch = DriftWatch(telemetry, lambda: policies.current.expected_scores("fake@0"))
+    async with gateway(scorer, policies=policies, telemetry=telemetry) as served:
+        await screen(served, *["crude"] * 99)
+        await watch.compare()
+        async with opened(browser, f"{served.url}/#now") as page:
+            row = page.locator("h2", has_text="Drift of the scores").locator("+ div tbody tr")
+            await row.wait_for()
+            assert await row.locator("td").all_inner_texts() == [
+                "test/threat",
+                "too few to tell (99)",
+                "–",
+            ]
+            await screen(served, "crude")
+            await watch.compare()
+            await page.reload()
+            await row.get_by_text("unlike calibration").wait_for()
+            assert "100 scores" in await row.inner_text()
+            policies.current = expecting(replace(scores, of="900 decisions"))
+            await page.reload()
+            await row.locator(".drifted", has_text="has drifted").wait_for()
 
 
 async def test_what_is_amiss_is_said(scorer: FakeScorer, browser: "Browser") -> None:

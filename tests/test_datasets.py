@@ -30,6 +30,11 @@ ROWS = [
     {"id": "c", "prompt": "“naïve” 東京,\n“quoted”", "labels": {}, "harmful": None},
 ]
 
+WINDOWS = (
+    "is not UTF-8, but perhaps Windows-1252; to convert it, save it as 'CSV UTF-8', or run "
+    "iconv -f WINDOWS-1252 -t UTF-8"
+)
+
 
 def jsonl(path: Path, rows: Iterable[Mapping[str, Any]]) -> Path:
     data = "".join(json.dumps(row) + "\n" for row in rows).encode()
@@ -182,7 +187,8 @@ def test_two_parquet_columns_of_one_name_are_refused(tmp_path: Path, nested: boo
     [
         (b'{"prompt": "secret", "harmful": 0, "harmful": 1}', "has 'harmful' twice"),
         (b'{"prompt": "secret", "labels": {"a": 0, "\\u0061": 1}}', "has 'a' twice"),
-        (b'{"prompt": "secret \xff"}', "is not UTF-8"),
+        (b'{"prompt": "secret \x81"}', "is not UTF-8"),
+        (b'{"prompt": "secret \xff"}', WINDOWS),
         (b'{"prompt": "secret \\ud83c"}', "holds half of a pair of surrogates"),
         (b'{"prompt": ' + b"[" * 100_000, "is nested too deeply"),
         (b'{"id": ' + b"9" * 5000 + b"}", "holds a number that is too long"),
@@ -529,6 +535,11 @@ def test_the_files_that_people_have_are_read(tmp_path: Path, name: str, content:
         ),
         (
             b"prompt,harmful\none,1\ncaf\xe9,0\nthree,0\n",
+            ["one", "three"],
+            BadRow(3, WINDOWS),
+        ),
+        (
+            b"prompt,harmful\none,1\ncaf\x8d,0\nthree,0\n",
             ["one", "three"],
             BadRow(3, "is not UTF-8"),
         ),

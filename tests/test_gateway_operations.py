@@ -3,16 +3,18 @@
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import openai
 import pytest
-from fakes import BlockingEngine, FakeScorer
+from fakes import BlockingEngine, FakeScorer, FixedPolicies, small_book
 from serving import Gateway, gateway
 from test_keys import entry, written
 from upstream import Script, serving
 
 from shieldgate.errors import ModelError
+from shieldgate.policy import Calibration
 from shieldgate.scoring import Batched, Scorer
 from shieldgate.scoring.loading import LoadingScorer
 from shieldgate.upstream import Upstream
@@ -32,6 +34,35 @@ async def test_health_answers_while_a_text_is_being_scored(scorer: FakeScorer) -
         engine.released.set()
         [result] = (await verdict).json()["results"]
         assert result["action"] == "allowed"
+
+
+async def test_a_gateway_that_is_reaching_its_scorer_lets_texts_wait_for_it(
+    scorer: FakeScorer,
+) -> None:
+    loaded = asyncio.Event()
+
+    @asynccontextmanager
+    async def soon() -> AsyncIterator[Scorer]:
+        await loaded.wait()
+        yield scorer
+
+    book = small_book()
+    fitted = {("fake@0", "prompt"): Calibration(0.9)}
+    threat = replace(book.policies["test/threat"], calibrations=fitted)
+    policies = FixedPolicies(replace(book, policies={**book.policies, threat.id: threat}))
+    patient = LoadingScorer(soon, patience=20)
+    async with gateway(scorer, patient, policies=policies) as served:
+        asked = asyncio.create_task(served.client.post("/v1/screen", json={"prompt": "bread"}))
+        assert (await served.client.get("/readyz")).status_code == 503
+        await asyncio.sleep(0.1)
+        assert not asked.done()
+        loaded.set()
+        [result] = (await asked).json()["results"]
+        # By what holds for the scorer that came, not for none.
+        assert result["policies"]["test/threat"]["threshold"] == 0.9
+    async with gateway(scorer, LoadingScorer(scorer.never_opened, patience=0.1)) as served:
+        refused = await served.client.post("/v1/screen", json={"prompt": "bread"})
+        assert refused.status_code == 503
 
 
 async def test_it_is_ready_once_the_scorer_is_there(scorer: FakeScorer) -> None:

@@ -26,6 +26,21 @@ TEXTS = st.text(alphabet="abcdefgh   .!\n。", max_size=1500)
 SIZES = st.integers(80, 400)
 
 
+@pytest.mark.parametrize(
+    ("scorer", "served"),
+    [
+        ("starter@f86b", True),
+        ("small@7c3c+44af", False),
+        ("starter@f86b>small@7c3c+44af", True),
+        ("small@7c3c+44af>starter@f86b", True),
+        ("small@7c3c+44af>gemma@1234", False),
+        ("not-the-starter@f86b", False),
+    ],
+)
+def test_a_cascade_is_served_where_either_of_its_scorers_is(scorer: str, served: bool) -> None:
+    assert Passages().serve(scorer) == served
+
+
 @given(TEXTS, SIZES)
 def test_sentences_are_whole_and_so_is_half_a_passage_of_longer_ones(text: str, size: int) -> None:
     found = passages(text, size)

@@ -488,6 +488,24 @@ REFUSED: Mapping[tuple[str, str], str] = {
         "a.yaml:8: policies.spam.calibrated.s.prompt.bias: .inf: "
         "must be a finite number; 0 leaves the scores as they are"
     ),
+    ("0.4", "0.4\n    calibrated: {s: {prompt: {threshold: 0.1, scores: {lowest: 0.1}}}}"): (
+        "a.yaml:8: policies.spam.calibrated.s.prompt.scores.lowest: 0.1: "
+        "must be a margin in quarters of a logit; 'shieldgate calibrate' writes it"
+    ),
+    (
+        "0.4",
+        "0.4\n    calibrated: {s: {prompt: {threshold: 0.1, scores: {lowest: 0, counts: [0, 0]}}}}",
+    ): (
+        "a.yaml:8: policies.spam.calibrated.s.prompt.scores.counts: "
+        "must be a list of numbers, not all 0; 'shieldgate calibrate' writes it"
+    ),
+    (
+        "0.4",
+        "0.4\n    calibrated: {s: {prompt: {threshold: 0.1, scores: {lowest: 0, count: [1]}}}}",
+    ): (
+        "a.yaml:8: policies.spam.calibrated.s.prompt.scores.count: unknown key; "
+        "did you mean 'counts'?"
+    ),
     ("0.4", "1.01"): f"a.yaml:7: policies.spam.threshold: 1.01: {NUMBER}",
     ("0.4", "0"): f"a.yaml:7: policies.spam.threshold: 0: {NUMBER}",
     ("0.4", "-0.1"): f"a.yaml:7: policies.spam.threshold: -0.1: {NUMBER}",

@@ -22,7 +22,7 @@ from shieldgate.telemetry import (
     Telemetry,
     TextStorage,
 )
-from shieldgate.telemetry.metrics import RemoteReply
+from shieldgate.telemetry.metrics import ExpectedScores, RemoteReply
 from shieldgate.types import Action, Direction, Judgement, Score, Verdict
 
 DOCUMENT = Path(__file__).parents[1] / "docs" / "metrics.md"
@@ -119,6 +119,7 @@ def test_the_document_lists_every_word_of_the_labels_and_no_other() -> None:
         "scorer": list(get_args(CascadePart)),
         "result": list(Action),
         "direction": list(get_args(Direction)),
+        "expected": list(get_args(ExpectedScores)),
         "reason": list(get_args(GuardFailure)),
         "breaker": list(get_args(BreakerName)),
         "storage": list(get_args(TextStorage)),

@@ -84,6 +84,11 @@ def test_thresholds_are_chosen_as_from_so_many_rows(book: PolicyBook, tmp_path: 
 
     weighted, repeated = fitted(repeated=False), fitted(repeated=True)
     assert weighted.calibration.threshold == repeated.calibration.threshold
+    scores, once = weighted.calibration.scores, repeated.calibration.scores
+    assert scores
+    assert once
+    assert scores.share_from(0) == pytest.approx(once.share_from(0), abs=1e-3)
+    assert scores.rows < weighted.rows, "weights that differ are worth fewer rows"
     assert weighted.achieved.value == pytest.approx(repeated.achieved.value)
     assert weighted.calibration.provenance["weight"] == "weight"
     assert "weight" not in repeated.calibration.provenance

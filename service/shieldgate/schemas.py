@@ -17,7 +17,6 @@ from pydantic_core import PydanticCustomError
 from shieldgate.errors import ScoringError
 from shieldgate.openai.text import Text
 from shieldgate.policy import (
-    Calibration,
     Policy,
     PolicyBook,
     Profile,
@@ -179,6 +178,15 @@ class ScreenReply(_Wire):
     milliseconds: float
 
 
+class CalibrationInfo(_Wire):
+    """What was fitted for a scorer; `provenance` is empty for who may not see it."""
+
+    threshold: float
+    temperature: float
+    bias: float
+    provenance: dict[str, Any]
+
+
 class PolicyInfo(_Wire):
     """One policy as it is in force; `calibration` is what holds for the scorer that is loaded."""
 
@@ -188,11 +196,11 @@ class PolicyInfo(_Wire):
     guidelines: dict[Direction, str]
     thresholds: dict[Direction, float]
     calibrated_for: dict[str, list[Direction]]
-    calibration: dict[Direction, Calibration]
+    calibration: dict[Direction, CalibrationInfo]
 
     @classmethod
-    def of(cls, policy: Policy, scorer: str) -> Self:
-        """Write a policy out."""
+    def of(cls, policy: Policy, scorer: str, provenance: bool) -> Self:
+        """Write a policy out, with the `provenance` of calibrations or without."""
         calibrated: dict[str, list[Direction]] = {}
         for name, direction in policy.calibrations:
             calibrated.setdefault(name, []).append(direction)
@@ -204,7 +212,12 @@ class PolicyInfo(_Wire):
             thresholds=dict(policy.thresholds),
             calibrated_for=calibrated,
             calibration={
-                direction: fitted
+                direction: CalibrationInfo(
+                    threshold=fitted.threshold,
+                    temperature=fitted.temperature,
+                    bias=fitted.bias,
+                    provenance=dict(fitted.provenance) if provenance else {},
+                )
                 for direction in DIRECTIONS
                 if (fitted := policy.calibration(scorer, direction))
             },
@@ -266,12 +279,14 @@ class PoliciesReply(_Wire):
     own: dict[str, list[str]]
 
     @classmethod
-    def of(cls, book: PolicyBook, scorer: str = "") -> Self:
+    def of(cls, book: PolicyBook, scorer: str = "", *, provenance: bool = True) -> Self:
         """Write a book out; `scorer` is the name under which calibrations are filed."""
         return cls(
             version=book.version,
             scorer=scorer,
-            policies=[PolicyInfo.of(policy, scorer) for policy in book.policies.values()],
+            policies=[
+                PolicyInfo.of(policy, scorer, provenance) for policy in book.policies.values()
+            ],
             profiles=list(book.profiles.values()),
             in_force={
                 profile.name: {

@@ -10,6 +10,7 @@ from shieldgate.cli import keys, policies
 from shieldgate.cli.batch import batch
 from shieldgate.cli.calibrate import calibrate
 from shieldgate.cli.doctor import doctor
+from shieldgate.cli.drift import drift
 from shieldgate.cli.evaluate import evaluate
 from shieldgate.cli.options import with_settings
 from shieldgate.cli.review import review
@@ -227,4 +228,5 @@ app.command()(calibrate)
 app.command()(tune)
 app.command()(review)
 app.command()(doctor)
+app.command()(drift)
 app.command("detect-watermark")(detect_watermark)

@@ -184,7 +184,8 @@ def calibrate(
         Console().print(_table(fitted, options.target))
     _remark(fitted, skipped, book)
     if write and book_path and fitted:
-        edit = writeback.edit(write, book_path, columns.header.scorer, fitted)
+        made_of = {(one.policy, one.direction): one.calibration for one in fitted}
+        edit = writeback.edit(write, book_path, columns.header.scorer, made_of)
         if dry_run:
             typer.echo(edit.diff(), nl=False)
         else:

@@ -55,6 +55,9 @@ from shieldgate.upstream import Upstream
 from shieldgate.worker.supervisor import Supervisor
 from shieldgate.worker.watermark.keys import load_watermark_keys
 
+# What a gateway takes to reach a scorer process that is there.
+_ARRIVAL_SECONDS = 1
+
 log = structlog.get_logger(__name__)
 
 
@@ -130,6 +133,8 @@ def run(settings: ServeSettings, part: GatewayProcess | None = None) -> None:
                         opened,
                         scorer_process.gone if scorer_process else None,
                         lambda: served is not None and served.available,
+                        # Of several gateways one may be ready a moment before another.
+                        patience=_ARRIVAL_SECONDS if part else 0,
                     ),
                     telemetry,
                     audit,

@@ -29,6 +29,7 @@ export const view = {
     const figures = h("div", { class: "tiles" });
     const charts = h("div", { class: "charts" });
     const policies = h("div");
+    const drift = h("div");
     const pause = h("button", { type: "button", "aria-pressed": "false", onclick: toggle }, "Pause");
     const decisions = new Decisions(setting, link);
     let shown = false, paused = false, timer = null, running = null;
@@ -36,6 +37,7 @@ export const view = {
     root.append(
       h("div", { class: "headline" }, h("h1", null, "Now"), pause), about, trouble, figures, charts,
       h("h2", null, "Verdicts by policy"), policies,
+      h("h2", null, "Drift of the scores, in the last day"), drift,
       h("h2", null, "Last decisions"), decisions.element);
     document.addEventListener("visibilitychange", run);
 
@@ -87,6 +89,7 @@ export const view = {
         ? table(["policy", ...shownResults.map(([, name]) => h("span", { class: "number" }, name))],
           rows.map(([policy, results]) => [policy, ...shownResults.map(([result]) => h("span", { class: results[result] ? "number" : "number pale" }, count(results[result] ?? 0)))]))
         : h("p", { class: "pale" }, "Nothing was judged yet."));
+      drift.replaceChildren(...drifts(found.drift));
     }
 
     return {
@@ -112,6 +115,24 @@ function warnings(found) {
     ...open.map(([name, state]) => `The breaker of ${name.replace("_", " ")} is ${state.replace("_", "-")}: what failed again and again is left alone for a moment.`),
   ].filter(Boolean);
   return said.length ? [h("div", { class: "notes", role: "status" }, said.map((line) => h("p", null, line)))] : [];
+}
+
+// Beside the rows of a calibration, which seldom are like traffic, and beside scores that somebody accepted.
+const UNLIKE = { steady: "as calibrated", shifted: "has shifted", drifted: "unlike calibration" };
+const MOVED = { steady: "as expected", shifted: "has shifted", drifted: "has drifted" };
+
+// How far scores are from those that are expected, a line for each policy.
+function drifts(found) {
+  if (!found.length) return [h("p", { class: "pale" }, "Nothing says which scores to expect of this scorer: calibrate writes it.")];
+  const of = (policy, direction) => found.find((one) => one.policy === policy && one.direction === direction);
+  const cell = (one) => !one ? h("span", { class: "pale" }, "–")
+    : one.state === null ? h("span", { class: "pale" }, `too few to tell (${count(one.scores)})`)
+      : [h("span", { class: one.of && one.state !== "steady" ? "drifted" : null }, (one.of ? MOVED : UNLIKE)[one.state]), " ", h("small", null, `PSI ${one.psi.toFixed(2)}, ${plural(one.scores, "score")}`)];
+  return [
+    table(["policy", "prompts", "answers"], [...new Set(found.map(({ policy }) => policy))]
+      .map((policy) => [policy, cell(of(policy, "prompt")), cell(of(policy, "response"))])),
+    h("p", { class: "pale" }, "Traffic is seldom like the rows of a calibration. ", h("code", null, "shieldgate drift"), " says how far it is from them and what to do, and once you have looked makes it what to expect."),
+  ];
 }
 
 function tiles(found) {

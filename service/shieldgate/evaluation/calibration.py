@@ -1,6 +1,7 @@
 """Turns scores with labels into thresholds, for the scorer that they came from."""
 
 import math
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import date
@@ -9,6 +10,7 @@ from typing import Any, Literal, Self, cast, get_args
 import numpy as np
 from numpy.typing import NDArray
 
+from shieldgate.drift import ScoreHistogram, bin_of
 from shieldgate.errors import ConfigurationError
 from shieldgate.evaluation.decisions import policies, probabilities, reworded
 from shieldgate.evaluation.score_columns import UNKNOWN, ScoreColumns
@@ -215,7 +217,7 @@ def _fit(
         policy=policy.id,
         direction=direction,
         before=before,
-        calibration=made,
+        calibration=replace(made, scores=_histogram(rows)),
         achieved=_estimate(rows, seen, options.target.figure, options.seed),
         held_out=_estimate(rows, flagged, options.target.figure, options.seed),
         cost=_estimate(rows, flagged, options.target.cost, options.seed),
@@ -273,6 +275,16 @@ def fit_sigmoid(
     if at[0] < 1e-6:
         raise _ImpossibleError("the margins don't rise with harm, so no temperature fits them")
     return Calibration(0.5, float(f"{1 / at[0]:.5g}"), float(f"{at[1]:.5g}"))
+
+
+def _histogram(rows: _Rows) -> ScoreHistogram:
+    """Count margins; rows with weights as so many as a sample of equal weights is worth (Kish)."""
+    weights = np.ones(rows.labels.size) if rows.weights is None else rows.weights
+    scale = weights.sum() / (weights**2).sum()
+    counts: dict[int, float] = defaultdict(float)
+    for margin, weight in zip(rows.margins, weights, strict=True):
+        counts[bin_of(float(margin))] += float(weight) * scale
+    return ScoreHistogram.made({number: round(count, 2) for number, count in counts.items()})
 
 
 def _folds(labels: Labels, seed: int) -> Iterator[Labels]:

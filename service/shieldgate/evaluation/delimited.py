@@ -4,7 +4,7 @@ import csv
 from collections import deque
 from collections.abc import Iterator
 
-from shieldgate.evaluation.text_lines import LONGEST_LINE, Line
+from shieldgate.evaluation.text_lines import LONGEST_LINE, Line, not_utf8
 
 # Its own limit is 131,072 characters, and it knows one for the whole process only.
 csv.field_size_limit(LONGEST_LINE)
@@ -57,10 +57,11 @@ def read_values(
             continue
         if values is None:
             return
+        whole = "".join(values)
         try:
-            "".join(values).encode()
+            whole.encode()
         except UnicodeEncodeError:
-            yield taken[0][0], "is not UTF-8"
+            yield taken[0][0], not_utf8(whole.encode("utf-8", "surrogateescape"))
         else:
             yield taken[0][0], values
 

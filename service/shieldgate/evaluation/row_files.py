@@ -12,7 +12,7 @@ from shieldgate.errors import ConfigurationError, needed
 from shieldgate.evaluation.delimited import read_values
 from shieldgate.evaluation.json_list import items
 from shieldgate.evaluation.storage import RemoteFile
-from shieldgate.evaluation.text_lines import LONGEST_LINE, lines, opened
+from shieldgate.evaluation.text_lines import LONGEST_LINE, lines, not_utf8, opened
 
 if TYPE_CHECKING:
     from pyarrow import parquet
@@ -182,7 +182,7 @@ def _why(error: Exception) -> str:
         case _Repeated():
             why = f"has {error} twice"
         case UnicodeDecodeError():
-            why = "is not UTF-8"
+            why = not_utf8(error.object)
         case UnicodeEncodeError():
             why = "holds half of a pair of surrogates"
         case json.JSONDecodeError():

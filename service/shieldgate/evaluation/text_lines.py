@@ -51,6 +51,18 @@ def lines(file: Opened, path: Path | RemoteFile) -> Iterator[Line]:
         raise ConfigurationError(f"{path}:{number + 1}: is not whole UTF-16.") from None
 
 
+def not_utf8(data: bytes) -> str:
+    """Say of what can't be read as UTF-8 what it seems to be, and how to mend it."""
+    try:
+        data.decode("cp1252")
+    except UnicodeDecodeError:
+        return "is not UTF-8"
+    return (
+        "is not UTF-8, but perhaps Windows-1252; to convert it, save it as 'CSV UTF-8', or run "
+        "iconv -f WINDOWS-1252 -t UTF-8"
+    )
+
+
 def as_utf8(file: Opened) -> Opened:
     """Give a file as it is, but UTF-16, known by the mark that Excel writes, as UTF-8."""
     if file.peek(2).startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):

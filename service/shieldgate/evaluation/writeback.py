@@ -13,10 +13,13 @@ from ruamel.yaml import YAML
 from ruamel.yaml.comments import CommentedMap, CommentedSeq
 
 from shieldgate.errors import ConfigurationError, PolicyError
-from shieldgate.evaluation.calibration import Fitted
 from shieldgate.evaluation.files import replace_file
 from shieldgate.policy import Calibration, PolicyBook, load_book, policy_files
+from shieldgate.types import Direction
 from shieldgate.yaml_document import Document
+
+# By policy id and direction.
+Calibrations = Mapping[tuple[str, Direction], Calibration]
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,7 +50,7 @@ def policies_in(file: Path) -> frozenset[str]:
     return frozenset(_names(_read(file)))
 
 
-def edit(file: Path, book_path: Path, scorer: str, fitted: Sequence[Fitted]) -> Edit:
+def edit(file: Path, book_path: Path, scorer: str, fitted: Calibrations) -> Edit:
     """Put calibrations into a file of the book at `book_path`, and check the book that results.
 
     They stand under `calibrated`, by scorer and direction, at the end of their policy. Raises
@@ -94,16 +97,16 @@ def _names(document: Document) -> dict[str, str]:
     }
 
 
-def _edited(document: Document, text: str, scorer: str, fitted: Sequence[Fitted]) -> str:
+def _edited(document: Document, text: str, scorer: str, fitted: Calibrations) -> str:
     """Splice each policy's `calibrated` into the text, from the last policy to the first."""
     lines = text.splitlines(keepends=True)
     newline = "\r\n" if lines and lines[0].endswith("\r\n") else "\n"
     if lines and not lines[-1].endswith("\n"):
         lines[-1] += newline
     names = _names(document)
-    by_policy: dict[str, list[Fitted]] = defaultdict(list)
-    for one in fitted:
-        by_policy[names[one.policy]].append(one)
+    by_policy: dict[str, dict[Direction, Calibration]] = defaultdict(dict)
+    for (policy, direction), calibration in fitted.items():
+        by_policy[names[policy]][direction] = calibration
     line_of = {name: document.places["policies", name].line - 1 for name in by_policy}
     for name in sorted(by_policy, key=line_of.__getitem__, reverse=True):
         start = end = _end(lines, line_of[name])
@@ -133,15 +136,15 @@ def _margin(line: str) -> int:
     return len(line) - len(line.lstrip(" "))
 
 
-def _block(text: str, scorer: str, fitted: Sequence[Fitted]) -> str:
+def _block(text: str, scorer: str, fitted: Mapping[Direction, Calibration]) -> str:
     """Write the `calibrated` key anew, with the comments and scorers that it already had."""
     yaml = YAML()
     yaml.width = 1000
     content = yaml.load(textwrap.dedent(text)) if text else CommentedMap()
     calibrated = content.setdefault("calibrated", CommentedMap())
     by_direction = calibrated.setdefault(scorer, CommentedMap())
-    for one in fitted:
-        by_direction[one.direction] = _entry(one.calibration)
+    for direction, calibration in fitted.items():
+        by_direction[direction] = _entry(calibration)
     out = io.StringIO()
     yaml.dump(content, out)
     return out.getvalue()
@@ -154,6 +157,10 @@ def _entry(calibration: Calibration) -> CommentedMap:
     entry["provenance"] = CommentedMap(
         {key: one_line(value) for key, value in calibration.provenance.items()}
     )
+    if scores := calibration.scores:
+        counts = [int(count) if count == int(count) else count for count in scores.counts]
+        of = {"of": scores.of} if scores.of else {}
+        entry["scores"] = one_line({**of, "lowest": scores.lowest, "counts": counts})
     return entry
 
 
@@ -170,12 +177,12 @@ def one_line(value: object) -> object:
     return flow
 
 
-def _calibrated(book: PolicyBook, scorer: str, fitted: Sequence[Fitted]) -> PolicyBook:
+def _calibrated(book: PolicyBook, scorer: str, fitted: Calibrations) -> PolicyBook:
     policies = dict(book.policies)
-    for one in fitted:
-        policy = policies[one.policy]
-        calibrations = {**policy.calibrations, (scorer, one.direction): one.calibration}
-        policies[one.policy] = replace(policy, calibrations=calibrations)
+    for (id, direction), calibration in fitted.items():
+        policy = policies[id]
+        calibrations = {**policy.calibrations, (scorer, direction): calibration}
+        policies[id] = replace(policy, calibrations=calibrations)
     return replace(book, policies=policies)
 
 

@@ -32,7 +32,7 @@ from shieldgate.gateway.middleware.drain import DrainMiddleware
 from shieldgate.gateway.middleware.loopback import LoopbackMiddleware
 from shieldgate.gateway.middleware.requests import RequestMiddleware
 from shieldgate.gateway.services import Services
-from shieldgate.telemetry import RecentFigures
+from shieldgate.telemetry import DriftWatch, RecentFigures
 from shieldgate.version import __version__
 
 # What pages of other origins may see of a reply's headers.
@@ -169,8 +169,13 @@ def create_app(services: Services, dialects: Sequence[Dialect] = DIALECTS) -> Fa
 
 async def _run(services: Services, figures: RecentFigures) -> None:
     """Hold what runs beside the routes until cancelled; stop the server on failure."""
+    drift = DriftWatch(
+        services.telemetry,
+        lambda: services.policies.current.expected_scores(services.screener.name),
+    )
     try:
         async with asyncio.TaskGroup() as group:
+            group.create_task(drift.run())
             group.create_task(services.screener.scorer.hold(services.telemetry.ready))
             group.create_task(services.policies.watch())
             group.create_task(services.limiter.run())

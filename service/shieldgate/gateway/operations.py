@@ -9,6 +9,7 @@ from shieldgate.dialects.openai import MODELS
 from shieldgate.errors import UpstreamError
 from shieldgate.gateway.errors import RequestError, declared
 from shieldgate.gateway.services import Services, ServicesDep
+from shieldgate.gateway.state import state_of
 from shieldgate.openai.models import Model, ModelList
 from shieldgate.schemas import PoliciesReply, Status
 
@@ -17,9 +18,15 @@ log = structlog.get_logger(__name__)
 
 
 @router.get("/v1/policies")
-async def policies(services: ServicesDep) -> PoliciesReply:
-    """Show the policies and profiles in force, and where their thresholds come from."""
-    return PoliciesReply.of(services.policies.current, services.screener.name)
+async def policies(request: Request, services: ServicesDep) -> PoliciesReply:
+    """Show the policies and profiles in force, and where their thresholds come from.
+
+    From which data they were calibrated is shown to keys with `admin: true`, and to this machine
+    where it has the server for itself.
+    """
+    key = state_of(request.scope).key
+    admin = key.admin if key else not services.settings.keyless
+    return PoliciesReply.of(services.policies.current, services.screener.name, provenance=admin)
 
 
 @router.get("/v1/models")

@@ -143,6 +143,9 @@ class Services:
 
 async def _services(request: Request) -> Services:
     services: Services = request.app.state.services
+    if request.method == "POST":
+        # Before its rules are chosen: thresholds are those of the scorer.
+        await services.screener.scorer.arrival()
     return services
 
 

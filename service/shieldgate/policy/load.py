@@ -9,6 +9,7 @@ from pathlib import Path
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from shieldgate.drift import ScoreHistogram
 from shieldgate.errors import PolicyError
 from shieldgate.openai.categories import CATEGORIES
 from shieldgate.policy.model import Calibration, Passages, Policy, PolicyBook, Profile, Streaming
@@ -18,6 +19,7 @@ from shieldgate.policy.schema import (
     PassagesEntry,
     PolicyEntry,
     ProfileEntry,
+    ScoresEntry,
     StreamingEntry,
 )
 from shieldgate.types import Direction
@@ -199,6 +201,13 @@ def _why(error: ErrorDetails) -> str:
     return reason(error, _schema(error["loc"][:-1]).model_fields)
 
 
+_PARTS: Mapping[str, type[BaseModel]] = {
+    "streaming": StreamingEntry,
+    "passages": PassagesEntry,
+    "scores": ScoresEntry,
+}
+
+
 def _schema(parents: Sequence[str | int]) -> type[BaseModel]:
     match parents:
         case []:
@@ -207,10 +216,8 @@ def _schema(parents: Sequence[str | int]) -> type[BaseModel]:
             return PolicyEntry
         case ["profiles", _]:
             return ProfileEntry
-        case ["profiles", _, "streaming"]:
-            return StreamingEntry
-        case ["profiles", _, "passages"]:
-            return PassagesEntry
+        case [*_, "streaming" | "passages" | "scores" as part]:
+            return _PARTS[part]
         case _:
             return CalibrationEntry
 
@@ -277,11 +284,18 @@ def _policy(id: str, entry: PolicyEntry) -> Policy:
         thresholds=entry.threshold,
         openai=tuple(entry.openai),
         calibrations={
-            (scorer, direction): Calibration(**dict(fitted))
+            (scorer, direction): _calibration(fitted)
             for scorer, by_direction in entry.calibrated.items()
             for direction, fitted in by_direction.items()
         },
     )
+
+
+def _calibration(entry: CalibrationEntry) -> Calibration:
+    scores = None
+    if said := entry.scores:
+        scores = ScoreHistogram(said.lowest, tuple(said.counts), said.of)
+    return Calibration(entry.threshold, entry.temperature, entry.bias, entry.provenance, scores)
 
 
 def _profile(name: str, entry: ProfileEntry) -> Profile:

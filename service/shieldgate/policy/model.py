@@ -12,8 +12,9 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from typing import Literal
 
+from shieldgate.drift import ScoreHistogram
 from shieldgate.errors import UnknownName
-from shieldgate.types import Action, Direction, Judgement, Score, Verdict
+from shieldgate.types import DIRECTIONS, Action, Direction, Judgement, Score, Verdict
 
 Mode = Literal["enforce", "monitor"]
 OnFailure = Literal["open", "closed"]
@@ -32,13 +33,15 @@ class Calibration:
     """How one scorer's margins read for one policy and direction.
 
     Probability = sigmoid(margin / temperature + bias); at or above `threshold` is a violation.
-    `provenance` says from which data it was fitted, in the words of who fitted it.
+    `provenance` says from which data it was fitted, in the words of who fitted it, and `scores` has
+    the margins of these rows, or of later ones that are to be expected instead.
     """
 
     threshold: float
     temperature: float = 1.0
     bias: float = 0.0
     provenance: Mapping[str, object] = field(default_factory=dict)
+    scores: ScoreHistogram | None = None
 
     @property
     def dtype(self) -> str | None:
@@ -119,7 +122,8 @@ class Passages:
 
     `handicap` is taken off their margins, in logits: of many passages the worst one counts, and
     some harmless one is always above a threshold for whole texts. `scorers` are patterns of the
-    names of scorers that need it, because it costs several times the judging of the whole.
+    names of scorers that need it, because it costs several times the judging of the whole. A
+    cascade needs it where one of its scorers does, for either may be the one that passes a text.
     """
 
     size: int = 200
@@ -128,7 +132,8 @@ class Passages:
 
     def serve(self, scorer: str) -> bool:
         """Tell whether texts are to be cut for the scorer of a name."""
-        return any(fnmatchcase(scorer, pattern) for pattern in self.scorers)
+        names = (scorer, *scorer.split(">"))
+        return any(fnmatchcase(name, pattern) for name in names for pattern in self.scorers)
 
 
 FAIL_CLOSED: Mapping[Direction, OnFailure] = {"prompt": "closed", "response": "closed"}
@@ -216,6 +221,15 @@ class PolicyBook:
     policies: Mapping[str, Policy]
     profiles: Mapping[str, Profile]
     version: str
+
+    def expected_scores(self, scorer: str) -> dict[tuple[str, Direction], ScoreHistogram]:
+        """Give the scores that are to be expected of a scorer, where that is known."""
+        return {
+            (policy.id, direction): fitted.scores
+            for policy in self.policies.values()
+            for direction in DIRECTIONS
+            if (fitted := policy.calibration(scorer, direction)) and fitted.scores
+        }
 
     def profile(self, name: str) -> Profile:
         """Look a profile up by name; raise UnknownName."""

@@ -15,6 +15,7 @@ from pydantic import (
 )
 from pydantic_core import PydanticCustomError
 
+from shieldgate.drift import OUTERMOST, WIDTH
 from shieldgate.openai.categories import CATEGORIES
 from shieldgate.policy.model import (
     FAIL_CLOSED,
@@ -80,6 +81,12 @@ def _spread(value: Any) -> Any:
     return value if isinstance(value, dict) else dict.fromkeys(DIRECTIONS, value)
 
 
+def _not_all_zero(value: list[float]) -> list[float]:
+    if not any(value):
+        raise ValueError
+    return value
+
+
 def _complete(value: dict[Direction, T]) -> dict[Direction, T]:
     for direction in DIRECTIONS:
         if direction not in value:
@@ -142,6 +149,18 @@ Turns = Annotated[
     Field(ge=2, le=100),
     _or_say("must be a whole number of user turns, 2 to 100; for one, write 'history: latest'"),
 ]
+# Of bins beyond that none is ever counted in.
+Lowest = Annotated[
+    float,
+    Field(ge=-OUTERMOST, lt=OUTERMOST, multiple_of=WIDTH),
+    _or_say("must be a margin in quarters of a logit; 'shieldgate calibrate' writes it"),
+]
+Counts = Annotated[
+    list[Annotated[float, Field(ge=0, allow_inf_nan=False)]],
+    Field(min_length=1, max_length=int(2 * OUTERMOST / WIDTH)),
+    AfterValidator(_not_all_zero),
+    _or_say("must be a list of numbers, not all 0; 'shieldgate calibrate' writes it"),
+]
 Category = Annotated[str, _one_of(CATEGORIES, "OpenAI category")]
 ByDirection = dict[Annotated[Direction, _one_of(DIRECTIONS, "direction")], T]
 Thresholds = dict[PolicyId, Annotated[ByDirection[Threshold], BeforeValidator(_spread)]]
@@ -152,6 +171,14 @@ class _Entry(BaseModel):
     model_config = ConfigDict(extra="forbid", strict=True, frozen=True)
 
 
+class ScoresEntry(_Entry):
+    """The margins that are to be expected."""
+
+    lowest: Lowest
+    counts: Counts
+    of: str = ""
+
+
 class CalibrationEntry(_Entry):
     """What was fitted for one scorer and direction; `provenance` is free and says from what."""
 
@@ -159,6 +186,7 @@ class CalibrationEntry(_Entry):
     temperature: Temperature = Calibration.temperature
     bias: Bias = Calibration.bias
     provenance: dict[str, Any] = {}
+    scores: ScoresEntry | None = None
 
 
 class PolicyEntry(_Entry):

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
-from contextlib import AbstractAsyncContextManager
+from contextlib import AbstractAsyncContextManager, suppress
 
 import structlog
 
@@ -22,7 +22,8 @@ class LoadingScorer:
 
     `open_scorer` gives a context manager that loads a scorer, checks it, and closes it again.
     When `gone` returns, the scorer has ended and is opened anew; one in this process never ends.
-    While it is not `available`, it can't score, and comes back by itself.
+    Who awaits its `arrival` waits for at most as many seconds as there is `patience`. While it is
+    not `available`, it can't score, and comes back by itself.
     """
 
     def __init__(
@@ -30,10 +31,13 @@ class LoadingScorer:
         open_scorer: Callable[[], AbstractAsyncContextManager[Scorer]],
         gone: Callable[[], Awaitable[object]] | None = None,
         available: Callable[[], bool] = lambda: True,
+        patience: float = 0,
     ) -> None:
         self._open = open_scorer
         self._gone = gone or asyncio.Event().wait
         self._available = available
+        self._patience = patience
+        self._arrived = asyncio.Event()
         self._scorer: Scorer | None = None
 
     async def hold(self, ready: Callable[[bool], None]) -> None:
@@ -45,10 +49,12 @@ class LoadingScorer:
             try:
                 async with self._open() as scorer:
                     self._scorer = scorer
+                    self._arrived.set()
                     try:
                         await self._until_gone(ready)
                     finally:
                         self._scorer = None
+                        self._arrived.clear()
                         ready(False)
             except ScorerUnavailable as unavailable:
                 log.warning("the scorer is not there, and is opened again", why=str(unavailable))
@@ -65,6 +71,13 @@ class LoadingScorer:
             await gone
         finally:
             gone.cancel()
+
+    async def arrival(self) -> None:
+        """Wait for the scorer to be loaded, if it isn't, and no longer than there is patience."""
+        if self._patience and not self.loaded:
+            with suppress(TimeoutError):
+                async with asyncio.timeout(self._patience):
+                    await self._arrived.wait()
 
     @property
     def loaded(self) -> bool:

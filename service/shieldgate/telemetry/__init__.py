@@ -6,6 +6,7 @@ may quote it.
 """
 
 from shieldgate.telemetry.audit import Audit, Decision, Sink
+from shieldgate.telemetry.drift_watch import DriftWatch
 from shieldgate.telemetry.figures import Figures, RecentFigures
 from shieldgate.telemetry.logs import Level, configure_logging, log_as_library
 from shieldgate.telemetry.metrics import (
@@ -34,6 +35,7 @@ __all__ = [
     "CascadePart",
     "Decision",
     "DecisionQuery",
+    "DriftWatch",
     "Figures",
     "GuardFailure",
     "Level",

@@ -1,7 +1,8 @@
 """The metrics as a few figures for people, and how they changed in the last minutes."""
 
 import asyncio
-from collections import Counter, deque
+import math
+from collections import Counter, defaultdict, deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -11,6 +12,7 @@ from typing import get_args
 import structlog
 from prometheus_client import Metric
 
+from shieldgate.drift import Drift
 from shieldgate.telemetry.metrics import SECONDS, BreakerState, Phase, Telemetry
 
 _BREAKER: tuple[BreakerState, ...] = get_args(BreakerState)
@@ -28,7 +30,9 @@ class Figures:
 
     `requests` are counted by outcome, `verdicts` by (policy, result), `lookups` by where scores
     were found, `failures` of the guard by reason. `phases` are counted by (phase, seconds): how
-    often it took at most so long.
+    often it took at most so long. `scores` counts those of the last day that are compared with
+    others, and `drift` says how far they have moved, where that can be told; both are by policy and
+    direction.
     """
 
     time: float
@@ -42,6 +46,8 @@ class Figures:
     breakers: Mapping[str, BreakerState]
     policies_refused: bool
     keys_refused: bool
+    scores: Counter[tuple[str, str]]
+    drift: Mapping[tuple[str, str], Drift]
 
     @classmethod
     def of(cls, metrics: Iterable[Metric], counted: Callable[[str], bool]) -> "Figures":
@@ -50,6 +56,7 @@ class Figures:
         failures, phases = Counter[str](), Counter[tuple[str, float]]()
         breakers: dict[str, BreakerState] = {}
         gauges: dict[str, float] = {}
+        scores, drift = Counter[tuple[str, str]](), defaultdict[tuple[str, str], list[float]](list)
         for metric in metrics:
             for name, labels, value, *_ in metric.samples:
                 match name.removeprefix("shieldgate_"):
@@ -65,6 +72,10 @@ class Figures:
                         phases[labels["phase"], float(labels["le"])] += int(value)
                     case "breaker_state":
                         breakers[labels["breaker"]] = _BREAKER[int(value)]
+                    case "drift_scores":
+                        scores[labels["policy"], labels["direction"]] += int(value)
+                    case "drift_psi" | "drift_psi_by_chance" if not math.isnan(value):
+                        drift[labels["policy"], labels["direction"]].append(value)
                     case other if not labels:
                         gauges[other] = value
         return cls(
@@ -79,6 +90,8 @@ class Figures:
             breakers=breakers,
             policies_refused=bool(gauges.get("policies_refused")),
             keys_refused=bool(gauges.get("keys_refused")),
+            scores=scores,
+            drift={at: Drift(*found) for at, found in drift.items()},
         )
 
     def since(self, earlier: "Figures") -> "Figures":

@@ -4,17 +4,20 @@ Where PROMETHEUS_MULTIPROC_DIR names a directory, the processes of one machine a
 up there, and each of them shows the sum.
 """
 
+import math
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Literal, get_args
+from typing import Literal, cast, get_args
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, generate_latest
 from prometheus_client.multiprocess import MultiProcessCollector, mark_process_dead
 
+from shieldgate.drift import PARTS, Drift
+from shieldgate.telemetry.score_window import ScoreWindow
 from shieldgate.telemetry.traces import NoTraces, Traces
-from shieldgate.types import Action, Verdict
+from shieldgate.types import Action, Direction, Verdict
 
 SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60)
 _TOKENS = (64, 128, 256, 512, 1024, 2048, 4096, 8192, 16384, 32768)
@@ -39,6 +42,7 @@ CascadePart = Literal["first", "second"]
 BreakerName = Literal["scorer", "redis_read", "redis_write"]
 GuardFailure = Literal["timeout", "failure", "overloaded", "breaker"]
 TextStorage = Literal["kept", "dropped", "failed"]
+ExpectedScores = Literal["calibration", "accepted"]
 BreakerState = Literal["closed", "half_open", "open"]
 
 
@@ -89,6 +93,28 @@ class Telemetry:
             ["policy", "direction"],
             buckets=_PROBABILITIES,
         )
+        self.window = ScoreWindow()
+        self._scores = gauge(
+            "shieldgate_drift_scores",
+            "Scores of the last day, by the part of calibration's scores that they are in.",
+            ["policy", "direction", "part"],
+            multiprocess_mode="livesum",
+        )
+        self._psi = gauge(
+            "shieldgate_drift_psi",
+            "Population stability index of these scores, less what is expected of it by chance.",
+            ["policy", "direction", "expected"],
+            multiprocess_mode="livemostrecent",
+        )
+        self._psi_by_chance = gauge(
+            "shieldgate_drift_psi_by_chance",
+            "What the index exceeds in 1 of 1,000 samples where nothing has moved.",
+            ["policy", "direction", "expected"],
+            multiprocess_mode="livemostrecent",
+        )
+        # What was shown stays a series: those of other processes can't be removed.
+        self._parted: set[tuple[str, Direction]] = set()
+        self._drifts: set[tuple[str, Direction, ExpectedScores]] = set()
         self._text_tokens = histogram(
             "shieldgate_text_tokens",
             "Tokens that scoring one text takes, with all its policies.",
@@ -211,6 +237,33 @@ class Telemetry:
             self._probabilities.labels(judgement.policy, verdict.direction).observe(
                 judgement.probability
             )
+        self.window.add(verdict)
+
+    def scores_in_parts(self, counts: Mapping[tuple[str, Direction], Sequence[float]]) -> None:
+        """Show how many scores of this process are in which part of those that are expected."""
+        self._parted |= counts.keys()
+        for at in self._parted:
+            parts = counts.get(at, ())
+            for part in range(PARTS):
+                self._scores.labels(*at, part).set(parts[part] if part < len(parts) else 0)
+
+    def all_scores_in_parts(self) -> dict[tuple[str, Direction], list[float]]:
+        """Read what `scores_in_parts` showed, of all processes that add up."""
+        found: dict[tuple[str, Direction], list[float]] = {}
+        for metric in self.gathered().collect():
+            for name, labels, value, *_ in metric.samples:
+                if name == "shieldgate_drift_scores":
+                    at = labels["policy"], cast("Direction", labels["direction"])
+                    found.setdefault(at, [0.0] * PARTS)[int(labels["part"])] = value
+        return found
+
+    def drifted(self, found: Mapping[tuple[str, Direction, ExpectedScores], Drift | None]) -> None:
+        """Show how far scores have moved from which; what can't be told is NaN, above no limit."""
+        self._drifts |= found.keys()
+        for at in self._drifts:
+            drift = found.get(at)
+            self._psi.labels(*at).set(drift.psi if drift else math.nan)
+            self._psi_by_chance.labels(*at).set(drift.by_chance if drift else math.nan)
 
     def ready(self, ready: bool) -> None:
         """Say whether texts can be scored."""

@@ -7,8 +7,10 @@ from typing import Annotated, Self, get_args
 from fastapi import APIRouter, Query, Request
 from pydantic import BaseModel
 
+from shieldgate.drift import ScoreHistogram, State
 from shieldgate.gateway.services import ServicesDep
 from shieldgate.telemetry import BreakerState, Figures, Phase, RecentFigures
+from shieldgate.types import Direction
 
 router = APIRouter()
 
@@ -49,12 +51,29 @@ class Point(BaseModel):
         )
 
 
+class ScoreDrift(BaseModel):
+    """How far the `scores` of the last day have moved from what is expected.
+
+    `psi`, `by_chance` and `state` are as in docs/drift.md; null where there are too few. `of` says
+    which scores are expected, where they aren't those of the calibration itself.
+    """
+
+    policy: str
+    direction: Direction
+    scores: int
+    of: str
+    psi: float | None
+    by_chance: float | None
+    state: State | None
+
+
 class FiguresReply(BaseModel):
     """How things stand, and what was counted in the last `seconds`.
 
     `requests` are counted by outcome, `verdicts` by policy and result, `lookups` of scores by where
     they were found, `failures` of the guard by reason. `times` are those of phases.
-    docs/metrics.md says what each word means. `points` are steps of those seconds. What is
+    docs/metrics.md says what each word means. `drift` has the policies whose scores can be compared
+    with those of their calibration. `points` are steps of those seconds. What is
     `in_progress` is so beside the request that asked.
     """
 
@@ -72,6 +91,7 @@ class FiguresReply(BaseModel):
     lookups: Mapping[str, int]
     failures: Mapping[str, int]
     times: Mapping[Phase, Times]
+    drift: Sequence[ScoreDrift]
     points: Sequence[Point]
 
 
@@ -107,8 +127,27 @@ async def figures(
         lookups=new.lookups,
         failures=new.failures,
         times=_times(new),
+        drift=_drift(now, services.policies.current.expected_scores(services.screener.name)),
         points=[Point.between(*pair) for pair in pairwise(taken)],
     )
+
+
+def _drift(
+    now: Figures, compared: Mapping[tuple[str, Direction], ScoreHistogram]
+) -> list[ScoreDrift]:
+    return [
+        ScoreDrift(
+            policy=policy,
+            direction=direction,
+            scores=now.scores[policy, direction],
+            of=reference.of,
+            psi=found.psi if found else None,
+            by_chance=found.by_chance if found else None,
+            state=found.state if found else None,
+        )
+        for (policy, direction), reference in compared.items()
+        for found in (now.drift.get((policy, direction)),)
+    ]
 
 
 def _times(new: Figures) -> dict[Phase, Times]:
