@@ -113,6 +113,7 @@ def check_desk(place: str) -> None:
     assert anna_sits.standing(ANNA) == (3, 2, 1, 1)
     # Skipped: it is free for others, and asked again by who begins again.
     assert asked(anna_sits, ANNA, "d3") is None
+    assert anna_sits.standing(BERT).elsewhere == 0
     assert asked(bert_sits, BERT, "d2") == ("d3", ALL)
     # What Bert gave back by that is Anna's now, and his answer comes too late.
     assert asked(anna_sits, ANNA) == ("d2", ALL)
@@ -342,7 +343,9 @@ def test_rows_are_those_that_a_terminal_writes(desk: Desk, tmp_path: Path) -> No
 
 ADMIN = {"authorization": "Bearer sg-admin"}
 WEB = {"authorization": "Bearer sg-web"}
-NEXT, LABEL, LABELS = (f"/admin/review/{what}" for what in ("next", "label", "labels"))
+NEXT, LABEL, LEAVE, LABELS = (
+    f"/admin/review/{what}" for what in ("next", "label", "leave", "labels")
+)
 
 
 @asynccontextmanager
@@ -385,6 +388,14 @@ async def test_a_text_comes_safely_shown_and_its_labels_go_out_as_rows(desk: Des
             assert (row["id"], row["weight"], row["labels"]) == ("d1", 2.0, said["labels"])
             reply = await served.client.post(NEXT, json={"reviewer": ANNA})
             assert reply.json()["text"] is None
+            fill(desk, "d2")
+            for reviewer, left in ((ANNA, False), (BERT, True)):
+                reply = await served.client.post(NEXT, json={"reviewer": reviewer})
+                assert (reply.json()["text"] is None) == left, "Anna has it"
+            reply = await served.client.post(LEAVE, json={"reviewer": ANNA})
+            assert reply.status_code == 204
+            reply = await served.client.post(NEXT, json={"reviewer": BERT})
+            assert reply.json()["text"]["id"] == "d2"
     assert "canary" not in str(logged)
 
 
@@ -395,9 +406,10 @@ async def test_it_takes_an_admins_key(desk: Desk, tmp_path: Path) -> None:
         for method, path, body in (
             ("POST", NEXT, {"reviewer": ANNA}),
             ("POST", LABEL, {"reviewer": ANNA, "id": "d1", "labels": {}}),
+            ("POST", LEAVE, {"reviewer": ANNA}),
             ("GET", LABELS, None),
         ):
-            for headers, status in (({}, 401), (WEB, 403), (ADMIN, 200)):
+            for headers, status in (({}, 401), (WEB, 403), (ADMIN, 204 if path == LEAVE else 200)):
                 reply = await served.client.request(method, path, json=body, headers=headers)
                 assert reply.status_code == status, (path, headers)
                 assert ("canary" in reply.text) == (path == NEXT and status == 200)

@@ -7,7 +7,7 @@ import { ending, texts, WHY } from "./kept.js";
 const ALL = "all policies";
 const STORED = "shieldgate.review";
 // As in a terminal.
-const KEYS = { y: "Violates it", n: "Does not", a: "None that follow", s: "Skip", u: "Undo" };
+const KEYS = { y: "Violates it", n: "Does not", a: "No to the rest", s: "Skip", u: "Undo" };
 
 export const view = {
   id: "review",
@@ -21,6 +21,7 @@ export const view = {
       if (event.target.closest("input:not([type=checkbox]), select, textarea, dialog")) return;
       review.press(letter(event));
     });
+    addEventListener("pagehide", () => review.leave());
     return {
       shown(now) {
         shown = true;
@@ -80,6 +81,11 @@ class Review {
     this.#running.then(() => this.#alone(() => this.#next()));
   }
 
+  // Give back what nobody will answer here.
+  leave() {
+    if (this.#text) request("/admin/review/leave", { body: { reviewer: this.#place.reviewer }, keepalive: true }).catch(() => {});
+  }
+
   press(key) {
     if (key === "u") this.#alone(() => this.#takeBack());
     if (!this.#text) return;
@@ -96,6 +102,7 @@ class Review {
   }
   async #run(work) {
     this.#busy = true;
+    this.element.ariaBusy = "true";
     try {
       await work();
     } catch (error) {
@@ -103,6 +110,7 @@ class Review {
       this.#draw();
     } finally {
       this.#busy = false;
+      this.element.ariaBusy = "false";
     }
   }
 

@@ -175,7 +175,9 @@ class LabelStore:
             .values(digest=digest, **taken)
             .on_conflict_do_update(index_elements=["digest"], set_=taken, where=where)
         )
-        return bool(connection.execute(statement).rowcount)
+        # Else the driver's count of an INSERT is not kept.
+        counted = statement.execution_options(preserve_rowcount=True)
+        return bool(connection.execute(counted).rowcount)
 
     def _give_back(self, connection: Any, which: Any) -> None:
         connection.execute(update(LABELS).where(which).values(asked_until=0.0))

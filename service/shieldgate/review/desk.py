@@ -70,8 +70,12 @@ class Desk:
                     locked += 1
                 elif asked := self._taken(text, reviewer, wanted, book):
                     return Handed(candidate(text, asked), locked)
-        self._labels.give_back(reviewer)
+        self.leave(reviewer)
         return Handed(None, locked)
+
+    def leave(self, reviewer: str) -> None:
+        """Let others be asked about what a reviewer has."""
+        self._labels.give_back(reviewer)
 
     def _taken(
         self, text: KeptText, reviewer: str, wanted: Collection[str], book: Collection[str]

@@ -107,6 +107,14 @@ class NextReply(BaseModel):
     locked: int = 0
 
 
+class LeaveRequest(BaseModel):
+    """Who leaves."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    reviewer: Reviewer
+
+
 class LabelRequest(BaseModel):
     """What a reviewer says of a text by policy id: 1 where it is violated; null takes it back."""
 
@@ -142,6 +150,13 @@ def next_text(body: NextRequest, services: ServicesDep, response: Response) -> N
         locked=handed.locked,
         **standing._asdict(),
     )
+
+
+@router.post("/admin/review/leave", status_code=204, responses=declared(400, 503))
+def leave(body: LeaveRequest, services: ServicesDep) -> None:
+    """Give back the text that a reviewer has, so that others are asked about it."""
+    if services.desk:
+        services.desk.leave(body.reviewer)
 
 
 @router.post("/admin/review/label", responses=declared(400, 404, 409, 503))
