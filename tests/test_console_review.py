@@ -72,6 +72,11 @@ async def test_a_person_labels_by_keys_takes_back_and_goes_on_after_a_reload(  #
             await press(page, "y")
             assert rows(desk) == {"d1": {THREAT: 1}}, "before the next question"
             await asks(page, "Spam", f"{CANARY} one")
+            await press(page, "u")
+            await page.keyboard.down("y")
+            await asks(page, "Spam", f"{CANARY} one")
+            await page.keyboard.down("y")  # held, and not pressed once more
+            await page.keyboard.up("y")
             await press(page, "Control+n", "x")
             await page.get_by_label("Ask about").focus()
             await page.keyboard.press("n")  # which looks for an entry there
@@ -81,7 +86,7 @@ async def test_a_person_labels_by_keys_takes_back_and_goes_on_after_a_reload(  #
             await asks(page, "Threats", f"{CANARY} two")
             assert (await page.locator(".kept").inner_text()).startswith("The prompt, for context")
             await page.get_by_text("No threats in responses.").wait_for()
-            await page.get_by_text("2 of 3 kept texts lack a label · 2 labels from here").wait_for()
+            await page.get_by_text("2 of 3 kept texts lack a label · 2 labels given").wait_for()
 
             await press(page, "s", "n")
             await asks(page, "Threats", f"{CANARY} three")
@@ -165,7 +170,6 @@ async def test_on_a_phone_it_is_answered_by_buttons_that_stay_in_reach(
             assert box["y"] + box["height"] <= 844, name
         await page.get_by_role("button", name="Violates it").tap()
         await asks(page, "Spam", CANARY)
-        assert not await page.get_by_role("button", name="No to the rest").is_visible()
         await page.get_by_role("button", name="Undo").tap()
         await asks(page, "Threats", CANARY)
         await page.get_by_role("button", name="No to the rest").tap()

@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import functools
 import io
 import json
 import os
@@ -16,6 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from fakes import FakeScorer
 from front import Open
@@ -453,6 +455,15 @@ def test_a_real_server_keeps_expires_and_says_no_word_of_texts(
         url = server.line("listening")["url"]
         server.line("ready")
         screened(url, CANARY).raise_for_status()
+        asks = {"reviewer": "anna-0123456789abcdef"}
+        ask = functools.partial(httpx.post, f"{url}/admin/review/next", json=asks)
+        while (asked := ask().json()["text"]) is None:
+            time.sleep(0.05)
+        assert asked["prompt"] == [[CANARY, False]]
+        said = {question["policy"]: 0 for question in asked["questions"]}
+        label = asks | {"id": asked["id"], "labels": said}
+        httpx.post(f"{url}/admin/review/label", json=label).raise_for_status()
+        assert httpx.get(f"{url}/admin/review/labels").json()["labels"] == said
         assert server.end(signal.SIGTERM) == 0
         assert server.process.returncode == 0
         assert CANARY.split(maxsplit=1)[0] not in server.raw

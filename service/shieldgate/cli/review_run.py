@@ -43,7 +43,9 @@ def export_labels(kept: KeptTexts, out: Path) -> None:
             return
         file.put(rows)
     typer.echo(
-        f"Written to {out}, with the texts: {len(rows):,} rows. {_NEXT.format(out)}", err=True
+        f"Added to {out}, with the texts: {len(rows):,} that were labelled in the console. "
+        f"{_NEXT.format(out)}",
+        err=True,
     )
 
 

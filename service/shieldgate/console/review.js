@@ -123,7 +123,8 @@ class Review {
     this.#about.textContent = found.keeping ? standing(found, this.#given) : "";
     this.#notice.replaceChildren(why ?? "");
     if (!found.text) this.#end.replaceChildren(...ending(found, Boolean(after), () => this.#again()));
-    if (found.keeping && this.#policies.length < 3) this.#offer((await ask("/v1/policies")).policies.map(({ id }) => id));
+    // Nobody waits for this: who looks may answer already.
+    if (found.keeping && this.#policies.length < 3) ask("/v1/policies").then(({ policies: all }) => this.#offer(all.map(({ id }) => id)), () => {});
   }
 
   #again() {
@@ -187,14 +188,12 @@ class Review {
 
   #draw() {
     const asked = this.#text?.questions[this.#at];
-    const last = asked === this.#text?.questions.at(-1);
     this.#download.hidden = !this.#labelled && !this.#given;
     this.#body.hidden = !asked;
     this.#asked.replaceChildren(...(asked ? this.#question(asked) : []));
     this.#end.hidden = Boolean(asked);
     this.#answers.hidden = !asked && !this.#steps.length;
     for (const [key, each] of Object.entries(this.#buttons)) each.hidden = key !== "u" && !asked;
-    this.#buttons.a.hidden ||= last;
     this.#buttons.u.disabled = !this.#steps.length;
   }
 
@@ -239,7 +238,7 @@ const standing = ({ kept, unfinished, elsewhere, locked }, given) => [
   `${count(unfinished)} of ${plural(kept, "kept text")} lack a label`,
   elsewhere ? `${count(elsewhere)} with others now` : null,
   locked && locked < kept ? `${count(locked)} not opened by this server's keys` : null,
-  given ? `${plural(given, "label")} from here` : null,
+  given ? `${plural(given, "label")} given here` : null,
 ].filter(Boolean).join(" · ");
 
 async function save() {
