@@ -193,9 +193,18 @@ def test_a_text_that_was_kept_many_times_is_asked_once_and_labelled_in_all(desk:
     label(desk, ANNA, "d1", threat=1)
     assert asked(desk, ANNA, "d2") == ("d5", (SPAM,)), "d3 has it, and d5 was judged by more"
     assert rows(desk) == {"d1": {THREAT: 1}, "d3": {THREAT: 1}, "d5": {THREAT: 1}}
-    label(desk, ANNA, "d1", threat=None)
+    label(desk, ANNA, "d5", spam=0)
+    assert asked(desk, ANNA, "d4") is None
+    assert label(desk, ANNA, "d5", threat=None) == {SPAM: 0}
+    assert asked(desk, ANNA, "d1") == ("d2", ALL)
+    assert asked(desk, BERT, "d2") == ("d3", (THREAT,)), "it has none any more"
+    label(desk, BERT, "d3", threat=1)
+    with pytest.raises(TextTaken):
+        label(desk, ANNA, "d1", threat=None)
+    label(desk, BERT, "d5", spam=None)
+    label(desk, BERT, "d1", threat=None)
     assert rows(desk) == {}
-    assert asked(desk, ANNA) == ("d1", (THREAT,))
+    assert asked(desk, BERT) == ("d1", (THREAT,))
 
 
 def test_one_policy_alone_can_be_asked_about(desk: Desk) -> None:
@@ -264,8 +273,9 @@ def test_a_labelled_text_stays_as_long_as_its_labels_and_no_longer(file: Path, d
         desk._texts.shrink(0)
 
     clock.now += 89 * DAY
+    fill(desk, "d3", at=clock.now)
     upkeep()
-    assert list(rows(desk)) == ["d1"], "and d2 is gone"
+    assert list(rows(desk)) == ["d1"], "and the others are gone"
     assert desk.standing(ANNA).kept == 1
     upkeep(labels=89)
     assert rows(desk) == {}
