@@ -123,6 +123,9 @@ def check_desk(place: str) -> None:
     assert label(anna_sits, ANNA, "d1", spam=None) == {THREAT: 1}
     assert label(anna_sits, ANNA, "d1", threat=None) == {}
     assert rows(anna_sits) == {}
+    clock.now += 120
+    bert_sits._labels.expire(clock.now)
+    assert asked(bert_sits, BERT) != ("d1", ALL), "Anna has it again"
     assert asked(anna_sits, ANNA) == ("d1", ALL)
     # Who says nothing for long has left.
     clock.now += ALONE_SECONDS
@@ -393,6 +396,7 @@ async def test_a_text_comes_safely_shown_and_its_labels_go_out_as_rows(desk: Des
             reply = await served.client.get(LABELS)
             assert reply.headers["cache-control"] == "no-store"
             assert reply.headers["content-type"] == "application/jsonl"
+            assert reply.headers["x-content-type-options"] == "nosniff"
             assert "labelled.jsonl" in reply.headers["content-disposition"]
             [row] = map(json.loads, reply.text.splitlines())
             assert (row["id"], row["weight"], row["labels"]) == ("d1", 2.0, said["labels"])

@@ -83,8 +83,9 @@ class LabelStore:
                 raise TextTaken
             this = LABELS.c.digest == digest
             sealed, unfinished = edit(connection.scalar(select(LABELS.c.sealed).where(this)))
-            dates = {"answered": now, "until": keep_until}
-            connection.execute(update(LABELS).where(this).values(sealed=sealed, **dates))
+            answered, until = (None, None) if sealed is None else (now, keep_until)
+            said = {"sealed": sealed, "answered": answered, "until": until}
+            connection.execute(update(LABELS).where(this).values(said))
             same = LABELLED.c.digest == digest
             if sealed is None:
                 connection.execute(delete(LABELLED).where(same))

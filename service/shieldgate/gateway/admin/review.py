@@ -181,8 +181,12 @@ def labels(services: ServicesDep) -> StreamingResponse:
     # Here, so that a database that is away is an error and no torn file.
     first = list(islice(rows, 1))
     lines: Iterator[bytes] = map(line, chain(first, rows))
-    named = {"content-disposition": 'attachment; filename="labelled.jsonl"'}
-    return StreamingResponse(lines, media_type="application/jsonl", headers={**_UNSTORED, **named})
+    headers = {
+        **_UNSTORED,
+        "content-disposition": 'attachment; filename="labelled.jsonl"',
+        "x-content-type-options": "nosniff",
+    }
+    return StreamingResponse(lines, media_type="application/jsonl", headers=headers)
 
 
 def _desk(desk: "Desk | None") -> "Desk":
