@@ -20,21 +20,22 @@ export function texts({ prompt, response }) {
 
 // More than a person reads at once would take a browser long to draw.
 const MOST_CHARACTERS = 20_000;
-const MOST_PARTS = 2_000;
+const MOST_PIECES = 2_000;
 
 // A text in parts, each with true where it is the number of a hidden character.
 function whole(parts) {
   const element = h("p", { class: "text", dir: "auto" });
+  const pieces = parts.flatMap(([text, hidden]) => text.match(/.{1,1000}/gsu).map((piece) => [piece, hidden]));
   let next = 0;
   function more() {
     const from = next;
-    for (let characters = 0; next < parts.length && next - from < MOST_PARTS && characters < MOST_CHARACTERS; next++) {
-      const [text, hidden] = parts[next];
+    for (let characters = 0; next < pieces.length && next - from < MOST_PIECES && characters < MOST_CHARACTERS; next++) {
+      const [text, hidden] = pieces[next];
       characters += text.length;
       element.append(hidden ? h("mark", { title: "a hidden character" }, text) : text);
     }
-    if (next === parts.length) return;
-    const left = parts.slice(next).reduce((sum, [text]) => sum + text.length, 0);
+    if (next === pieces.length) return;
+    const left = pieces.slice(next).reduce((sum, [text]) => sum + text.length, 0);
     const button = h("button", { type: "button", onclick: () => (button.remove(), more()) }, `${count(left)} more characters`);
     element.append(button);
   }

@@ -57,7 +57,11 @@ class Review {
     key, h("button", { type: "button", "aria-keyshortcuts": key, onclick: () => this.press(key) }, name, " ", h("kbd", null, key))]));
   #answers = h("div", { class: "answers", role: "group", "aria-label": "Your answer" }, Object.values(this.#buttons));
   #download = h("button", { type: "button", onclick: () => this.#alone(() => save()) }, "Download labels");
-  #policies = chooser([ALL], ALL, (id) => this.choose(id === ALL ? null : id));
+  #policies = chooser([ALL], ALL, (id) => {
+    this.choose(id === ALL ? null : id);
+    // Who chose by hand answers by keys now, which would choose others here.
+    if (!this.#policies.matches(":focus-visible")) this.#policies.blur();
+  });
   #scores = h("input", { type: "checkbox", id: "review-scores", onchange: () => this.#draw() });
   #settings = h("div", { class: "filters" }, field("Ask about", this.#policies),
     h("div", { class: "field" }, h("label", { for: "review-scores" }, this.#scores, " Show scores"),
