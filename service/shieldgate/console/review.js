@@ -239,7 +239,7 @@ function remembered() {
 }
 
 const standing = ({ kept, unfinished, elsewhere, locked }, given) => [
-  `${count(unfinished)} of ${plural(kept, "kept text")} lack a label`,
+  `${count(unfinished)} of ${plural(kept, "kept text")} ${unfinished === 1 ? "lacks" : "lack"} a label`,
   elsewhere ? `${count(elsewhere)} with others now` : null,
   locked && locked < kept ? `${count(locked)} not opened by this server's keys` : null,
   given ? `${plural(given, "label")} given here` : null,
