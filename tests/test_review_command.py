@@ -247,6 +247,8 @@ def test_labels_of_the_console_are_added_to_those_of_a_terminal(
     assert (exported.exit_code, out.exists()) == (0, False)
     assert "Nothing was labelled in the console so far" in exported.stderr
     label_in_console(file, dec_1={"test/threat": 1})
+    other = {"SHIELDGATE_KEEP_TEXTS_KEY": new_key()}
+    assert "is opened by this key" in refusal(*where, "--export", **other)
     with terminal(command(*where), **key) as person:
         shown = person.shows("text 1 of 2", "2")
         person.press("ys" if "dec_1" in shown else "sys")  # once the policy that has no label yet

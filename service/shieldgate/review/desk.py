@@ -147,7 +147,7 @@ class Desk:
         return self._labels.standing(reviewer, self._clock())
 
     def rows(self) -> Iterator[Row]:
-        """Give the rows of all texts with labels, as a review in a terminal writes them."""
+        """Give the rows of all texts with labels, as `KeptTexts.rows` does."""
         return self._kept.rows()
 
     def _known(self, digest: str) -> TextLabels:

@@ -46,23 +46,32 @@ class KeptTexts:
                 continue
             opened += 1
             yield _judged(text, self._labels(text, labelled.get(text.id)))
-        if self.locked and not opened:
-            raise ConfigurationError(
-                f"{self.store.name}: none of its {self.locked:,} texts is opened by this key. Give "
-                "the key that the gateway has, and old ones after it."
-            )
+        self._check(opened, self.locked)
 
     def rows(self) -> Iterator[Row]:
         """Give the rows of all that was labelled in the console, as a terminal writes them.
 
-        Raises StoreFailed.
+        Raises ConfigurationError where no key opens any, and StoreFailed.
         """
+        opened = locked = 0
         for page in self.labels.pages():
             texts = self.store.find([each.id for each in page])
             for each in page:
                 text = self.opened(texts[each.id]) if each.id in texts else None
-                if text and (known := self._labels(text, each)).labels:
+                if text is None:
+                    locked += each.id in texts
+                    continue
+                opened += 1
+                if (known := self._labels(text, each)).labels:
                     yield labelled_row(candidate(text), known.labels, known.reviewed)
+        self._check(opened, locked)
+
+    def _check(self, opened: int, locked: int) -> None:
+        if locked and not opened:
+            raise ConfigurationError(
+                f"{self.store.name}: none of its {locked:,} texts is opened by this key. Give the "
+                "key that the gateway has, and old ones after it."
+            )
 
     def opened(self, sealed: "SealedText") -> KeptText | None:
         """Open a text; None where no key does."""

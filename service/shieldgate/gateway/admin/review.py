@@ -171,7 +171,7 @@ def label(body: LabelRequest, services: ServicesDep, response: Response) -> Labe
     "/admin/review/labels",
     response_class=StreamingResponse,
     responses={
-        **declared(404, 503),
+        **declared(400, 404, 503),
         200: {"content": {"application/jsonl": {}}, "description": "Rows of labels, one a line."},
     },
 )
