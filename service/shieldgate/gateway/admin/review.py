@@ -9,7 +9,7 @@ from fastapi.responses import StreamingResponse
 from pydantic import BaseModel, ConfigDict, Field, StringConstraints
 
 from shieldgate.errors import NothingKept
-from shieldgate.gateway.errors import declared
+from shieldgate.gateway.errors import WITH_A_BODY, declared
 from shieldgate.gateway.services import ServicesDep
 from shieldgate.given_settings import flag
 from shieldgate.policy import PolicyBook
@@ -131,7 +131,7 @@ class LabelReply(BaseModel):
     labels: dict[str, Label]
 
 
-@router.post("/admin/review/next", responses=declared(400, 503))
+@router.post("/admin/review/next", responses=declared(*WITH_A_BODY))
 def next_text(body: NextRequest, services: ServicesDep, response: Response) -> NextReply:
     """Give the next text to label, which nobody else is given for half an hour.
 
@@ -152,14 +152,14 @@ def next_text(body: NextRequest, services: ServicesDep, response: Response) -> N
     )
 
 
-@router.post("/admin/review/leave", status_code=204, responses=declared(400, 503))
+@router.post("/admin/review/leave", status_code=204, responses=declared(*WITH_A_BODY))
 def leave(body: LeaveRequest, services: ServicesDep) -> None:
     """Give back the text that a reviewer has, so that others are asked about it."""
     if services.desk:
         services.desk.leave(body.reviewer)
 
 
-@router.post("/admin/review/label", responses=declared(400, 404, 409, 503))
+@router.post("/admin/review/label", responses=declared(*WITH_A_BODY, 404, 409))
 def label(body: LabelRequest, services: ServicesDep, response: Response) -> LabelReply:
     """Label a text; the labels are kept when this is answered."""
     response.headers.update(_UNSTORED)
