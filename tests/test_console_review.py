@@ -190,6 +190,7 @@ async def test_what_there_is_to_do_is_said_where_there_is_nothing_to_ask(
         await page.get_by_role("heading", name="This server keeps no texts").wait_for()
         await page.get_by_text("shieldgate serve --keep-texts review.db").wait_for()
         assert not await page.get_by_role("button", name="Violates it").is_visible()
+        assert not await page.get_by_label("Show scores").is_visible()
     async with (
         gateway(FakeScorer({}), desk=desk) as served,
         opened(browser, f"{served.url}/#review", expected=(503,)) as page,

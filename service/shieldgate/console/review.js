@@ -123,6 +123,7 @@ class Review {
     const policies = this.#policy ? [this.#policy] : null;
     const found = await ask("/admin/review/next", { body: { reviewer, after: after || null, policies } });
     this.#labelled = found.labelled;
+    this.#settings.hidden = !found.keeping;
     this.#show(found.text, 0);
     this.#about.textContent = found.keeping ? standing(found, this.#given) : "";
     this.#notice.replaceChildren(why ?? "");
