@@ -22,6 +22,7 @@ from shieldgate.gateway.services import Policies, Services, Worker
 from shieldgate.history import History, SharedHistory
 from shieldgate.kept_texts.keeper import Keeper
 from shieldgate.redis.client import RedisClient
+from shieldgate.review.desk import Desk
 from shieldgate.scoring.loading import LoadingScorer
 from shieldgate.settings import ServeSettings
 from shieldgate.telemetry import Audit, Sink, Telemetry
@@ -98,12 +99,13 @@ async def gateway(
     dialects: Sequence[Dialect] = DIALECTS,
     drain: Drain | None = None,
     shared_history: SharedHistory | None = None,
+    desk: Desk | None = None,
     **settings: object,
 ) -> AsyncIterator[Gateway]:
     """Serve the gateway around a scorer, with the small policy book.
 
     `profile` changes the default profile; `policies` are others than the small book's;
-    `audit` takes the records of decisions, and `keeper` their texts.
+    `audit` takes the records of decisions, and `keeper` their texts, which `desk` hands out.
     """
     telemetry = telemetry or Telemetry(CollectorRegistry())
     stopped_by: list[Exception] = []
@@ -134,6 +136,7 @@ async def gateway(
             keep_seconds=given.history_seconds,
             shared=shared_history,
         ),
+        desk=desk,
     )
     async with (
         running(create_app(services, dialects)) as url,

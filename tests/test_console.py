@@ -30,7 +30,7 @@ pytestmark = pytest.mark.asyncio(loop_scope="module")
 
 SECRET = "sg-canary-91c7"
 TEXT = "a crude canary-text"
-VIEWS = ("Try", "Chat", "Policies", "Now", "Connect")
+VIEWS = ("Try", "Chat", "Policies", "Now", "Review", "Connect")
 DOCS = Path(__file__).parents[1] / "docs"
 
 

@@ -2,6 +2,7 @@
 
 import asyncio
 import base64
+import functools
 import io
 import json
 import os
@@ -16,6 +17,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 from fakes import FakeScorer
 from front import Open
@@ -30,8 +32,8 @@ from upstream import streamed
 
 from shieldgate.cli import app
 from shieldgate.errors import ConfigurationError, ScorerUnavailable, StoreFailed
+from shieldgate.kept_texts import database as database_module
 from shieldgate.kept_texts import keeper as keeper_module
-from shieldgate.kept_texts import store as store_module
 from shieldgate.kept_texts.keeper import Keeper
 from shieldgate.kept_texts.kept import KeptText
 from shieldgate.kept_texts.rule import KeepRule, distance
@@ -212,7 +214,7 @@ def test_what_is_deleted_is_gone_from_the_files_bytes(store: TextStore, file: Pa
 def test_what_was_deleted_while_somebody_read_is_gone_at_the_next_upkeep(
     file: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(store_module, "_SECONDS", 0)
+    monkeypatch.setattr(database_module, "_SECONDS", 0)
     store = TextStore.at(str(file))
     put(store, kept("dec_forgotten", caller="gone"))
     with closing(sqlite3.connect(file)) as reading:
@@ -293,6 +295,7 @@ async def keeping(
         Seal([KEY]),
         rule,
         keep_seconds=30 * DAY,
+        keep_labels_seconds=90 * DAY,
         max_bytes=10**6,
         observer=telemetry,
         **{name: given.pop(name) for name in ("draw",) if name in given},
@@ -350,6 +353,7 @@ async def test_a_streamed_answer_is_kept_once_as_it_was_judged_at_its_end(
         Seal([KEY]),
         ALL,
         keep_seconds=DAY,
+        keep_labels_seconds=DAY,
         max_bytes=10**6,
         observer=Telemetry(CollectorRegistry()),
     )
@@ -364,6 +368,7 @@ class Refusing:
 
     def __init__(self) -> None:
         self.released, self.fails, self.texts = threading.Event(), True, 0
+        self.database = self
 
     def add(self, texts: Sequence[SealedText]) -> None:
         self.released.wait(10)
@@ -375,6 +380,9 @@ class Refusing:
         pass
 
     def shrink(self, most: int) -> None:
+        pass
+
+    def delete(self, *which: object) -> None:
         pass
 
     def close(self) -> None:
@@ -447,6 +455,15 @@ def test_a_real_server_keeps_expires_and_says_no_word_of_texts(
         url = server.line("listening")["url"]
         server.line("ready")
         screened(url, CANARY).raise_for_status()
+        asks = {"reviewer": "anna-0123456789abcdef"}
+        ask = functools.partial(httpx.post, f"{url}/admin/review/next", json=asks)
+        while (asked := ask().json()["text"]) is None:
+            time.sleep(0.05)
+        assert asked["prompt"] == [[CANARY, False]]
+        said = {question["policy"]: 0 for question in asked["questions"]}
+        label = asks | {"id": asked["id"], "labels": said}
+        httpx.post(f"{url}/admin/review/label", json=label).raise_for_status()
+        assert httpx.get(f"{url}/admin/review/labels").json()["labels"] == said
         assert server.end(signal.SIGTERM) == 0
         assert server.process.returncode == 0
         assert CANARY.split(maxsplit=1)[0] not in server.raw

@@ -6,6 +6,7 @@ from concurrent.futures import ThreadPoolExecutor
 import pytest
 from postgres_server import postgres_server
 from test_kept_texts import CANARY, check_store, ids, kept, put
+from test_review_desk import check_crowd, check_desk
 
 from shieldgate.errors import StoreFailed
 from shieldgate.kept_texts.store import TextStore
@@ -41,4 +42,12 @@ def test_a_server_that_is_away_is_no_mistake_until_it_is_asked() -> None:
     with pytest.raises(StoreFailed, match="refused") as failed:
         store.count()
     assert "hunter2" not in str(failed.value)
+    store.close()
+
+
+def test_two_people_and_many_label_at_one_server(place: str) -> None:
+    check_desk(place)
+    check_crowd(place)
+    store = TextStore.at(place)
+    store.forget("web")
     store.close()

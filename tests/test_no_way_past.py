@@ -189,6 +189,8 @@ RELAYS = {
 COUNTS = "/v1/messages/count_tokens"
 # An admin tries rules on texts; none of them goes anywhere.
 TRIES = "/admin/policies/draft"
+# Nor does what an admin asks and says about kept texts.
+REVIEWS = {f"/admin/review/{what}" for what in ("next", "label", "leave")}
 
 # Portkey shows the texts twice; these are beside the request itself, which is judged.
 PORTKEY = (
@@ -307,7 +309,7 @@ async def paths(served: Gateway) -> set[str]:
 async def test_every_route_that_takes_a_text_is_tested_here(scorer: FakeScorer) -> None:
     async with serving(Script()) as url, gateway(scorer, upstream=Upstream(url)) as served:
         tested = {re.split("[?#]", path)[0] for path in VERDICTS}
-        assert await paths(served) == {*RELAYS, *tested, COUNTS, TRIES}
+        assert await paths(served) == {*RELAYS, *tested, *REVIEWS, COUNTS, TRIES}
 
 
 @pytest.mark.parametrize("path", VERDICTS)

@@ -65,6 +65,7 @@ async def test_every_reply_is_declared_and_none_is_a_500(
             f"/admin/{what}"
             for what in ("figures", "decisions", "policies/files", "policies/draft")
         ),
+        *(f"/admin/review/{what}" for what in ("next", "label", "leave", "labels")),
     }
 
 

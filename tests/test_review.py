@@ -23,6 +23,7 @@ from shieldgate.evaluation.datasets import Dataset
 from shieldgate.evaluation.score_file import wording_digest
 from shieldgate.evaluation.sources import open_source
 from shieldgate.evaluation.storage import Folder
+from shieldgate.kept_texts.labels import LabelStore
 from shieldgate.kept_texts.seal import Seal
 from shieldgate.kept_texts.store import TextStore
 from shieldgate.review.candidates import Candidate, Found, JudgedText, Key, Search
@@ -324,7 +325,7 @@ def test_kept_texts_come_as_they_were_judged_and_chosen(store: TextStore) -> Non
     text = kept("dec_1", response="an answer", why=("random",), chance=0.02, caller="web")
     put(store, text, seal=Seal([old]))
     put(store, kept("dec_2"), seal=Seal([other]))
-    texts = KeptTexts(store, Seal([KEY, old]))
+    texts = KeptTexts(store, LabelStore(store.database), Seal([KEY, old]))
     [found] = texts.judged()
     assert texts.locked == 1
     assert found.key == (SOURCE, "dec_1", None)
@@ -336,10 +337,10 @@ def test_kept_texts_come_as_they_were_judged_and_chosen(store: TextStore) -> Non
 
 
 def test_a_wrong_key_is_said_and_no_empty_review(store: TextStore) -> None:
-    assert not list(KeptTexts(store, Seal([KEY])).judged())
+    assert not list(KeptTexts(store, LabelStore(store.database), Seal([KEY])).judged())
     put(store, kept("dec_1"), kept("dec_2"))
     with pytest.raises(ConfigurationError, match="none of its 2 texts is opened by this key"):
-        list(KeptTexts(store, Seal([new_key()])).judged())
+        list(KeptTexts(store, LabelStore(store.database), Seal([new_key()])).judged())
 
 
 # The file and the session

@@ -15,14 +15,18 @@ from checkpoints import save_calm_checkpoint
 from scored import header, scored, write_scores
 from terminal import Terminal, terminal
 from test_cli_serve import PROGRAM
-from test_kept_texts import CANARY, DAY, KEY, bytes_of, kept, new_key, put
+from test_kept_texts import CANARY, DAY, KEY, bytes_of, judgement, kept, new_key, put
 from typer.testing import CliRunner, Result
 
 from shieldgate.cli import app
 from shieldgate.errors import ConfigurationError
 from shieldgate.evaluation.sources import open_source
+from shieldgate.kept_texts.labels import LabelStore
+from shieldgate.kept_texts.seal import Seal
 from shieldgate.kept_texts.store import TextStore
 from shieldgate.policy import load_book
+from shieldgate.review.desk import Desk
+from shieldgate.review.kept import KeptTexts
 
 BOOK = """
 family: test
@@ -221,6 +225,57 @@ def test_a_callers_texts_are_forgotten_wherever_they_are(file: Path, out: Path) 
     assert [row["caller"] for row in written(out)] == ["stays"]
     store = TextStore.at(str(file))
     assert [text.caller for text in store.read()] == ["stays"]
+
+
+def label_in_console(file: Path, **labels: Mapping[str, int]) -> None:
+    store = TextStore.at(str(file))
+    desk = Desk(KeptTexts(store, LabelStore(store.database), Seal([KEY])), keep_seconds=90 * DAY)
+    for id, said in labels.items():
+        desk.label("anna-0123456789abcdef", id, said, IDS)  # type: ignore[arg-type]
+    store.close()
+
+
+def test_labels_of_the_console_are_added_to_those_of_a_terminal(
+    file: Path, book: Path, out: Path
+) -> None:
+    both = (judgement(0.4), replace(judgement(0.4), policy="test/spam"))
+    keep(file, "dec_1", judgements=both, why=("random",), chance=0.01)
+    keep(file, "dec_2", judgements=both)
+    key = {"SHIELDGATE_KEEP_TEXTS_KEY": KEY}
+    where = ("--keep-texts", file, "--policies", book, "--out", out)
+    exported = invoke("review", *where, "--export", **key)
+    assert (exported.exit_code, out.exists()) == (0, False)
+    assert "Nothing was labelled in the console so far" in exported.stderr
+    label_in_console(file, dec_1={"test/threat": 1})
+    other = {"SHIELDGATE_KEEP_TEXTS_KEY": new_key()}
+    assert "is opened by this key" in refusal(*where, "--export", **other)
+    with terminal(command(*where), **key) as person:
+        shown = person.shows("text 1 of 2", "2")
+        person.press("ys" if "dec_1" in shown else "sys")  # once the policy that has no label yet
+        person.shows("labelled.jsonl: 1")
+        person.press("q")
+        assert person.ends() == 0
+    [before] = written(out)
+    label_in_console(file, dec_2={"test/threat": 0})
+    exported = invoke("review", *where, "--export", **key)
+    assert exported.exit_code == 0, exported.exception
+    assert f"Added to {out}, with the texts: 2 that were labelled" in exported.stderr
+    assert "--weight weight" in exported.stderr
+    rows = {row["id"]: row for row in written(out)}
+    assert rows["dec_1"]["labels"]["test/threat"] == 1
+    assert rows[before["id"]]["labels"].items() >= before["labels"].items()
+    assert {id: row["weight"] for id, row in rows.items()} == {"dec_1": 100.0, "dec_2": 1.0}
+    assert out.stat().st_mode & 0o077 == 0
+    lines = [json.dumps(row | {"weight": 7.0}) + "\n" for row in rows.values()]
+    out.write_text("".join(lines))
+    assert "chosen by other rules" in refusal(*where, "--export", **key)
+    assert "takes no DATASET" in refusal("rows.jsonl", *where, "--export", **key)
+    done = invoke("review", "--keep-texts", file, "--forget", "web", "--out", out)
+    assert "deleted 2 kept texts of web" in done.stdout
+    assert (written(out), "Nothing" in invoke("review", *where, "--export", **key).stderr) == (
+        [],
+        True,
+    )
 
 
 def test_what_cannot_be_reviewed_is_said_in_a_sentence(

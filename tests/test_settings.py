@@ -64,6 +64,7 @@ VALUES = {
     "keep_texts_share": "0.5",
     "keep_texts_near": "2.0",
     "keep_texts_bytes": "1000",
+    "keep_labels_days": "8.0",
     "redis_url": "redis://localhost:6379/0",
     "redis_seconds": "0.2",
     "redis_keep_seconds": "60",

@@ -12,7 +12,10 @@
     ├── GeneratorBusy           the worker's queue is full; try again after `retry_after` seconds
     ├── GeneratorFailed         the worker's model failed or was closed
     ├── UpstreamError           the model behind the gateway refused, failed or made no sense
-    ├── StoreFailed             the database of kept texts failed; no request notices
+    ├── StoreFailed             the database of kept texts failed; no judged request notices
+    ├── NothingKept             labels were asked of a server that keeps no texts
+    ├── TextGone                a kept text was to be labelled that is no longer kept
+    ├── TextTaken               a kept text was to be labelled that somebody else was asked about
     └── ScoringError            no score could be had; the profile's `on_failure` decides
         ├── Unscreenable        an answer holds what no scorer here can read
         ├── TooLong             the text takes more time than any may
@@ -154,6 +157,32 @@ class GeneratorFailed(ShieldgateError):
 
 class StoreFailed(ShieldgateError):
     """The database of kept texts can't be reached, or refused."""
+
+
+class NothingKept(ShieldgateError):
+    """Labels are of kept texts, and this server keeps none."""
+
+
+class TextGone(ShieldgateError):
+    """A text is no longer kept, and what was said of it is not kept either."""
+
+    def __init__(self) -> None:
+        """Say why that may be."""
+        super().__init__(
+            "This text is no longer kept: it expired, made room for others, or was forgotten. "
+            "Nothing was labelled."
+        )
+
+
+class TextTaken(ShieldgateError):
+    """Somebody else was asked about a text since, whose answers stay."""
+
+    def __init__(self) -> None:
+        """Say what became of it."""
+        super().__init__(
+            "Meanwhile somebody else was asked about this text, and their labels stay. Nothing was "
+            "changed."
+        )
 
 
 class ScoringError(ShieldgateError):

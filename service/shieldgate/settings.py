@@ -465,7 +465,16 @@ class KeepingSettings(KeptTextsSettings):
         "logits; 0 keeps none for that. 1 is from 0.27 to 0.73 around 0.5.",
     )
     keep_texts_bytes: int = Field(
-        2**30, ge=1, description="Most bytes of kept texts; beyond that the oldest are deleted."
+        2**30,
+        ge=1,
+        description="Most bytes of kept texts without labels; beyond that the oldest are deleted.",
+    )
+    keep_labels_days: float = Field(
+        90,
+        gt=0,
+        le=3660,
+        description="How long a text that was labelled in the console is kept with its labels, in "
+        "days after the last of them.",
     )
 
 

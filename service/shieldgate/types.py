@@ -10,6 +10,8 @@ from shieldgate.errors import ScoringError
 Direction = Literal["prompt", "response"]
 DIRECTIONS: tuple[Direction, ...] = get_args(Direction)
 
+Label = Literal[0, 1]  # 1 where a text violates a policy
+
 
 @dataclass(frozen=True, slots=True)
 class Exchange:

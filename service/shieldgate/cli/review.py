@@ -1,5 +1,8 @@
 """`shieldgate review`: a person's labels for what is worth a look."""
 
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -12,8 +15,8 @@ from shieldgate.policy import PolicyBook, load_book
 from shieldgate.settings import KeptTextsSettings
 
 if TYPE_CHECKING:
-    from shieldgate.kept_texts.seal import Seal
     from shieldgate.kept_texts.store import TextStore
+    from shieldgate.review.kept import KeptTexts
 
 _CHOICE = "What is asked"
 
@@ -152,6 +155,14 @@ def review(
             rich_help_panel=_CHOICE,
         ),
     ] = False,
+    export: Annotated[
+        bool,
+        typer.Option(
+            "--export",
+            help="Ask nothing: add to --out what was labelled in the console of the gateway that "
+            "keeps texts.",
+        ),
+    ] = False,
     forget: Annotated[
         str | None,
         typer.Option(
@@ -185,6 +196,8 @@ def review(
 
     - `shieldgate review --keep-texts review.db --keep-texts-key-file key --out labelled.jsonl`
 
+    - `shieldgate review --keep-texts review.db --keep-texts-key-file key --export`
+
     - `shieldgate review --keep-texts review.db --forget web-app --out labelled.jsonl`
     """
     if forget is not None:
@@ -192,15 +205,26 @@ def review(
         return
     with needed("Reviewing", "eval"):
         # Here, because they import numpy, which serving does without.
-        from shieldgate.cli.review_run import ReviewCommand  # noqa: PLC0415
+        from shieldgate.cli.review_run import ReviewCommand, export_labels  # noqa: PLC0415
         from shieldgate.review.candidates import Search  # noqa: PLC0415
         from shieldgate.review.choice import Choice  # noqa: PLC0415
+        from shieldgate.review.kept import SHARE  # noqa: PLC0415
+    if data is None and (scores or against or adapter or map_):
+        raise ConfigurationError(
+            "--scores, --against, --adapter and --map are of a DATASET. Give it first."
+        )
+    if export:
+        if data is not None:
+            raise ConfigurationError("--export writes what a gateway kept, and takes no DATASET.")
+        with _kept(settings) as kept:
+            export_labels(kept, out)
+        return
     book = load_book(policies)
     try:
         thresholds, asked = book.profile(profile), book.find(policy or book.policies)
     except UnknownName as unknown:
         raise ConfigurationError(str(unknown)) from None
-    share = share if share is not None else 1.0 if data is None else 0.05
+    share = share if share is not None else SHARE if data is None else 0.05
     pairs = [_pair(given, book) for given in disagree or ()]
     command = ReviewCommand(
         book,
@@ -216,11 +240,8 @@ def review(
         dry_run,
     )
     if data is None:
-        if scores or against or adapter or map_:
-            raise ConfigurationError(
-                "--scores, --against, --adapter and --map are of a DATASET. Give it first."
-            )
-        command.review_kept(*_kept(settings))
+        with _kept(settings) as kept:
+            command.review_kept(kept)
     elif scores is None:
         raise ConfigurationError(
             "--scores is missing: the scores.jsonl that `shieldgate evaluate` wrote of these rows, "
@@ -239,15 +260,26 @@ def _pair(given: str, book: PolicyBook) -> tuple[str, str]:
     return a, b
 
 
-def _kept(settings: KeptTextsSettings) -> "tuple[TextStore, Seal]":
-    """Open the texts that a gateway kept; raise ConfigurationError."""
+@contextmanager
+def _kept(settings: KeptTextsSettings) -> "Iterator[KeptTexts]":
+    """Open the texts that a gateway kept, but for expired ones; raise ConfigurationError."""
     from shieldgate.kept_texts.seal import Seal  # noqa: PLC0415
 
-    store = _store(settings)
-    return store, Seal.of(settings.keep_texts_key, settings.keep_texts_key_file)
+    with _stored(settings) as store:
+        # Here, because its database is an extra.
+        from shieldgate.kept_texts.labels import LabelStore  # noqa: PLC0415
+        from shieldgate.review.kept import KeptTexts  # noqa: PLC0415
+
+        labels = LabelStore(store.database)
+        seal = Seal.of(settings.keep_texts_key, settings.keep_texts_key_file)
+        labels.expire(now := time.time())
+        if expired := store.expire(now):
+            typer.echo(f"{expired:,} texts have expired and are deleted", err=True)
+        yield KeptTexts(store, labels, seal)
 
 
-def _store(settings: KeptTextsSettings) -> "TextStore":
+@contextmanager
+def _stored(settings: KeptTextsSettings) -> "Iterator[TextStore]":
     if settings.keep_texts is None:
         raise ConfigurationError(
             f"There is nothing to review: give rows and their --scores, or {flag('keep_texts')} "
@@ -256,18 +288,24 @@ def _store(settings: KeptTextsSettings) -> "TextStore":
     with needed("Reading kept texts", "review"):
         from shieldgate.kept_texts.store import TextStore  # noqa: PLC0415
 
-    return TextStore.at(settings.keep_texts.get_secret_value(), make=False)
+    store = TextStore.at(settings.keep_texts.get_secret_value(), make=False)
+    try:
+        yield store
+    except StoreFailed as failure:
+        raise ConfigurationError(f"{store.name}: {failure}") from None
+    finally:
+        store.close()
 
 
 def _forget(caller: str, settings: KeptTextsSettings, out: Path) -> None:
     """Delete a caller's texts, wherever they are; raise ConfigurationError."""
     from shieldgate.review.labelled_file import LabelledFile  # noqa: PLC0415
 
-    store = _store(settings)
-    try:
+    with _stored(settings) as store:
+        from shieldgate.kept_texts.labels import LabelStore  # noqa: PLC0415
+
         kept = store.forget(caller)
-    except StoreFailed as failure:
-        raise ConfigurationError(f"{store.name}: {failure}") from None
+        LabelStore(store.database).expire(time.time())
     typer.echo(f"deleted {kept:,} kept texts of {caller} from {store.name}")
     if out.exists():
         with LabelledFile(out) as file:

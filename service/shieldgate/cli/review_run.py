@@ -1,28 +1,52 @@
 """What `shieldgate review` does: finds what to ask, has it asked, and says what came of it."""
 
+import math
 import signal
 import sys
-import time
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import typer
 
 from shieldgate.cli.review_screen import Screen
-from shieldgate.errors import ConfigurationError, StoreFailed
+from shieldgate.errors import ConfigurationError
 from shieldgate.evaluation.sources import open_source
-from shieldgate.kept_texts.seal import Seal
 from shieldgate.policy import PolicyBook, Profile
-from shieldgate.review.candidates import Found, Search
+from shieldgate.review.candidates import Found, Key, Search
 from shieldgate.review.kept import KeptTexts
 from shieldgate.review.labelled_file import LabelledFile
+from shieldgate.review.rows import Row
 from shieldgate.review.scored_rows import ScoredRows
 from shieldgate.review.session import Session
 
-if TYPE_CHECKING:
-    from shieldgate.kept_texts.store import TextStore
+_NEXT = "Next:\n  shieldgate evaluate {} --weight weight --out runs/reviewed"
+
+
+def export_labels(kept: KeptTexts, out: Path) -> None:
+    """Add what was labelled in the console to a file of rows; raise ConfigurationError."""
+
+    def merged(row: Row) -> Row:
+        """Add to a row what the file has of its text."""
+        before = file.row(Key(row["source"], row["id"])) or row
+        if not math.isclose(before["weight"], row["weight"]):
+            raise ConfigurationError(
+                f"{out}: {row['id']} was labelled there, and chosen by other rules, so that its "
+                "weight doesn't suit the others. Choose another --out."
+            )
+        return {**row, "labels": {**before["labels"], **row["labels"]}}
+
+    with LabelledFile(out) as file:
+        rows = [merged(row) for row in kept.rows()]
+        if not rows:
+            typer.echo("Nothing was labelled in the console so far", err=True)
+            return
+        file.put(rows)
+    typer.echo(
+        f"Added to {out}, with the texts: {len(rows):,} that were labelled in the console. "
+        f"{_NEXT.format(out)}",
+        err=True,
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,23 +83,13 @@ class ReviewCommand:
             found = replace(found, candidates=rows.with_texts(found.candidates, file.row))
             self._ask(found, file)
 
-    def review_kept(self, store: "TextStore", seal: Seal) -> None:
-        """Ask about texts that a gateway kept; raise ConfigurationError."""
-        kept = KeptTexts(store, seal)
-        try:
-            if expired := store.expire(time.time()):
-                typer.echo(f"{expired:,} texts have expired and are deleted", err=True)
-            with LabelledFile(self.out) as file:
-                found = self.search.among(kept.judged(), file.row)
-                if kept.locked:
-                    typer.echo(
-                        f"Note: {kept.locked:,} texts are not opened by these keys", err=True
-                    )
-                self._ask(found, file)
-        except StoreFailed as failure:
-            raise ConfigurationError(f"{store.name}: {failure}") from None
-        finally:
-            store.close()
+    def review_kept(self, kept: KeptTexts) -> None:
+        """Ask about texts that a gateway kept; raise ConfigurationError and StoreFailed."""
+        with LabelledFile(self.out) as file:
+            found = self.search.among(kept.judged(), file.row)
+            if kept.locked:
+                typer.echo(f"Note: {kept.locked:,} texts are not opened by these keys", err=True)
+            self._ask(found, file)
 
     def _ask(self, found: Found, file: LabelledFile) -> None:
         session = Session(found.candidates, file)
@@ -130,7 +144,6 @@ class ReviewCommand:
         if session.labels:
             typer.echo(
                 f"Labelled in {self.out}, with the texts: {session.labelled:,}, by "
-                f"{session.labels:,} answers. Next:\n"
-                f"  shieldgate evaluate {self.out} --weight weight --out runs/reviewed",
+                f"{session.labels:,} answers. {_NEXT.format(self.out)}",
                 err=True,
             )

@@ -20,7 +20,7 @@ from shieldgate.cli.stores import (
     audit_secret,
     audit_sink,
     cache_secret,
-    open_keeper,
+    open_kept_texts,
     open_redis,
     shared_history,
 )
@@ -79,7 +79,7 @@ def run(settings: ServeSettings, part: GatewayProcess | None = None) -> None:
     secret = cache_secret(settings)
     shared, second = open_redis(settings, secret, telemetry)
     audit = Audit(audit_secret(settings), audit_sink(settings, shared, telemetry))
-    keeper = open_keeper(settings, telemetry)
+    keeper, desk = open_kept_texts(settings, telemetry)
 
     scorer_process = UnixSocketScorer(part.scorer) if part else None
     served: OpenScorer | None = None
@@ -159,6 +159,7 @@ def run(settings: ServeSettings, part: GatewayProcess | None = None) -> None:
                 shared_decisions=SharedDecisions(audit.recent, part.scorer.parent)
                 if part
                 else None,
+                desk=desk,
             )
         )
 

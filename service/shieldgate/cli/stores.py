@@ -15,6 +15,9 @@ if TYPE_CHECKING:
     from shieldgate.kept_texts.keeper import Keeper
     from shieldgate.redis.client import RedisClient
     from shieldgate.redis.score_cache import RedisScoreCache
+    from shieldgate.review.desk import Desk
+
+_DAY = 86_400.0
 
 log = structlog.get_logger(__name__)
 
@@ -86,24 +89,37 @@ def audit_sink(
     )
 
 
-def open_keeper(settings: ServeSettings, telemetry: Telemetry) -> "Keeper | None":
-    """Prepare what keeps texts for review, where that is asked for; raise ConfigurationError."""
+def open_kept_texts(
+    settings: ServeSettings, telemetry: Telemetry
+) -> tuple["Keeper | None", "Desk | None"]:
+    """Prepare what keeps texts for review, and what asks people about them.
+
+    There are none where that isn't asked for. Raises ConfigurationError.
+    """
     if settings.keep_texts is None:
-        return None
+        return None, None
     with needed("Keeping texts", "review"):
         # Here, because who keeps none needs no database.
         from shieldgate.kept_texts.keeper import Keeper  # noqa: PLC0415
+        from shieldgate.kept_texts.labels import LabelStore  # noqa: PLC0415
         from shieldgate.kept_texts.rule import KeepRule  # noqa: PLC0415
         from shieldgate.kept_texts.seal import Seal  # noqa: PLC0415
         from shieldgate.kept_texts.store import TextStore  # noqa: PLC0415
+        from shieldgate.review.desk import Desk  # noqa: PLC0415
+        from shieldgate.review.kept import KeptTexts  # noqa: PLC0415
     seal = Seal.of(settings.keep_texts_key, settings.keep_texts_key_file)
     store = TextStore.at(settings.keep_texts.get_secret_value())
     log.info("texts of some decisions are kept", where=store.name, days=settings.keep_texts_days)
-    return Keeper(
+    keep_labels_seconds = settings.keep_labels_days * _DAY
+    keeper = Keeper(
         store,
         seal,
         KeepRule(settings.keep_texts_share, settings.keep_texts_near),
-        keep_seconds=settings.keep_texts_days * 86_400,
+        keep_seconds=settings.keep_texts_days * _DAY,
+        keep_labels_seconds=keep_labels_seconds,
         max_bytes=settings.keep_texts_bytes,
         observer=telemetry,
     )
+    kept = KeptTexts(store, LabelStore(store.database), seal)
+    desk = Desk(kept, keep_seconds=keep_labels_seconds)
+    return keeper, desk

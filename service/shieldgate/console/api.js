@@ -15,16 +15,16 @@ export class Problem extends Error {
 }
 
 // Give the response to a request; throw a Problem where it is an error. A `body` is sent as JSON.
-// Where a key is missing or isn't one, or lacks the right, the person is asked for another.
-export async function request(path, { body, signal } = {}) {
+// `keepalive` asks even where the page is gone by then. Where a key is missing or isn't one, or lacks the right, the person is asked for another.
+export async function request(path, { body, signal, keepalive } = {}) {
   let shown = key;
-  let response = await send(path, body, signal);
+  let response = await send(path, body, signal, keepalive);
   while (response.status === 401 || (response.status === 403 && shown !== null)) {
     const refused = await problemOf(response);
     // Meanwhile another request may have been given one.
     if (key === shown && !(await askForKey(key === null ? "" : refused.message))) throw refused;
     shown = key;
-    response = await send(path, body, signal);
+    response = await send(path, body, signal, keepalive);
   }
   if (!response.ok) throw await problemOf(response);
   return response;
@@ -33,14 +33,14 @@ export async function request(path, { body, signal } = {}) {
 // The same, read as JSON.
 export const ask = async (path, options) => (await request(path, options)).json();
 
-async function send(path, body, signal) {
+async function send(path, body, signal, keepalive) {
   const headers = {};
   if (key !== null) headers.authorization = `Bearer ${key}`;
   if (body !== undefined) headers["content-type"] = "application/json";
   try {
     return await fetch(new URL(path.replace(/^\//, ""), ROOT), {
       method: body === undefined ? "GET" : "POST",
-      headers, signal, body: body === undefined ? undefined : JSON.stringify(body),
+      headers, signal, keepalive, body: body === undefined ? undefined : JSON.stringify(body),
     });
   } catch (error) {
     if (error.name === "AbortError") throw error;

@@ -5,12 +5,13 @@ import { view as chat } from "./chat.js";
 import { view as connect } from "./connect.js";
 import { view as now } from "./now.js";
 import { view as policies } from "./policies.js";
+import { view as review } from "./review.js";
 import { view as tryOut } from "./try.js";
 
 // A view has an `id` for the fragment, a `title`, and `build(root, setting)`, which is called once,
 // when it is first shown. What that gives may have `shown(setting)` and `hidden()`; a setting is
 // the URLSearchParams behind the view's id: `#try?profile=strict`.
-const VIEWS = [tryOut, chat, policies, now, connect];
+const VIEWS = [tryOut, chat, policies, now, review, connect];
 
 const main = document.querySelector("main");
 const nav = document.querySelector("nav");

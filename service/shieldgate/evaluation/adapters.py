@@ -11,8 +11,7 @@ from ruamel.yaml.error import YAMLError
 
 from shieldgate.errors import ConfigurationError, first_line
 from shieldgate.evaluation.label_rules import Rule, number
-from shieldgate.evaluation.score_file import Label
-from shieldgate.types import Exchange
+from shieldgate.types import Exchange, Label
 
 Fields = Mapping[str, Any]
 

@@ -7,7 +7,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Self
 
-from shieldgate.evaluation.score_file import Label
+from shieldgate.types import Label
 
 _RULE = re.compile(r"(?P<column>.+?)(?P<than>==|>=|<=|>|<)(?P<value>.+)")
 _COMPARE: Mapping[str, Callable[[float, float], bool]] = {

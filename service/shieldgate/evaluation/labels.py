@@ -5,8 +5,8 @@ from dataclasses import dataclass
 
 from shieldgate.errors import ConfigurationError
 from shieldgate.evaluation.adapters import Example, either
-from shieldgate.evaluation.score_file import Label
 from shieldgate.policy import Policy
+from shieldgate.types import Label
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,16 +10,14 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, BinaryIO, Literal, Self
+from typing import Any, BinaryIO, Self
 
 import orjson
 
 from shieldgate.errors import ConfigurationError
 from shieldgate.evaluation.files import write_result
 from shieldgate.policy import Policy
-from shieldgate.types import DIRECTIONS, Direction
-
-Label = Literal[0, 1]
+from shieldgate.types import DIRECTIONS, Direction, Label
 
 _TIMING = "timing.json"
 

@@ -19,9 +19,13 @@ from shieldgate.errors import (
     ExceedsLimit,
     LimitReached,
     NotAllowed,
+    NothingKept,
     Overloaded,
     ScorerUnavailable,
     ShieldgateError,
+    StoreFailed,
+    TextGone,
+    TextTaken,
     TooLong,
     UnknownKey,
     UnknownName,
@@ -48,6 +52,10 @@ _REPLIES: Mapping[type[ShieldgateError], tuple[int, str]] = {
     TooLong: (413, "text_too_long"),
     Overloaded: (429, "overloaded"),
     ScorerUnavailable: (503, ScorerUnavailable.code),
+    NothingKept: (404, "texts_not_kept"),
+    TextGone: (404, "text_gone"),
+    TextTaken: (409, "text_taken"),
+    StoreFailed: (503, "store_failed"),
 }
 
 _HTTP_CODES = {
@@ -69,12 +77,13 @@ _MEANINGS = {
     408: "The body took too long to arrive.",
     401: "There is no API key, or it is not one of this server's.",
     403: "The API key does not allow this.",
+    409: "Somebody else was here before.",
     413: "The body, or a text in it, is too long, takes too long to judge, or holds more than the "
     "key may send in a minute.",
     415: "The body is compressed.",
     429: "The queue is full, or the key's limit reached; `Retry-After` says when to come again.",
     500: "A defect of ours; `x-request-id` finds it in the log.",
-    503: "Nothing was judged: the scorer is not loaded, or it failed.",
+    503: "Nothing was judged: the scorer is not loaded, or it failed; or a database did.",
 }
 WITH_A_BODY = (400, 408, 413, 415, 503)
 

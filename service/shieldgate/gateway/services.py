@@ -3,7 +3,7 @@
 from collections.abc import Callable, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass, field, replace
-from typing import Annotated, Protocol
+from typing import TYPE_CHECKING, Annotated, Protocol
 
 from fastapi import Depends, Request
 
@@ -20,6 +20,10 @@ from shieldgate.settings import ServeSettings
 from shieldgate.telemetry import SharedDecisions, Telemetry
 from shieldgate.types import Direction, Exchange
 from shieldgate.upstream import Upstream
+
+if TYPE_CHECKING:
+    # With its database an extra.
+    from shieldgate.review.desk import Desk
 
 
 class Policies(Protocol):
@@ -63,7 +67,8 @@ class Services:
     `stop` ends the server; it is told what made that necessary. `upstream` answers chats, where
     there is a model to answer them. Without `keys` whoever reaches the server may use it.
     `shared` is opened and closed with the server. Without a `history`, what requests refer to is
-    not known. `shared_decisions` are those of other processes, too, where there are some.
+    not known. `shared_decisions` are those of other processes, too, where there are some. The
+    `desk` asks people about kept texts, where some are kept.
     """
 
     settings: ServeSettings
@@ -79,6 +84,7 @@ class Services:
     shared: AbstractAsyncContextManager[object] | None = None
     history: History | None = None
     shared_decisions: SharedDecisions | None = None
+    desk: "Desk | None" = None
 
     @property
     def model(self) -> Upstream:

@@ -14,6 +14,7 @@ import structlog
 
 from shieldgate.errors import StoreFailed
 from shieldgate.kept_texts.kept import KeptText
+from shieldgate.kept_texts.labels import LabelStore
 from shieldgate.kept_texts.rule import KeepRule
 from shieldgate.kept_texts.seal import Seal
 from shieldgate.kept_texts.store import SealedText, TextStore
@@ -40,6 +41,8 @@ class Observer(Protocol):
 class Keeper:
     """Takes decisions, and keeps the texts of some of them for `keep_seconds`; a context manager.
 
+    Deletes what has expired, with labels that are older than `keep_labels_seconds`.
+
     Nobody waits for it: what is chosen waits here, bounded, for a thread that seals and stores it.
     What finds no room is dropped and counted, and so is what the database refuses.
     """
@@ -51,6 +54,7 @@ class Keeper:
         rule: KeepRule,
         *,
         keep_seconds: float,
+        keep_labels_seconds: float,
         max_bytes: int,
         observer: Observer,
         draw: Callable[[], float] = _RANDOM.random,
@@ -58,7 +62,9 @@ class Keeper:
         self._store = store
         self._seal = seal
         self._rule = rule
+        self._labels = LabelStore(store.database)
         self._keep_seconds = keep_seconds
+        self._keep_labels_seconds = keep_labels_seconds
         self._max_bytes = max_bytes
         self._observer = observer
         self._draw = draw
@@ -150,7 +156,9 @@ class Keeper:
         )
 
     def _keep_up(self) -> None:
-        self._store.expire(time.time(), self._keep_seconds)
+        now = time.time()
+        self._labels.expire(now, self._keep_labels_seconds)
+        self._store.expire(now, self._keep_seconds)
         self._store.shrink(self._max_bytes)
 
     async def _in_thread(self, work: Callable[[], None]) -> bool:

@@ -8,9 +8,8 @@ from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from shieldgate.errors import ConfigurationError
-from shieldgate.evaluation.score_file import Label
 from shieldgate.review.choice import Choice, Chosen, drawn
-from shieldgate.types import Exchange, Judgement
+from shieldgate.types import Exchange, Judgement, Label
 
 
 class Key(NamedTuple):
@@ -83,7 +82,7 @@ class Search:
             for text in texts:
                 seen += 1
                 judgements = [j for j in text.judgements if j.policy in self.policies]
-                found = self._choose(text, judgements) if judgements else None
+                found = self.choose(text, judgements) if judgements else None
                 row = labelled(text.key)
                 if row and (found is None or not math.isclose(row["weight"], found.weight)):
                     raise ConfigurationError(
@@ -109,7 +108,8 @@ class Search:
         first = heapq.nsmallest(self.limit, candidates(), key=lambda entry: entry[:2])
         return Found([c for _, _, c in first], seen, chosen, labelled_before)
 
-    def _choose(self, text: JudgedText, judgements: Sequence[Judgement]) -> Chosen | None:
+    def choose(self, text: JudgedText, judgements: Sequence[Judgement]) -> Chosen | None:
+        """Choose by some judgements of a text, or don't; what its source chose counts, too."""
         found = self.choice.choose(repr(text.key), judgements, text.others)
         if found is None or text.kept is None:
             return found

@@ -4,15 +4,14 @@ import errno
 import fcntl
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, BinaryIO, Self
+from typing import BinaryIO, Self
 
 from shieldgate.errors import ConfigurationError
 from shieldgate.evaluation.files import replace_file
 from shieldgate.review.candidates import Key
-
-Row = Mapping[str, Any]
+from shieldgate.review.rows import Row, line
 
 
 class LabelledFile:
@@ -70,7 +69,7 @@ class LabelledFile:
                     self._write_anew(lambda key, row: key not in keys)
                 self._last, self._last_at = keys, self._opened().seek(0, os.SEEK_END)
             file = self._opened()
-            content = b"".join(_line(row) for row in rows if row["labels"])
+            content = b"".join(line(row) for row in rows if row["labels"])
             # Whatever stops this leaves a line without an end, which is cut off; writing over the
             # line would leave a mixture of both.
             file.seek(file.truncate(self._last_at))
@@ -98,7 +97,7 @@ class LabelledFile:
     def _write_anew(self, keep: Callable[[Key, Row], bool]) -> None:
         self._rows = {key: row for key, row in self._rows.items() if keep(key, row)}
         self._last = ()
-        replace_file(self.path, b"".join(map(_line, self._rows.values())))
+        replace_file(self.path, b"".join(map(line, self._rows.values())))
         if self._file:
             self._file.close()
         self._open()
@@ -128,9 +127,9 @@ class LabelledFile:
         return self._file
 
     def _read(self, numbered: tuple[int, bytes]) -> tuple[Key, Row]:
-        number, line = numbered
+        number, written = numbered
         try:
-            row = json.loads(line)
+            row = json.loads(written)
             if isinstance(row["labels"], dict) and isinstance(row["prompt"], str):
                 return _key(row), {**row, "weight": float(row["weight"])}
         except (ValueError, KeyError, TypeError):
@@ -144,14 +143,5 @@ class LabelledFile:
         )
 
 
-def writable(text: str) -> str:
-    """Replace halves of surrogate pairs, which no file of rows may hold."""
-    return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
-
-
 def _key(row: Row) -> Key:
     return Key(row["source"], row["id"], row.get("row"))
-
-
-def _line(row: Row) -> bytes:
-    return json.dumps(row, ensure_ascii=False).encode() + b"\n"

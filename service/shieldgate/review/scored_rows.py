@@ -13,13 +13,13 @@ from shieldgate.evaluation.datasets import Dataset
 from shieldgate.evaluation.labels import Labelling
 from shieldgate.evaluation.protocols import PROTOCOLS
 from shieldgate.evaluation.row_scoring import Batch
-from shieldgate.evaluation.score_file import Label, read_scores
+from shieldgate.evaluation.score_file import read_scores
 from shieldgate.evaluation.sources import Source
 from shieldgate.evaluation.storage import Folder
 from shieldgate.policy import Policy, PolicyBook, Profile, decide
 from shieldgate.review.candidates import Candidate, JudgedText, Key
-from shieldgate.review.labelled_file import writable
-from shieldgate.types import Direction, Judgement, Score
+from shieldgate.review.rows import writable
+from shieldgate.types import Direction, Judgement, Label, Score
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,12 +3,11 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
 
-from shieldgate.evaluation.score_file import Label
 from shieldgate.review.candidates import Candidate, Key
-from shieldgate.review.labelled_file import LabelledFile, Row, writable
-from shieldgate.types import Exchange
+from shieldgate.review.labelled_file import LabelledFile
+from shieldgate.review.rows import Row, labelled_row, writable_texts
+from shieldgate.types import Exchange, Label
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +69,7 @@ class Session:
             labelled.setdefault((row["prompt"], row.get("response")), {}).update(row["labels"])
         rows = []
         for candidate in candidates:
-            known = labelled.get(_texts(candidate), {})
+            known = labelled.get(writable_texts(candidate), {})
             if missing := {p: known[p] for p in candidate.asked if p in known}:
                 self._known[candidate.text.key] |= missing
                 rows.append(self._row(candidate, {}))
@@ -144,27 +143,11 @@ class Session:
         self._file.put([self._row(c, answers) for c in candidates])
 
     def _row(self, candidate: Candidate, answers: Mapping[str, Label]) -> Row:
-        """Write a row as `evaluate`, `calibrate` and `tune` read it."""
-        text, chosen = candidate.text, candidate.chosen
-        found = self._known[text.key] | {
+        """Write a candidate's row with what is known of it."""
+        found = self._known[candidate.text.key] | {
             policy: label for policy, label in answers.items() if policy in candidate.asked
         }
-        # A label that is asked about again counts no more until it is answered.
-        given = {p: label for p, label in text.labels.items() if p not in candidate.asked}
-        prompt, response = _texts(candidate)
-        row: dict[str, Any] = {
-            "id": text.key.id,
-            "prompt": prompt,
-            **({} if response is None else {"response": response}),
-            "labels": {**given, **found} if found else {},
-            "weight": chosen.weight,
-            "chosen": chosen.why,
-            "source": text.key.source,
-            **({} if text.key.row is None else {"row": text.key.row}),
-            **text.about,
-            "reviewed": datetime.now(UTC).isoformat(timespec="seconds"),
-        }
-        return row
+        return labelled_row(candidate, found, datetime.now(UTC).isoformat(timespec="seconds"))
 
 
 def _items(candidates: Sequence[Candidate], known: Mapping[Key, Mapping[str, Label]]) -> list[Item]:
@@ -186,9 +169,3 @@ def _items(candidates: Sequence[Candidate], known: Mapping[Key, Mapping[str, Lab
 
 def _labels(row: Row | None) -> dict[str, Label]:
     return dict(row["labels"]) if row else {}
-
-
-def _texts(candidate: Candidate) -> tuple[str, str | None]:
-    """Give a candidate's texts as a file may hold them."""
-    response = candidate.exchange.response
-    return writable(candidate.exchange.prompt), None if response is None else writable(response)
