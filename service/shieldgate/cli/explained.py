@@ -1,0 +1,58 @@
+"""Shows which words carried a score: in shades of a colour, or in brackets where there is none."""
+
+from rich.console import Console
+from rich.padding import Padding
+from rich.text import Text
+
+from shieldgate.types import Exchange, Explanation
+
+# How a word is shown, by how much it carries beside the one that carries most.
+_SHADES = ((0.66, "bold reverse red"), (0.33, "bold red"), (0.1, "red"))
+_LISTED = 5
+
+
+def show_explanation(
+    policy: str, explained: Explanation, exchange: Exchange, console: Console
+) -> None:
+    """Print what was explained with its words marked, and what the margin loses without them."""
+    console.print(f"[bold]{policy}[/] {_about(explained, exchange)}", highlight=False)
+    console.print(Padding(_marked(explained, exchange, console.color_system is not None), (0, 2)))
+    text = explained.reading or exchange.judged
+    worst = sorted(explained.words, key=lambda word: word.lost, reverse=True)[:_LISTED]
+    named = [f"{text[w.start : w.end]} {w.lost:+.2f}" for w in worst if w.lost > 0]
+    if explained.margin_without is None or explained.margin_alone is None:
+        console.print("  No word alone lowers the margin.", style="dim")
+        return
+    words = "the word" if explained.tested == 1 else f"the {explained.tested} words"
+    console.print(
+        Text(
+            f"  Carried most: {', '.join(named)}. The margin is {explained.margin:.2f}, without "
+            f"{words} that carry most {explained.margin_without:.2f}, with nothing but them "
+            f"{explained.margin_alone:.2f}.",
+            style="dim",
+        )
+    )
+
+
+def _about(explained: Explanation, exchange: Exchange) -> str:
+    """Say what of the text was explained."""
+    if explained.reading is not None:
+        return "by another reading of the text, which scores worst:"
+    if explained.end - explained.start < len(exchange.judged.strip()):
+        at = f"{explained.start:,} to {explained.end:,}"
+        return f"by characters {at}, the passage that scores worst:"
+    return "by the whole text:"
+
+
+def _marked(explained: Explanation, exchange: Exchange, coloured: bool) -> Text:
+    text = explained.reading or exchange.judged
+    most = max((word.lost for word in explained.words), default=0.0)
+    shown, at = Text(), explained.start
+    for word in explained.words:
+        share = word.lost / most if most > 0 else 0.0
+        style = next((style for least, style in _SHADES if share >= least), "")
+        shown.append(text[at : word.start])
+        said = text[word.start : word.end]
+        shown.append(said if coloured or share < _SHADES[1][0] else f"[{said}]", style)
+        at = word.end
+    return shown.append(text[at : explained.end])
