@@ -131,7 +131,7 @@ class Explained(_Wire):
 class ExchangeResult(_Wire):
     """The verdict on one exchange; `error` and no policies where it passed unjudged.
 
-    `explanation` is null unless one was asked for.
+    There is an `explanation` only where one was asked for.
     """
 
     direction: Direction
@@ -140,7 +140,7 @@ class ExchangeResult(_Wire):
     policies: dict[str, PolicyResult]
     error: Failure | None
     milliseconds: float
-    explanation: Explained | None = None
+    explanation: Explained | None = Field(None, exclude_if=lambda value: value is None)
 
     @classmethod
     def of(

@@ -43,7 +43,7 @@ def sentences(text: str) -> list[Span]:
 
 def joined(spans: Sequence[Span], most: int) -> list[Span]:
     """Join neighbours to at most `most` spans, of as many each as can be."""
-    size = -(-len(spans) // most)
+    size = max(1, -(-len(spans) // most))
     groups = (spans[i : i + size] for i in range(0, len(spans), size))
     return [(group[0][0], group[-1][1]) for group in groups]
 
@@ -53,7 +53,7 @@ def without(text: str, spans: Iterable[Span]) -> str:
     left, at = "", 0
     for start, end in (*sorted(spans), (len(text), len(text))):
         piece = text[at:start]
-        if piece[:1].isspace() and (not left or left[-1].isspace()):
+        if at and piece[:1].isspace() and (not left or left[-1].isspace()):
             piece = piece[1:]
         left, at = left + piece, end
     return left
