@@ -211,3 +211,14 @@ async def test_a_scorer_of_another_process_is_explained_alike(
     path = tmp_path / "scorer"
     async with listening(scorer, path), UnixSocketScorer(path) as remote:
         assert await explained(remote, exchange) == await explained(scorer, exchange)
+
+
+async def test_gradients_weigh_words_in_place_of_leaving_them_out(scorer: FakeScorer) -> None:
+    text = "You crude fool"
+    tokens = [(0, 3, 0.5), (3, 6, 1.0), (6, 9, 2.0), (9, 14, -1.0)]  # crude is cut in two
+    [one] = (
+        await explain_whole(scorer, Exchange(text), [THREAT], lambda asked, of: [tokens])
+    ).values()
+    assert [word.lost for word in one.words] == [0.5, 3.0, -1.0]
+    assert (one.tested, one.margin_without, one.margin_alone) == (1, -6.0, 3.0)
+    assert len(scorer.calls) == 3

@@ -199,6 +199,14 @@ def score(
             "work as some 50 scores.",
         ),
     ] = False,
+    gradient: Annotated[
+        bool,
+        typer.Option(
+            "--gradient",
+            help="With --explain, weigh words by one pass back through a model in this process: "
+            "three scores' work, and less faithful on short texts.",
+        ),
+    ] = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="Write what POST /v1/screen answers.")
     ] = False,
@@ -228,8 +236,15 @@ def score(
     exchanges = read_exchanges(given, text=text, file=file, lines=lines, response=response)
     if explain and lines is not None:
         raise ConfigurationError("--explain is for one text, so it can't go with --lines.")
-    policies = tuple(policy or ())
-    blocked = run(settings, exchanges, policies=policies, explained=explain, as_json=as_json)
+    if gradient and not explain:
+        raise ConfigurationError("--gradient is a way to explain. Give --explain, too.")
+    blocked = run(
+        settings,
+        exchanges,
+        policies=tuple(policy or ()),
+        explained="gradient" if gradient else "leaving out" if explain else None,
+        as_json=as_json,
+    )
     if blocked and exit_code:
         raise typer.Exit(3)
 

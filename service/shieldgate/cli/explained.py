@@ -16,7 +16,8 @@ def show_explanation(
 ) -> None:
     """Print what was explained with its words marked, and what the margin loses without them."""
     console.print(f"[bold]{policy}[/] {_about(explained, exchange)}", highlight=False)
-    console.print(Padding(_marked(explained, exchange, console.color_system is not None), (0, 2)))
+    marked = _marked(explained, exchange, coloured=console.color_system is not None)
+    console.print(Padding(marked, (0, 2), expand=False))
     text = explained.reading or exchange.judged
     worst = sorted(explained.words, key=lambda word: word.lost, reverse=True)[:_LISTED]
     named = [f"{text[w.start : w.end]} {w.lost:+.2f}" for w in worst if w.lost > 0]
@@ -44,7 +45,7 @@ def _about(explained: Explanation, exchange: Exchange) -> str:
     return "by the whole text:"
 
 
-def _marked(explained: Explanation, exchange: Exchange, coloured: bool) -> Text:
+def _marked(explained: Explanation, exchange: Exchange, *, coloured: bool) -> Text:
     text = explained.reading or exchange.judged
     most = max((word.lost for word in explained.words), default=0.0)
     shown, at = Text(), explained.start

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from time import perf_counter
+from typing import Literal
 
 import typer
 from rich import box
@@ -17,16 +18,18 @@ from rich.table import Table
 from shieldgate.cli.explained import show_explanation
 from shieldgate.cli.options import chosen_profile
 from shieldgate.errors import ConfigurationError, ScoringError, UnknownName
-from shieldgate.explanations.explain import explain
+from shieldgate.explanations.explain import Gradients, explain
 from shieldgate.moderation import judge
 from shieldgate.plural import counted
 from shieldgate.policy import Rules, load_book
 from shieldgate.schemas import ExchangeResult, Explained, ScorerInfo, ScreenReply
-from shieldgate.scoring import Identity
+from shieldgate.scoring import Identity, Scorer
 from shieldgate.scoring.factory import open_scorer
 from shieldgate.settings import ScoringSettings
 from shieldgate.telemetry import configure_logging
 from shieldgate.types import Exchange
+
+Explaining = Literal["leaving out", "gradient"]
 
 
 def read_exchanges(
@@ -58,10 +61,10 @@ def run(
     exchanges: Sequence[Exchange],
     *,
     policies: Sequence[str],
-    explained: bool,
+    explained: Explaining | None,
     as_json: bool,
 ) -> bool:
-    """Print the verdicts, `explained` or not, and tell whether one stops its text.
+    """Print the verdicts, `explained` in a way or not, and tell whether one stops its text.
 
     Raises ConfigurationError; exits with 1 when no score could be had.
     """
@@ -136,7 +139,10 @@ def read_text(file: str, otherwise: str = "") -> str:
 
 
 async def _judge(
-    settings: ScoringSettings, exchanges: Sequence[Exchange], rules: Rules, explained: bool
+    settings: ScoringSettings,
+    exchanges: Sequence[Exchange],
+    rules: Rules,
+    explained: Explaining | None,
 ) -> tuple[list[ExchangeResult], Identity]:
     """Judge one exchange after another; the seconds are those of judging, without loading."""
     results = []
@@ -149,11 +155,21 @@ async def _judge(
                 seconds = perf_counter() - started
                 explanation = None
                 if explained:
-                    status.update("leaving words out")
-                    found = await explain(scorer, exchange, rules, verdict.judgements)
+                    status.update("weighing words")
+                    by = _gradients(scorer) if explained == "gradient" else None
+                    found = await explain(scorer, exchange, rules, verdict.judgements, by)
                     explanation = Explained(policies=found)
                 results.append(ExchangeResult.of(verdict, seconds, explanation=explanation))
             return results, scorer.identity
+
+
+def _gradients(scorer: Scorer) -> Gradients:
+    gradients: Gradients | None = getattr(getattr(scorer, "engine", None), "gradients", None)
+    if gradients is None:
+        raise ConfigurationError(
+            "--gradient is for one model in this process. Explain this scorer without it."
+        )
+    return gradients
 
 
 def _show_all(reply: ScreenReply, exchanges: Sequence[Exchange], console: Console) -> None:

@@ -40,8 +40,8 @@ export class Pane {
       h("h2", { class: "which" }, label), field("Prompt", this.#prompt),
       field("Answer, if you like", this.#answer, "With one, it is the answer that is judged, together with its prompt."),
       profile,
-      h("label", { class: "switch" }, this.#explain, "Which words?",
-        h("small", null, "Leaves words out, one by one: as long as some 50 scores.")),
+      h("div", { class: "field switch" }, h("label", null, this.#explain, "Which words?"),
+        h("small", null, "Leaves words out one by one, which takes as long as some 50 texts.")),
       this.#unfold);
     this.#describe();
   }

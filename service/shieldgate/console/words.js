@@ -3,6 +3,8 @@
 import { count, h, plural } from "./page.js";
 
 const NAMED = 5;
+// What counts for less, beside the word that counts most, is not marked.
+const LEAST = 0.1;
 
 // `explanation` is that of a result, `judged` the text under judgement, and `title` names a policy.
 export function words({ policies, error }, judged, title) {
@@ -17,15 +19,15 @@ function explanation(name, explained, judged) {
   const most = Math.max(0, ...explained.words.map((word) => word.lost));
   const heat = h("p", { class: "heat text" });
   let at = explained.start;
-  for (const { start, end, lost } of explained.words) {
+  for (const { start, end, lost } of explained.words.filter((word) => word.lost > LEAST * most)) {
     const mark = h("mark", { title: `${margin(-lost)} without it` }, part(start, end));
-    mark.style.setProperty("--carried", lost > 0 ? lost / most : 0);
-    heat.append(part(at, start), lost > 0 ? mark : part(start, end));
+    mark.style.setProperty("--carried", lost / most);
+    heat.append(part(at, start), mark);
     at = end;
   }
   heat.append(part(at, explained.end));
   return h("section", { class: "words", "aria-label": `Words: ${name}` },
-    h("h3", null, name), h("small", null, about(explained, text.length)), heat,
+    h("h3", null, `Which words: ${name}`), h("small", null, about(explained, text.length)), heat,
     h("small", null, said(explained, part)));
 }
 

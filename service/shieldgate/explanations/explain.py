@@ -1,7 +1,12 @@
-"""Finds the words that carried a score by leaving them out, which any scorer can be asked."""
+"""Finds the words that carried a score: by leaving them out, which any scorer can be asked.
 
+For a model in this process gradients are the cheaper way, and the less faithful one where a text is
+short (`benchmarks/explanations.py`).
+"""
+
+import asyncio
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from shieldgate.explanations.spans import Span, joined, only, sentences, without, words
@@ -23,17 +28,25 @@ TESTED = 0.2
 # There is one exchange to a request, and a pass of many short texts costs least.
 _AT_ONCE = 16
 
+# What each token of the text under judgement carried of each policy's margin, with its characters.
+Gradients = Callable[[Exchange, Sequence[Policy]], Sequence[Sequence[tuple[int, int, float]]]]
+
 _Lost = Mapping[Span, Sequence[float]]
 _NOTHING: _Lost = {}
 
 
 async def explain(
-    scorer: Scorer, exchange: Exchange, rules: Rules, judgements: Sequence[Judgement]
+    scorer: Scorer,
+    exchange: Exchange,
+    rules: Rules,
+    judgements: Sequence[Judgement],
+    gradients: Gradients | None = None,
 ) -> dict[str, Explanation]:
     """Explain what a verdict says of one exchange, by policy.
 
     Of the violated policies the MOST_POLICIES most probable are explained; of none the most
-    probable. What is explained is the reading or passage that scored worst. Raises ScoringError.
+    probable. What is explained is the reading or passage that scored worst. Words are left out, or
+    weighed by `gradients` where they are given. Raises ScoringError, and what `gradients` raises.
     """
     asked = {policy.id: policy for policy in rules.policies}
     ranked = sorted(judgements, key=lambda j: (j.violated, j.probability), reverse=True)
@@ -43,7 +56,7 @@ async def explain(
     found: dict[str, Explanation] = {}
     ways = _by_worst(await score_ways(scorer, exchange, rules), policies)
     for way, of_way in ways.items():
-        for policy, explained in (await explain_whole(scorer, way, of_way)).items():
+        for policy, explained in (await explain_whole(scorer, way, of_way, gradients)).items():
             at = exchange.judged.find(way.judged)
             moved = replace(explained, reading=way.judged) if at < 0 else _moved(explained, at)
             found[policy] = moved
@@ -51,11 +64,14 @@ async def explain(
 
 
 async def explain_whole(
-    scorer: Scorer, exchange: Exchange, policies: Sequence[Policy]
+    scorer: Scorer,
+    exchange: Exchange,
+    policies: Sequence[Policy],
+    gradients: Gradients | None = None,
 ) -> dict[str, Explanation]:
     """Explain an exchange as it is, by policy; of a long one the passage that scores worst alone.
 
-    Long are more than MOST_CHARACTERS. Raises ScoringError.
+    Long are more than MOST_CHARACTERS. Raises as `explain` does.
     """
     text = exchange.judged
     worst = {exchange: list(policies)}
@@ -64,16 +80,19 @@ async def explain_whole(
         worst = _by_worst(await score_all(scorer, cut, policies, at_once=_AT_ONCE), policies)
     found: dict[str, Explanation] = {}
     for part, of_part in worst.items():
-        explained = await _explain(scorer, part, of_part)
+        explained = await _explain(scorer, part, of_part, gradients)
         at = text.find(part.judged)
         found |= {p.id: _moved(e, at) for p, e in zip(of_part, explained, strict=True)}
     return found
 
 
 async def _explain(
-    scorer: Scorer, exchange: Exchange, policies: Sequence[Policy]
+    scorer: Scorer,
+    exchange: Exchange,
+    policies: Sequence[Policy],
+    gradients: Gradients | None,
 ) -> list[Explanation]:
-    """Leave parts out of a text: its words, or of many first sentences and then words of those."""
+    """Weigh a text's words; of many leave sentences out first, and then words of those."""
     text = exchange.judged
     whole = await scorer.score(exchange, policies)
 
@@ -87,10 +106,14 @@ async def _explain(
         }
 
     parts, of_sentences = words(text), _NOTHING
-    if len(parts) > MOST_WORDS:
+    if gradients:
+        carried = await asyncio.to_thread(gradients, exchange, policies)
+        of_words: _Lost = {part: [_inside(part, tokens) for tokens in carried] for part in parts}
+    elif len(parts) > MOST_WORDS:
         of_sentences = await lost(joined(sentences(text), MOST_SENTENCES))
-        parts = joined(_inside_of_worst(parts, of_sentences), MOST_WORDS)
-    of_words = await lost(parts)
+        of_words = await lost(joined(_inside_of_worst(parts, of_sentences), MOST_WORDS))
+    else:
+        of_words = await lost(parts)
     explained = [
         Explanation(
             start=0,
@@ -105,6 +128,11 @@ async def _explain(
         await _tested(scorer, exchange, policy, one)
         for policy, one in zip(policies, explained, strict=True)
     ]
+
+
+def _inside(part: Span, tokens: Sequence[tuple[int, int, float]]) -> float:
+    """Sum what the tokens of a part carried."""
+    return sum(carried for start, end, carried in tokens if start < part[1] and end > part[0])
 
 
 def _inside_of_worst(parts: Sequence[Span], sentences: _Lost) -> list[Span]:
@@ -123,7 +151,7 @@ async def _tested(
 ) -> Explanation:
     """Leave the words that count most out together, and keep them alone."""
     ranked = sorted(explanation.words, key=lambda word: word.lost, reverse=True)
-    most = math.ceil(TESTED * len(ranked))
+    most = math.ceil(TESTED * min(len(ranked), MOST_WORDS))
     worst = [(word.start, word.end) for word in ranked[:most] if word.lost > 0]
     if not worst:
         return explanation
