@@ -40,7 +40,7 @@ def test_elsewhere_the_words_that_count_most_stand_in_brackets() -> None:
     assert [line.rstrip() for line in said.splitlines()] == [
         "test/threat by characters 9 to 24, the passage that scores worst:",
         "  You [crude] [fool]",
-        "  Carried most: crude +8.00, fool +4.00, You +0.10. The margin is 3.00, without the 2 "
+        "  Carried most: crude 8.00, fool 4.00, You 0.10. The margin is 3.00, without the 2 "
         "words that carry most -5.50, with nothing but them 2.50.",
     ]
 

@@ -18,20 +18,22 @@ def show_explanation(
     console.print(f"[bold]{policy}[/] {_about(explained, exchange)}", highlight=False)
     marked = _marked(explained, exchange, coloured=console.color_system is not None)
     console.print(Padding(marked, (0, 2), expand=False))
+    console.print(Text(f"  {_tested(explained, exchange)}", style="dim"))
+
+
+def _tested(explained: Explanation, exchange: Exchange) -> str:
+    """Name the words that carried most, and say what is left without them."""
+    if explained.margin_without is None or explained.margin_alone is None:
+        return "No word alone lowers the margin."
     text = explained.reading or exchange.judged
     worst = sorted(explained.words, key=lambda word: word.lost, reverse=True)[:_LISTED]
-    named = [f"{text[w.start : w.end]} {w.lost:+.2f}" for w in worst if w.lost > 0]
-    if explained.margin_without is None or explained.margin_alone is None:
-        console.print("  No word alone lowers the margin.", style="dim")
-        return
-    words = "the word" if explained.tested == 1 else f"the {explained.tested} words"
-    console.print(
-        Text(
-            f"  Carried most: {', '.join(named)}. The margin is {explained.margin:.2f}, without "
-            f"{words} that carry most {explained.margin_without:.2f}, with nothing but them "
-            f"{explained.margin_alone:.2f}.",
-            style="dim",
-        )
+    named = [f"{text[w.start : w.end]} {w.lost:.2f}" for w in worst if w.lost > 0]
+    words, them = f"the {explained.tested} words that carry", "them"
+    if explained.tested == 1:
+        words, them = "the word that carries", "it"
+    return (
+        f"Carried most: {', '.join(named)}. The margin is {explained.margin:.2f}, without {words} "
+        f"most {explained.margin_without:.2f}, with nothing but {them} {explained.margin_alone:.2f}."
     )
 
 

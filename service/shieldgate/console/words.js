@@ -1,6 +1,6 @@
 // Which words carried a score: the text, with each word marked as strongly as it counts.
 
-import { count, h, plural } from "./page.js";
+import { count, h } from "./page.js";
 
 const NAMED = 5;
 // What counts for less, beside the word that counts most, is not marked.
@@ -20,7 +20,7 @@ function explanation(name, explained, judged) {
   const heat = h("p", { class: "heat text" });
   let at = explained.start;
   for (const { start, end, lost } of explained.words.filter((word) => word.lost > LEAST * most)) {
-    const mark = h("mark", { title: `${margin(-lost)} without it` }, part(start, end));
+    const mark = h("mark", { title: `the margin loses ${margin(lost)} without it` }, part(start, end));
     mark.style.setProperty("--carried", lost / most);
     heat.append(part(at, start), mark);
     at = end;
@@ -40,8 +40,8 @@ function about({ reading, start, end }, length) {
 function said({ words, margin: whole, tested, margin_without: without, margin_alone: alone }, part) {
   if (!tested) return "No word alone lowers the margin.";
   const worst = words.filter((word) => word.lost > 0).sort((a, b) => b.lost - a.lost).slice(0, NAMED);
-  const named = worst.map(({ start, end, lost }) => `${part(start, end)} ${margin(-lost)}`).join(", ");
-  return `${named}. Margin ${margin(whole)}; without the ${plural(tested, "word")} that count most ${margin(without)}, with nothing but ${tested === 1 ? "it" : "them"} ${margin(alone)}.`;
+  const named = worst.map(({ start, end, lost }) => `${part(start, end)} ${margin(lost)}`).join(", ");
+  return `Carried most: ${named}. The margin is ${margin(whole)}, without ${tested === 1 ? "the word that carries" : `the ${count(tested)} words that carry`} most ${margin(without)}, with nothing but ${tested === 1 ? "it" : "them"} ${margin(alone)}.`;
 }
 
 const margin = (value) => value.toFixed(2).replace("-", "−");
