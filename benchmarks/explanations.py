@@ -17,7 +17,7 @@ import random
 import sys
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from time import perf_counter
+from time import process_time
 
 import numpy as np
 from rich import box
@@ -60,8 +60,8 @@ class Measured:
     """One text: its margin, the margins of what is left of it, and what it took.
 
     `margins` is keyed by (cut, way), RANDOM being the mean of its draws; `overlap` is the share of
-    words that both ways name, `chance` what two random draws share; `seconds` has the ways, and
-    "score" for the plain score under the profile's policies.
+    words that both ways name, `chance` what two random draws share; `seconds` of the processor have
+    the ways, and "score" for the plain score under the profile's policies.
     """
 
     margin: float
@@ -126,9 +126,9 @@ class Subject:
         parts = words(text)
         if len(parts) < LEAST_WORDS or len(text) > MOST_CHARACTERS:
             return None
-        began = perf_counter()
+        began = process_time()
         worst = await self._worst(exchange)
-        seconds = {"score": perf_counter() - began}
+        seconds = {"score": process_time() - began}
         if not worst.violated:
             return None
         policy = next(p for p in self.rules.policies if p.id == worst.policy)
@@ -137,11 +137,11 @@ class Subject:
             RANDOM: [draw.sample(parts, count) for _ in range(DRAWS)]
         }
         for way, gradients in WAYS.items():
-            began = perf_counter()
+            began = process_time()
             found = await explain_whole(
                 self.scorer, exchange, [policy], self.engine.gradients if gradients else None
             )
-            seconds[way] = perf_counter() - began
+            seconds[way] = process_time() - began
             ranked = sorted(found[policy.id].words, key=lambda word: word.lost, reverse=True)
             named[way] = [[(word.start, word.end) for word in ranked[:count]]]
         margins = {

@@ -72,11 +72,19 @@ def test_tokens_are_placed_in_the_text(engine: PackedEngine) -> None:
         assert covered == set(range(len(text)))
 
 
+def test_tokens_are_placed_in_a_text_of_which_a_template_strips_the_ends(
+    hot_checkpoint: Path,
+) -> None:
+    stripping = load_engine(str(hot_checkpoint), device="cpu", template="blog")
+    [tokens] = stripping.gradients(Exchange(" \n two words  "), POLICIES[:1])
+    assert (tokens[0][0], tokens[-1][1]) == (3, 12)
+
+
 def test_what_has_no_gradient_is_refused(tmp_path: Path, engine: PackedEngine) -> None:
     with pytest.raises(ConfigurationError, match="one window"):
         engine.gradients(Exchange(words(9000, seed=5)), POLICIES[:1])
     if torch.cpu._is_vnni_supported():
         save_hot_checkpoint(tmp_path)
         integers = load_engine(str(tmp_path), device="cpu", quantize="int8")
-        with pytest.raises(ConfigurationError, match="computes in integers"):
+        with pytest.raises(ConfigurationError, match="or quantised"):
             integers.gradients(Exchange("bread"), POLICIES[:1])

@@ -32,8 +32,9 @@ def _tested(explained: Explanation, exchange: Exchange) -> str:
     if explained.tested == 1:
         words, them = "the word that carries", "it"
     return (
-        f"Carried most: {', '.join(named)}. The margin is {explained.margin:.2f}, without {words} "
-        f"most {explained.margin_without:.2f}, with nothing but {them} {explained.margin_alone:.2f}."
+        f"Carried most: {', '.join(named)}. The margin is {explained.margin:.2f}, "
+        f"without {words} most {explained.margin_without:.2f}, "
+        f"with nothing but {them} {explained.margin_alone:.2f}."
     )
 
 

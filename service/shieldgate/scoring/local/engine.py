@@ -178,16 +178,17 @@ class PackedEngine:
         """Give what each token of the text under judgement carried of each policy's margin.
 
         A token is its range of characters, and its gradient times its input in logits. Raises
-        ConfigurationError for what takes several windows, and where the model is compiled or
-        computes in integers.
+        ConfigurationError for what takes several windows, and where the model is compiled or its
+        weights are quantised.
         """
         guidelines = [p.guidelines[exchange.direction] for p in policies]
         prompts = self._prompts.encode(exchange, guidelines)
         if max(map(len, prompts)) > self._prompts.windows.context:
             raise ConfigurationError("Gradients are of one window, and the text takes several.")
-        if self._runner or "int" in self.identity.dtype:
+        # Of what is quantised the dtype says how, behind a plus.
+        if self._runner or "+" in self.identity.dtype:
             raise ConfigurationError(
-                "There are no gradients of a compiled model, or of one that computes in integers."
+                "There are no gradients of a model that is compiled for a GPU, or quantised."
             )
         with self._forward_lock:
             carried = gradient_times_input(self.model, pack(prompts), self._answers)

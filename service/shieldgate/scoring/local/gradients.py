@@ -21,8 +21,7 @@ def gradient_times_input(
 ) -> list[list[float]]:
     """Give what each token of each prompt carried, in logits: [policies][tokens of the prompt].
 
-    `answers` are as in `decoder.margins`. The model must not be compiled, nor hold its weights in
-    integers.
+    `answers` are as in `decoder.margins`. The model must be neither compiled nor quantised.
     """
     layout = Layout.of([item], decoder.sliding_window(model), model.device)
     embed: Any = model.get_input_embeddings()
