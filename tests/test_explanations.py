@@ -215,7 +215,7 @@ async def test_a_scorer_of_another_process_is_explained_alike(
 
 async def test_gradients_weigh_words_in_place_of_leaving_them_out(scorer: FakeScorer) -> None:
     text = "You crude fool"
-    tokens = [(0, 3, 0.5), (3, 6, 1.0), (6, 9, 2.0), (9, 14, -1.0)]  # crude is cut in two
+    tokens = [(0, 4, 0.5), (4, 6, 1.0), (6, 9, 2.0), (9, 14, -1.0)]  # crude is cut in two
     [one] = (
         await explain_whole(scorer, Exchange(text), [THREAT], lambda asked, of: [tokens])
     ).values()

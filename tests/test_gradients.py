@@ -51,17 +51,27 @@ def engine(hot_checkpoint: Path) -> PackedEngine:
     return load_engine(str(hot_checkpoint), device="cpu", dtype="float32")
 
 
-@pytest.mark.parametrize("exchange", EXCHANGES)
-def test_packed_gradients_are_those_of_the_plain_model(
-    hot_checkpoint: Path, engine: PackedEngine, exchange: Exchange
-) -> None:
+def check(folder: Path, engine: PackedEngine, exchange: Exchange, template: str) -> None:
+    """Hold the gradients of all policies, taken together, against the plain model's."""
     found = engine.gradients(exchange, POLICIES)
     for asked, tokens in zip(POLICIES, found, strict=True):
-        exact = plain(hot_checkpoint, exchange, asked, "chat")
+        exact = plain(folder, exchange, asked, template)
         scale = max(map(abs, exact.values()))
         assert len(tokens) == len(exact)
         for (*_, value), expected in zip(tokens, exact.values(), strict=True):
             assert value == pytest.approx(expected, abs=0.01 * scale)
+
+
+@pytest.mark.parametrize("exchange", EXCHANGES)
+def test_packed_gradients_are_those_of_the_plain_model(
+    hot_checkpoint: Path, engine: PackedEngine, exchange: Exchange
+) -> None:
+    check(hot_checkpoint, engine, exchange, "chat")
+
+
+def test_so_they_are_where_a_text_comes_behind_its_guideline(hot_checkpoint: Path) -> None:
+    engine = load_engine(str(hot_checkpoint), device="cpu", dtype="float32", template="paper")
+    check(hot_checkpoint, engine, EXCHANGES[-1], "paper")
 
 
 def test_tokens_are_placed_in_the_text(engine: PackedEngine) -> None:
