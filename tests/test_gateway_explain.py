@@ -86,6 +86,7 @@ async def test_a_verdict_stands_where_its_explanation_fails(
         scorer.failure = ScorerUnavailable("The scorer failed.")
         [result] = (await ask(served, prompt=TEXT, profile="open"))["results"]
         assert result["action"] == "failed_open"
+        assert len(scorer.calls) == 1  # what fails is not asked again
     else:
         scorer.fails_on = "crude canary-fool."  # the first word left out
         [result] = (await ask(served, prompt=TEXT))["results"]
