@@ -106,6 +106,33 @@ def test_texts_stand_in_the_page_only_if_they_may(
     assert "zebra" not in (out / "report.json").read_text()
 
 
+def carried(folder: Path) -> dict[str, Any]:
+    """What the page says of the words of mistakes, by row and policy."""
+    page = (folder / "report.html").read_text()
+    found = page.partition('id="report">')[2].partition("</script>")[0]
+    words: dict[str, Any] = json.loads(found)["words"]
+    return words
+
+
+def test_words_of_mistakes_are_weighed_only_if_that_is_asked(
+    data: Path, tmp_path: Path, one: tuple[str | Path, ...]
+):
+    out = tmp_path / "out"
+    done(data, *one, "--out", out)
+    assert carried(out) == {}
+    done(data, *one, "--out", out, "--explain")
+    found = carried(out)
+    _, rows = scores(out)
+    margins = {f"{row.row} shieldgemma/hate": row.margins["shieldgemma/hate"] for row in rows}
+    assert found
+    for row, explained in found.items():
+        assert explained["margin"] == pytest.approx(margins[row], abs=1e-4)
+        assert explained["words"]
+    assert "zebra" not in (out / "report.json").read_text()
+    for other in ("--no-examples", f"--scores={out}"):
+        assert "--explain asks the scorer" in refusal(data, *one, "--explain", other)
+
+
 def test_limit_and_sample_choose_rows(data: Path, tmp_path: Path, one: tuple[str | Path, ...]):
     done(data, *one, "--limit", "3", "--out", tmp_path / "limited")
     assert [row.row for row in scores(tmp_path / "limited")[1]] == [0, 1, 2]

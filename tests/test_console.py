@@ -188,6 +188,40 @@ async def test_a_policy_of_ones_own_is_judged_beside_the_others(
         assert policies == ("test/threat", "test/spam", "questions[0]")
 
 
+async def test_words_that_carried_a_score_are_marked_by_how_much(
+    served: Gateway, browser: "Browser"
+) -> None:
+    text = f"<b>🖕 {TEXT}</b>, buy\nit"
+    served.scorer.margins = {("crude", "test/threat"): 3.0, ("buy", "test/spam"): 2.0}
+    async with opened(browser, f"{served.url}/#try?profile=strict") as page:
+        await judge(page, text)
+        assert await page.locator(".words").count() == 0
+        await page.get_by_role("switch", name="Which words?").check()
+        await judge(page, text)
+        threats = page.get_by_role("region", name="Words: Threats")
+        assert await threats.locator(".heat").inner_text() == text
+        assert await threats.locator("mark").all_inner_texts() == ["crude"]
+        assert await threats.locator("mark").get_attribute("title") == (
+            "the margin loses 9.00 without it"
+        )
+        assert "The whole text." in await threats.inner_text()
+        said = "crude 9.00. The margin is 3.00, without the word that carries most −6.00"
+        assert said in await threats.inner_text()
+        # Seen without colour, too.
+        line = "getComputedStyle(document.querySelector('.heat mark')).textDecorationThickness"
+        assert await page.evaluate(line) == "3.5px"
+        spam = page.get_by_role("region", name="Words: Spam")
+        assert await spam.locator("mark").all_inner_texts() == ["buy"]
+
+        await judge(page, "What do you think?", "A ｃｒｕｄｅ one")
+        assert await threats.locator(".heat").inner_text() == "A crude one"
+        assert "Another reading of the text" in await threats.inner_text()
+        await page.get_by_text("A policy of your own").click()
+        await page.get_by_label("What is true of a text").fill("It speaks of bread.")
+        await judge(page, "my loaf")
+        await page.get_by_text("No words are shown beside a policy of your own.").wait_for()
+
+
 async def test_a_link_holds_the_setting_and_neither_it_nor_the_log_the_text(
     served: Gateway, browser: "Browser"
 ) -> None:
@@ -271,6 +305,8 @@ async def test_all_of_it_can_be_done_by_keyboard(served: Gateway, browser: "Brow
         assert page.url.endswith("#try?profile=default")
         await page.keyboard.press("Control+Enter")
         await page.get_by_text("Blocked: Threats").wait_for()
+        await page.keyboard.press("Tab")
+        assert await page.evaluate(focused) == "Which words?"
         await page.keyboard.press("Tab")
         assert await page.evaluate(focused) == "A policy of your own"
         await page.keyboard.press("Enter")

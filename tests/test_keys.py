@@ -81,6 +81,7 @@ def test_keys_are_long_random_and_each_another() -> None:
         (entry("web", concurrent=0), 4, "must be a whole number from 1"),
         (entry("web", concurrent="many"), 4, "must be a whole number from 1"),
         (entry("web", admin="maybe"), 4, "must be true or false"),
+        (entry("web", explain="maybe"), 4, "must be true or false"),
         ("web:\n  profile: strict\n", 1, "'sha256' is missing"),
         (entry("web app"), 1, "a name has at most 64 letters"),
         (entry("web") + entry("again"), 5, "'web' has the same key"),
@@ -124,14 +125,16 @@ async def test_a_bad_file_at_reload_keeps_the_keys_that_were_in_force(tmp_path: 
 def test_new_writes_lines_for_the_file_and_shows_the_key_beside_them(tmp_path: Path) -> None:
     made = [
         keys("new", "web-app", "--profile", "strict", "--concurrent", "3"),
-        keys("new", "prometheus", "--admin"),
+        keys("new", "prometheus", "--admin", "--explain"),
     ]
     assert [result.exit_code for result in made] == [0, 0]
     file = written(tmp_path, *(result.stdout for result in made))
     found = load_keys(file, BOOK)
     secrets = [result.stderr.split()[-1] for result in made]
     assert found.find(secrets[0]) == Key("web-app", "strict", RateLimit("web-app", concurrent=3))
-    assert (found.find(secrets[1]) or Key("", "", RateLimit(""))).admin
+    assert found.find(secrets[1]) == Key(
+        "prometheus", "default", RateLimit("prometheus"), True, True
+    )
     assert not any(secret in file.read_text() for secret in secrets)
     checked = keys("check", file)
     assert (checked.exit_code, checked.output) == (0, f"{file}: 2 keys\n")

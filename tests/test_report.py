@@ -22,7 +22,7 @@ from shieldgate.evaluation.report import Report, Slice, build_report
 from shieldgate.evaluation.score_columns import ScoreColumns, read_columns, to_columns
 from shieldgate.evaluation.score_file import ScoredRow
 from shieldgate.policy import Calibration, Policy, PolicyBook, Profile, decide
-from shieldgate.types import DIRECTIONS, Action, Exchange, Score
+from shieldgate.types import DIRECTIONS, Action, Exchange, Explanation, Part, Score
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
@@ -435,6 +435,28 @@ def test_mistakes_are_behind_a_click_blurred_and_never_markup(
     text.click()
     assert text.evaluate("element => getComputedStyle(element).filter") == "none"
     assert text.inner_text().startswith(HOSTILE)
+    assert page.locator("img").count() == 0
+
+
+def test_words_that_carried_a_mistake_are_marked_where_they_stand(
+    page: "Page", tmp_path: Path, rows: list[ScoredRow]
+):
+    found, text = report(rows), f"🖕 {HOSTILE} crude fool"
+    assert {m.row for m in found.overall_mistakes} <= found.mistaken_rows
+    first = found.overall_mistakes[0]
+    at = text.index("crude")
+    parts = (Part(at, at + 5, 4.0), Part(at + 6, at + 10, 1.0), Part(0, 1, -1.0))
+    found.write(
+        tmp_path,
+        {row: Exchange(text) for row in found.mistaken_rows},
+        {first: Explanation(0, len(text), 3.0, (), parts)},
+    )
+    page.goto((tmp_path / "report.html").as_uri())
+    page.locator("#detail summary").click()
+    mistake = page.locator(".mistake", has_text=f"row {first.row}, {first.policy}")
+    assert mistake.locator("mark").all_inner_texts() == ["crude", "fool"]
+    assert mistake.locator(".text").inner_text() == text
+    assert page.locator("mark").count() == 2
     assert page.locator("img").count() == 0
 
 

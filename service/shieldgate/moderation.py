@@ -1,7 +1,7 @@
 """Exchange and rules in, verdict out: score, then decide; nothing else."""
 
 import asyncio
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 
 from shieldgate.errors import TooLong
@@ -29,6 +29,24 @@ async def judge(scorer: Scorer, exchange: Exchange, rules: Rules) -> Verdict:
     surface, by way of `on_failure`.
     """
     profile, name = rules.profile, scorer.identity.name
+    scored = (await score_ways(scorer, exchange, rules)).values()
+    worst = [_worst(column) for column in zip(*scored, strict=True)]
+    pairs = list(zip((*rules.policies, *rules.beside), worst, strict=True))
+    asked = len(rules.policies)
+    verdict = decide(profile, pairs[:asked], exchange.direction, name)
+    return replace(
+        verdict, beside=decide(profile, pairs[asked:], exchange.direction, name).judgements
+    )
+
+
+async def score_ways(
+    scorer: Scorer, exchange: Exchange, rules: Rules
+) -> dict[Exchange, list[Score]]:
+    """Score an exchange in all the ways in which it is judged, less their handicaps.
+
+    The first is the exchange as it came. Raises as `judge` does.
+    """
+    profile, name = rules.profile, scorer.identity.name
     policies = (*rules.policies, *rules.beside)
     wholes = exchange.apart()
     known: dict[Exchange, list[Score]] = {}
@@ -36,17 +54,13 @@ async def judge(scorer: Scorer, exchange: Exchange, rules: Rules) -> Verdict:
         ways = _ways(wholes, profile, name)
     else:
         # First as it came: who can't be judged in time, or not now, should cost no reading.
-        known = await _score_all(scorer, wholes, policies)
+        known = await score_all(scorer, wholes, policies)
         ways = await asyncio.to_thread(_ways, wholes, profile, name)
-    known |= await _score_all(scorer, [way for way in ways if way not in known], policies)
-    scored = [known[way] for way in ways]
-    worst = [_worst(column, ways.values()) for column in zip(*scored, strict=True)]
-    pairs = list(zip(policies, worst, strict=True))
-    asked = len(rules.policies)
-    verdict = decide(profile, pairs[:asked], exchange.direction, name)
-    return replace(
-        verdict, beside=decide(profile, pairs[asked:], exchange.direction, name).judgements
-    )
+    known |= await score_all(scorer, [way for way in ways if way not in known], policies)
+    return {
+        way: [replace(score, margin=score.margin - handicap) for score in known[way]]
+        for way, handicap in ways.items()
+    }
 
 
 def _ways(ways: list[Exchange], profile: Profile, scorer: str) -> dict[Exchange, float]:
@@ -73,8 +87,12 @@ def _passages(way: Exchange, size: int) -> list[Exchange]:
     return [replace(way, prompt=prompt, response=p, growing=False) for p in cut]
 
 
-async def _score_all(
-    scorer: Scorer, ways: Sequence[Exchange], policies: Sequence[Policy]
+async def score_all(
+    scorer: Scorer,
+    ways: Sequence[Exchange],
+    policies: Sequence[Policy],
+    *,
+    at_once: int = AT_ONCE,
 ) -> dict[Exchange, list[Score]]:
     """Score each of several ways, some at a time; when one fails the others are cancelled.
 
@@ -83,7 +101,7 @@ async def _score_all(
     ways = list(dict.fromkeys(ways))
     if len(ways) == 1:
         return {ways[0]: await scorer.score(ways[0], policies)}
-    places = asyncio.Semaphore(AT_ONCE)
+    places = asyncio.Semaphore(at_once)
     clock, deadline = asyncio.get_running_loop().time, turn.deadline.get()
     began, done = clock(), 0
 
@@ -111,7 +129,7 @@ async def _score_all(
     return {way: task.result() for way, task in zip(ways, tasks, strict=True)}
 
 
-def _worst(scores: Sequence[Score], handicaps: Collection[float]) -> Score:
+def _worst(scores: Sequence[Score]) -> Score:
     """Take the worst margin of all ways; what was left out is what the whole left out."""
-    margin = max(s.margin - handicap for s, handicap in zip(scores, handicaps, strict=True))
+    margin = max(score.margin for score in scores)
     return replace(scores[0], margin=margin, windows=sum(score.windows for score in scores))

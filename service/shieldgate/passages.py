@@ -7,7 +7,7 @@ ones; in a passage it stands nearly alone. The worst passage counts (MaxP; Dai a
 
 import re
 
-_SENTENCE_END = re.compile(r"""[.!?…]["')\]]*\s+|[\n。！？]\s*""")  # noqa: RUF001 - Chinese signs
+SENTENCE_END = re.compile(r"""[.!?…]["')\]]*\s+|[\n。！？]\s*""")  # noqa: RUF001 - Chinese signs
 _BLANK = re.compile(r"\s")
 
 
@@ -25,7 +25,7 @@ def passages(text: str, size: int) -> list[str]:
     found, start = [], 0
     while start < len(text):
         most = start + size
-        sentence = _SENTENCE_END.search(text, start + size // 5, most)
+        sentence = SENTENCE_END.search(text, start + size // 5, most)
         if sentence or most >= len(text):
             end = following = sentence.end() if sentence else len(text)
         else:

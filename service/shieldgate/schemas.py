@@ -24,7 +24,7 @@ from shieldgate.policy import (
     threshold_in_force,
 )
 from shieldgate.scoring import Identity
-from shieldgate.types import DIRECTIONS, Action, Direction, Exchange, Verdict
+from shieldgate.types import DIRECTIONS, Action, Direction, Exchange, Explanation, Verdict
 
 Name = Annotated[Text, StringConstraints(max_length=200)]
 
@@ -48,7 +48,8 @@ class ScreenRequest(_Wire):
     """One exchange (`prompt`, `response`) or several (`exchanges`), under one profile.
 
     `policies` are judged beside those that the profile demands; each is named by its id, or by the
-    part after the family where only one policy has it.
+    part after the family where only one policy has it. With `explain` the reply says of one
+    exchange which words carried the scores of the policies that it violates.
     """
 
     model_config = ConfigDict(
@@ -71,6 +72,7 @@ class ScreenRequest(_Wire):
     exchanges: Annotated[list[ExchangeIn], Field(min_length=1)] | None = None
     profile: Name | None = None
     policies: list[Name] = Field(default_factory=list, max_length=100)
+    explain: bool = False
 
     @model_validator(mode="after")
     def _one_shape(self) -> Self:
@@ -113,8 +115,23 @@ class Failure(_Wire):
     message: str
 
 
+class Explained(_Wire):
+    """Explanations by policy, or why there are none; the verdict stands in any case."""
+
+    policies: dict[str, Explanation] = {}
+    error: Failure | None = None
+
+    @classmethod
+    def failed(cls, failure: ScoringError) -> Self:
+        """Say why there is none."""
+        return cls(error=Failure(code=failure.code, message=str(failure)))
+
+
 class ExchangeResult(_Wire):
-    """The verdict on one exchange; `error` and no policies where it passed unjudged."""
+    """The verdict on one exchange; `error` and no policies where it passed unjudged.
+
+    There is an `explanation` only where one was asked for.
+    """
 
     direction: Direction
     action: Action
@@ -122,9 +139,16 @@ class ExchangeResult(_Wire):
     policies: dict[str, PolicyResult]
     error: Failure | None
     milliseconds: float
+    explanation: Explained | None = Field(None, exclude_if=lambda value: value is None)
 
     @classmethod
-    def of(cls, verdict: Verdict, seconds: float, failure: ScoringError | None = None) -> Self:
+    def of(
+        cls,
+        verdict: Verdict,
+        seconds: float,
+        failure: ScoringError | None = None,
+        explanation: Explained | None = None,
+    ) -> Self:
         """Write a verdict out."""
         return cls(
             direction=verdict.direction,
@@ -144,6 +168,7 @@ class ExchangeResult(_Wire):
             },
             error=Failure(code=failure.code, message=str(failure)) if failure else None,
             milliseconds=round(seconds * 1000, 3),
+            explanation=explanation,
         )
 
 

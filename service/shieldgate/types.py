@@ -32,12 +32,21 @@ class Exchange:
         """Tell which of the two texts is under judgement."""
         return "prompt" if self.response is None else "response"
 
+    @property
+    def judged(self) -> str:
+        """Give the text under judgement."""
+        return self.prompt if self.response is None else self.response
+
+    def judging(self, text: str) -> "Exchange":
+        """Put another text under judgement, in the place of this one."""
+        if self.response is None:
+            return replace(self, prompt=text)
+        return replace(self, response=text)
+
     def apart(self) -> list["Exchange"]:
         """Give all that is to be scored: the whole, and each part in its place."""
         whole = replace(self, parts=())
-        if self.response is None:
-            return [whole, *(replace(whole, prompt=part) for part in self.parts)]
-        return [whole, *(replace(whole, response=part) for part in self.parts)]
+        return [whole, *(whole.judging(part) for part in self.parts)]
 
     def rewritten(self, write: Callable[[str], Sequence[str]]) -> list["Exchange"]:
         """Write both texts in as many ways as `write` gives, which is the same for all texts."""
@@ -113,3 +122,35 @@ class Judged:
     verdict: Verdict
     failure: ScoringError | None = None
     seconds: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A word or sentence, [start, end) in characters, and what the margin loses without it."""
+
+    start: int
+    end: int
+    lost: float
+
+
+@dataclass(frozen=True, slots=True)
+class Explanation:
+    """Which words of a text carried its margin under one policy; all margins are in logits.
+
+    What was explained is [start, end) of the text under judgement, in characters, and `margin` is
+    that of this part alone. Where it was another `reading` of the text that scored worst, all
+    ranges are of this reading. `sentences` are what was left out first of a long text, and `words`
+    what was then, of the sentences that count most. The `tested` words that the margin loses most
+    without were left out together, and kept alone: `margin_without`, `margin_alone`; both are None
+    where there is no word without which it loses anything.
+    """
+
+    start: int
+    end: int
+    margin: float
+    sentences: tuple[Part, ...]
+    words: tuple[Part, ...]
+    reading: str | None = None
+    tested: int = 0
+    margin_without: float | None = None
+    margin_alone: float | None = None

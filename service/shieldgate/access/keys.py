@@ -34,12 +34,17 @@ _INDEX_BYTES = 8
 
 @dataclass(frozen=True, slots=True)
 class Key:
-    """What one key allows. `admin` keys may read the figures and decisions of all callers."""
+    """What one key allows.
+
+    `admin` keys may read the figures and decisions of all callers, and those that may `explain` ask
+    which words carried a score, which costs as much as many scores.
+    """
 
     name: str
     profile: str
     allowed: RateLimit
     admin: bool = False
+    explain: bool = False
 
 
 class Keys:
@@ -86,6 +91,7 @@ class KeyEntry(BaseModel):
     sha256: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
     profile: Annotated[str, StringConstraints(min_length=1)]
     admin: bool = False
+    explain: bool = False
     requests_per_minute: int | None = Field(None, ge=1)
     texts_per_minute: int | None = Field(None, ge=1)
     characters_per_minute: int | None = Field(None, ge=1)
@@ -118,8 +124,9 @@ def load_keys(path: Path, book: PolicyBook) -> Keys:
         if entry.sha256 in keys:
             why = f"{keys[entry.sha256].name!r} has the same key; make another one"
             document.refuse((name, "sha256"), why, quote=False)
-        limits = entry.model_dump(exclude={"sha256", "profile", "admin"})
-        keys[entry.sha256] = Key(name, entry.profile, RateLimit(name, **limits), entry.admin)
+        limits = entry.model_dump(exclude={"sha256", "profile", "admin", "explain"})
+        allowed = RateLimit(name, **limits)
+        keys[entry.sha256] = Key(name, entry.profile, allowed, entry.admin, entry.explain)
     if problems := document.report():
         raise ConfigurationError("\n".join(problems))
     return Keys(keys)
@@ -130,6 +137,7 @@ _MUST = {
     "sha256": "must be the 64 hexadecimal digits that 'shieldgate keys new' writes",
     "profile": "must be the name of a profile",
     "admin": "must be true or false",
+    "explain": "must be true or false",
     "requests_per_minute": _LIMIT,
     "texts_per_minute": _LIMIT,
     "characters_per_minute": _LIMIT,

@@ -192,6 +192,22 @@ def score(
             "repeated."
         ),
     ] = None,
+    explain: Annotated[
+        bool,
+        typer.Option(
+            "--explain",
+            help="Show which words carried the scores, by leaving them out one by one: as much "
+            "work as some 50 scores.",
+        ),
+    ] = False,
+    gradient: Annotated[
+        bool,
+        typer.Option(
+            "--gradient",
+            help="With --explain, weigh words by one pass back through a model in this process: "
+            "three scores' work, and less faithful on short texts.",
+        ),
+    ] = False,
     as_json: Annotated[
         bool, typer.Option("--json", help="Write what POST /v1/screen answers.")
     ] = False,
@@ -210,6 +226,8 @@ def score(
 
     - `shieldgate score prompt.txt --response answer.txt --policy profanity`
 
+    - `shieldgate score "You worthless idiot." --explain`
+
     - `shieldgate score --lines comments.txt --exit-code`
 
     - `git log -1 --format=%B | shieldgate score - --json | jq .results[0].action`
@@ -217,7 +235,17 @@ def score(
     from shieldgate.cli.score import read_exchanges, run  # noqa: PLC0415
 
     exchanges = read_exchanges(given, text=text, file=file, lines=lines, response=response)
-    blocked = run(settings, exchanges, policies=tuple(policy or ()), as_json=as_json)
+    if explain and lines is not None:
+        raise ConfigurationError("--explain is for one text, so it can't go with --lines.")
+    if gradient and not explain:
+        raise ConfigurationError("--gradient is a way to explain. Give --explain, too.")
+    blocked = run(
+        settings,
+        exchanges,
+        policies=tuple(policy or ()),
+        explained="gradient" if gradient else "leaving out" if explain else None,
+        as_json=as_json,
+    )
     if blocked and exit_code:
         raise typer.Exit(3)
 

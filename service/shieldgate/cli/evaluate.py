@@ -143,6 +143,16 @@ def evaluate(
             rich_help_panel=_RUN,
         ),
     ] = True,
+    explain: Annotated[
+        bool,
+        typer.Option(
+            "--explain",
+            help="Mark in these texts the words that carried the scores, as far as they are "
+            "mistakes over all policies: at most 20 in each direction, each as much work as some "
+            "50 rows.",
+            rich_help_panel=_RUN,
+        ),
+    ] = False,
 ) -> None:
     """Measure how well a scorer tells harmful from harmless on labelled data.
 
@@ -197,6 +207,7 @@ def evaluate(
         scores=scores,
         concurrency=concurrency,
         examples=examples,
+        explain=explain,
         command=_command(),
     )
     command.run(data, out, compare)

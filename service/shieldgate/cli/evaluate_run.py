@@ -4,7 +4,7 @@ import asyncio
 import re
 import signal
 import sys
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -28,24 +28,34 @@ from shieldgate.cli.options import chosen_profile
 from shieldgate.cli.report_tables import show, show_comparison
 from shieldgate.errors import ConfigurationError, ScoringError
 from shieldgate.evaluation.compare import compare
+from shieldgate.evaluation.report import Mistake, Report
 from shieldgate.evaluation.row_scoring import RowScorer, row_scorer
 from shieldgate.evaluation.score_columns import read_columns
 from shieldgate.evaluation.session import Evaluation, EvaluationOptions, EvaluationRun
 from shieldgate.evaluation.sources import open_source
+from shieldgate.explanations.explain import explain_whole
 from shieldgate.policy import load_book
 from shieldgate.scoring import Scorer
 from shieldgate.scoring.factory import open_scorer
 from shieldgate.scoring.gateway_client import open_gateway
 from shieldgate.settings import ScoringSettings
 from shieldgate.telemetry import configure_logging
+from shieldgate.types import Exchange, Explanation
 
 
 @dataclass(frozen=True, slots=True)
 class Scored:
-    """A file of margins, and what it was scored for."""
+    """A file of margins, what it was scored for, and what it says.
+
+    `texts` are those of the report's mistakes, as far as they are shown, and `explained` some of
+    them.
+    """
 
     path: Path
     run: EvaluationRun
+    report: Report
+    texts: Mapping[int, Exchange] | None
+    explained: Mapping[Mistake, Explanation]
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,6 +71,7 @@ class EvaluateCommand:
     scores: str | None
     concurrency: int
     examples: bool
+    explain: bool
     command: str
 
     def run(self, data: str, out: Path | None, sides: tuple[str, str] | None) -> None:
@@ -73,6 +84,11 @@ class EvaluateCommand:
         if self.scores is not None and (self.url is not None or sides is not None):
             raise ConfigurationError(
                 "Give one of --scores, --url and --compare: each says what scores."
+            )
+        if self.explain and (self.scores is not None or not self.examples):
+            raise ConfigurationError(
+                "--explain asks the scorer about texts that the report shows, so it can't go with "
+                "--scores or --no-examples."
             )
         evaluation = Evaluation.of(open_source(data), self.options)
         for note in (*evaluation.survey.notes(), *evaluation.survey.one_sided()):
@@ -94,34 +110,39 @@ class EvaluateCommand:
     def _measure(self, evaluation: Evaluation, out: Path | None) -> Scored:
         """Score, print the report and write it."""
         scored = asyncio.run(self._score(evaluation, out))
-        report = scored.run.report(scored.path, command=self.command)
         console = Console()
-        show(report, console)
+        show(scored.report, console)
         folder = scored.path.parent
-        report.write(
-            folder, evaluation.dataset.texts(report.mistaken_rows) if self.examples else None
-        )
+        scored.report.write(folder, scored.texts, scored.explained)
         console.print(f"Wrote scores.jsonl, report.json and report.html to {folder}")
         return scored
 
     async def _score(self, evaluation: Evaluation, out: Path | None) -> Scored:
         async with self._opened(evaluation) as (run, scorer):
+            rows = scorer if isinstance(scorer, Recorded) else self._row_scorer(scorer)
             folder = out or run_folder(
                 evaluation, self.options.protocol or "", scorer.identity.name
             )
             with scoring_progress(evaluation.row_count) as progress:
-                return Scored(await run.score(scorer, folder, progress=progress), run)
+                path = await run.score(rows, folder, progress=progress)
+            report = await asyncio.to_thread(run.report, path, command=self.command)
+            texts = evaluation.dataset.texts(report.mistaken_rows) if self.examples else None
+            explained: Mapping[Mistake, Explanation] = {}
+            if self.explain and texts and not isinstance(scorer, Recorded):
+                with Console(stderr=True).status("leaving words of mistakes out"):
+                    explained = await _explained(scorer, run, report, texts)
+            return Scored(path, run, report, texts, explained)
 
     @asynccontextmanager
     async def _opened(
         self, evaluation: Evaluation
-    ) -> AsyncIterator[tuple[EvaluationRun, RowScorer]]:
+    ) -> AsyncIterator[tuple[EvaluationRun, Scorer | Recorded]]:
         """Open the scorer, after its policies were found to be there."""
         if self.url is not None:
             async with open_gateway(self.url) as gateway:
                 book = await gateway.book()
                 run = evaluation.under(book, chosen_profile(book, self.settings))
-                yield run, self._row_scorer(gateway)
+                yield run, gateway
             return
         settings = self.settings
         if evaluation.protocol is not None and "template" not in settings.model_fields_set:
@@ -139,7 +160,7 @@ class EvaluateCommand:
                 settings, max_batch_tokens=most, max_waiting=sys.maxsize
             ) as scorer:
                 status.stop()
-                yield run, self._row_scorer(scorer)
+                yield run, scorer
 
     def _row_scorer(self, scorer: Scorer) -> RowScorer:
         return row_scorer(
@@ -174,6 +195,20 @@ class EvaluateCommand:
         is_model = is_url or not path.exists() or (path / "config.json").is_file()
         field, value = ("model", given) if is_model else ("policies", path)
         return replace(self, settings=self.settings.model_copy(update={field: value}))
+
+
+async def _explained(
+    scorer: Scorer, run: EvaluationRun, report: Report, texts: Mapping[int, Exchange]
+) -> dict[Mistake, Explanation]:
+    """Explain the mistakes over all policies, each under the policy that it is listed with."""
+    policies = {policy.id: policy for policy in run.task.policies}
+    return {
+        mistake: explained
+        for mistake in report.overall_mistakes
+        for explained in (
+            await explain_whole(scorer, texts[mistake.row], [policies[mistake.policy]])
+        ).values()
+    }
 
 
 @contextmanager

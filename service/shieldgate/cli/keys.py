@@ -39,6 +39,13 @@ def new(
     admin: Annotated[
         bool, typer.Option("--admin", help="It may read /metrics, and all that the console shows.")
     ] = False,
+    explain: Annotated[
+        bool,
+        typer.Option(
+            "--explain",
+            help="It may ask which words carried a score, which costs as much as many scores.",
+        ),
+    ] = False,
 ) -> None:
     """Make a key: its lines for the file on standard output, the key itself on standard error.
 
@@ -52,6 +59,8 @@ def new(
     lines: dict[str, object] = {"sha256": f'"{digest(secret).hex()}"', "profile": profile}
     if admin:
         lines["admin"] = "true"
+    if explain:
+        lines["explain"] = "true"
     limits = {
         "requests_per_minute": requests_per_minute,
         "texts_per_minute": texts_per_minute,

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 from time import perf_counter
+from typing import Literal
 
 import typer
 from rich import box
@@ -14,17 +15,21 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from shieldgate.cli.explained import show_explanation
 from shieldgate.cli.options import chosen_profile
 from shieldgate.errors import ConfigurationError, ScoringError, UnknownName
+from shieldgate.explanations.explain import Gradients, explain
 from shieldgate.moderation import judge
 from shieldgate.plural import counted
 from shieldgate.policy import Rules, load_book
-from shieldgate.schemas import ExchangeResult, ScorerInfo, ScreenReply
-from shieldgate.scoring import Identity
+from shieldgate.schemas import ExchangeResult, Explained, ScorerInfo, ScreenReply
+from shieldgate.scoring import Identity, Scorer
 from shieldgate.scoring.factory import open_scorer
 from shieldgate.settings import ScoringSettings
 from shieldgate.telemetry import configure_logging
 from shieldgate.types import Exchange
+
+Explaining = Literal["leaving out", "gradient"]
 
 
 def read_exchanges(
@@ -56,9 +61,10 @@ def run(
     exchanges: Sequence[Exchange],
     *,
     policies: Sequence[str],
+    explained: Explaining | None,
     as_json: bool,
 ) -> bool:
-    """Print the verdicts, and tell whether one stops its text.
+    """Print the verdicts, `explained` in a way or not, and tell whether one stops its text.
 
     Raises ConfigurationError; exits with 1 when no score could be had.
     """
@@ -70,7 +76,7 @@ def run(
     except UnknownName as unknown:
         raise ConfigurationError(f"--policy: {unknown}") from None
     try:
-        results, identity = asyncio.run(_judge(settings, exchanges, rules))
+        results, identity = asyncio.run(_judge(settings, exchanges, rules, explained))
     except ScoringError as failure:
         typer.echo(f"Error: {failure}", err=True)
         sys.exit(1)
@@ -84,7 +90,7 @@ def run(
     if as_json:
         typer.echo(reply.model_dump_json(indent=2))
     elif len(results) == 1:
-        _show(reply, Console())
+        _show(reply, exchanges[0], Console())
     else:
         _show_all(reply, exchanges, Console())
     return any(result.action.stops for result in results)
@@ -133,7 +139,10 @@ def read_text(file: str, otherwise: str = "") -> str:
 
 
 async def _judge(
-    settings: ScoringSettings, exchanges: Sequence[Exchange], rules: Rules
+    settings: ScoringSettings,
+    exchanges: Sequence[Exchange],
+    rules: Rules,
+    explained: Explaining | None,
 ) -> tuple[list[ExchangeResult], Identity]:
     """Judge one exchange after another; the seconds are those of judging, without loading."""
     results = []
@@ -143,8 +152,24 @@ async def _judge(
                 status.update(f"judging {number:,} of {counted(len(exchanges), 'text')}")
                 started = perf_counter()
                 verdict = await judge(scorer, exchange, rules)
-                results.append(ExchangeResult.of(verdict, perf_counter() - started))
+                seconds = perf_counter() - started
+                explanation = None
+                if explained:
+                    status.update("weighing words")
+                    by = _gradients(scorer) if explained == "gradient" else None
+                    found = await explain(scorer, exchange, rules, verdict.judgements, by)
+                    explanation = Explained(policies=found)
+                results.append(ExchangeResult.of(verdict, seconds, explanation=explanation))
             return results, scorer.identity
+
+
+def _gradients(scorer: Scorer) -> Gradients:
+    gradients: Gradients | None = getattr(getattr(scorer, "engine", None), "gradients", None)
+    if gradients is None:
+        raise ConfigurationError(
+            "--gradient is for one model in this process. Explain this scorer without it."
+        )
+    return gradients
 
 
 def _show_all(reply: ScreenReply, exchanges: Sequence[Exchange], console: Console) -> None:
@@ -167,7 +192,7 @@ def _verdict(result: ExchangeResult) -> str:
     return f"[bold {colour}]{result.action.value.replace('_', ' ').upper()}[/]"
 
 
-def _show(reply: ScreenReply, console: Console) -> None:
+def _show(reply: ScreenReply, exchange: Exchange, console: Console) -> None:
     [result] = reply.results
     table = Table(box=box.SIMPLE_HEAD)
     table.add_column("policy", no_wrap=True)
@@ -195,3 +220,5 @@ def _show(reply: ScreenReply, console: Console) -> None:
     if not all(p.calibrated for p in result.policies.values()):
         notes.append("default thresholds: not calibrated for this scorer")
     console.print(", ".join(notes), style="dim", highlight=False)
+    for policy, explanation in result.explanation.policies.items() if result.explanation else ():
+        show_explanation(policy, explanation, exchange, console)

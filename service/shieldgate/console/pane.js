@@ -4,6 +4,7 @@ import { ask } from "./api.js";
 import { count, duration, failure, field, h, plural } from "./page.js";
 import { choose, NO_PROFILE, profileChooser } from "./profiles.js";
 import { compare, judged, verdict } from "./verdict.js";
+import { words } from "./words.js";
 
 const YOURS = "Your policy";
 
@@ -14,6 +15,7 @@ export class Pane {
   #answer = h("textarea");
   #own = h("textarea", { maxlength: 2000 });
   #unfold;
+  #explain = h("input", { type: "checkbox", role: "switch" });
   #chosen;
   #about = h("small");
   #said = h("div", { "aria-live": "polite" }, h("p", { class: "pale" }, "What the policies say will stand here."));
@@ -37,7 +39,10 @@ export class Pane {
     this.element = h("div", { role: "group", "aria-label": label, oninput: () => this.#stale() },
       h("h2", { class: "which" }, label), field("Prompt", this.#prompt),
       field("Answer, if you like", this.#answer, "With one, it is the answer that is judged, together with its prompt."),
-      profile, this.#unfold);
+      profile,
+      h("div", { class: "field switch" }, h("label", null, this.#explain, "Which words?"),
+        h("small", null, "Leaves words out one by one, which takes as long as some 50 texts.")),
+      this.#unfold);
     this.#describe();
   }
 
@@ -57,6 +62,7 @@ export class Pane {
     this.fill(other.#prompt.value, other.#answer.value);
     this.#own.value = other.#own.value;
     this.#unfold.open = other.#unfold.open;
+    this.#explain.checked = other.#explain.checked;
     this.choose(other.profile);
   }
 
@@ -92,8 +98,10 @@ export class Pane {
     const body = { prompt: this.#prompt.value };
     if (this.#answered) body.response = this.#answer.value;
     if (this.profile) body.profile = this.profile;
+    if (this.#explain.checked) body.explain = true;
     const { results: [result], profile, policy_book } = await ask("/v1/screen", { body, signal });
-    return { ...result, profile, policy_book, rows: this.#rows(result) };
+    const judged = body.response ?? body.prompt;
+    return { ...result, judged, profile, policy_book, rows: this.#rows(result) };
   }
   // A policy in one's own words is a question that is judged beside the profile's policies.
   async #decide(signal) {
@@ -108,6 +116,11 @@ export class Pane {
     const yours = { policy: YOURS, name: YOURS, probability, violated: false, calibrated: false };
     return { ...result, rows: [...this.#rows(result), yours] };
   }
+  #words(explanation, judged) {
+    if (explanation) return words(explanation, judged, (policy) => this.#titles.get(policy) ?? policy);
+    const asked = this.#explain.checked && this.#own.value.trim();
+    return asked ? h("p", { class: "pale" }, "No words are shown beside a policy of your own.") : null;
+  }
   get #answered() {
     return this.#answer.value.trim() !== "";
   }
@@ -115,7 +128,7 @@ export class Pane {
     return Object.entries(policies).map(([policy, found]) => ({ policy, name: this.#titles.get(policy) ?? policy, ...found }));
   }
 
-  #show({ action, error, direction, profile, milliseconds, policy_book }, rows) {
+  #show({ action, error, direction, profile, milliseconds, policy_book, explanation, judged: text }, rows) {
     const violated = rows.filter((row) => row.violated).map((row) => row.name).join(", ");
     const scored = Math.max(1, ...rows.map((row) => row.windows ?? 0));
     const omitted = Math.max(0, ...rows.map((row) => row.prompt_omitted ?? 0));
@@ -129,6 +142,7 @@ export class Pane {
     this.#said.replaceChildren(verdict(action, error ? error.message : violated));
     this.#reasons.replaceChildren(
       judged(rows),
+      h("div", null, this.#words(explanation, text)),
       h("dl", null, facts.filter(Boolean).map(([name, value]) => [h("dt", null, name), h("dd", null, value)])));
   }
 }

@@ -29,7 +29,7 @@ from shieldgate.statistics import (
     prevalence,
     reliability,
 )
-from shieldgate.types import Direction, Exchange
+from shieldgate.types import Direction, Exchange, Explanation
 from shieldgate.version import __version__
 
 TOGETHER = "all policies"
@@ -117,6 +117,14 @@ class Report:
         return [s for s in self.slices if s.group is None]
 
     @property
+    def overall_mistakes(self) -> list[Mistake]:
+        """List the mistakes over all policies together, once each."""
+        pairs = zip(self.whole, self.details, strict=True)
+        return list(
+            dict.fromkeys(m for s, detail in pairs if s.policy is None for m in detail.mistakes)
+        )
+
+    @property
     def mistaken_rows(self) -> frozenset[int]:
         """List the rows whose texts the page can show."""
         return frozenset(m.row for detail in self.details for m in detail.mistakes)
@@ -125,23 +133,32 @@ class Report:
         """Give all figures as plain data, which holds no text of the dataset."""
         return asdict(self)
 
-    def write(self, folder: str | Path, texts: Mapping[int, Exchange] | None = None) -> None:
+    def write(
+        self,
+        folder: str | Path,
+        texts: Mapping[int, Exchange] | None = None,
+        explained: Mapping[Mistake, Explanation] | None = None,
+    ) -> None:
         """Write report.json, and report.html, a page that needs no network.
 
         `texts` are the dataset's rows for the page's mistakes (see `mistaken_rows`); None leaves
-        them out. Raises ConfigurationError.
+        them out. The words that carried those that are `explained` are marked in them. Raises
+        ConfigurationError.
         """
         folder = Path(folder)
         write_result(
             folder / "report.json", json.dumps(self.to_dict(), indent=1, ensure_ascii=False) + "\n"
         )
-        write_result(folder / "report.html", self._page(texts))
+        write_result(folder / "report.html", self._page(texts, explained or {}))
 
-    def _page(self, texts: Mapping[int, Exchange] | None) -> str:
+    def _page(
+        self, texts: Mapping[int, Exchange] | None, explained: Mapping[Mistake, Explanation]
+    ) -> str:
         shown = None
         if texts is not None:
             shown = {str(row): asdict(texts[row]) for row in sorted(self.mistaken_rows)}
-        data = json.dumps(self.to_dict() | {"texts": shown}, ensure_ascii=False)
+        words = {f"{m.row} {m.policy}": asdict(e) for m, e in explained.items()}
+        data = json.dumps(self.to_dict() | {"texts": shown, "words": words}, ensure_ascii=False)
         # Inside a script element only "<" could end the data; the page shows texts as text nodes.
         data = data.replace("<", "\\u003c")
         page = files(__package__).joinpath("report.html").read_text("utf-8")

@@ -8,13 +8,14 @@ from time import perf_counter
 from typing import TYPE_CHECKING
 
 from shieldgate.errors import ScorerUnavailable, ScoringError, TooLong
+from shieldgate.explanations.explain import explain
 from shieldgate.gateway.concurrency import together
 from shieldgate.moderation import judge
 from shieldgate.policy import Rules, fail
 from shieldgate.scoring import turn
 from shieldgate.scoring.loading import LoadingScorer
 from shieldgate.telemetry import Audit, Decision, Telemetry
-from shieldgate.types import Action, Exchange, Judged
+from shieldgate.types import Action, Exchange, Explanation, Judged
 
 if TYPE_CHECKING:
     # With its database an extra.
@@ -85,6 +86,13 @@ class Screener:
         self.audit.record(decision)
         if self.keeper:
             self.keeper.offer(decision)
+
+    async def explain(
+        self, exchange: Exchange, rules: Rules, judged: Judged
+    ) -> dict[str, Explanation]:
+        """Say which words carried a verdict's scores, in as much time again; raise ScoringError."""
+        with self.deadline():
+            return await explain(self.scorer, exchange, rules, judged.verdict.judgements)
 
     async def screen(self, exchange: Exchange, rules: Rules, *, may_open: bool = True) -> Judged:
         """Judge one exchange and record the verdict.

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 
 from shieldgate.errors import ConfigurationError
 from shieldgate.policy import Policy
-from shieldgate.prompt import Template
+from shieldgate.prompt import Control, Template
 from shieldgate.scoring.encoding import PromptEncoder
 from shieldgate.scoring.interfaces import Prepared
 from shieldgate.scoring.pack import pack
@@ -47,6 +47,29 @@ class PromptBuilder:
         windows, omitted = self.windows.split(exchange, fixed, self._encoder.spans)
         encoded = (self.encode(window, guidelines) for window in windows)
         return Prepared(tuple(pack(p, growing=exchange.growing) for p in encoded), omitted)
+
+    def content(self, exchange: Exchange, guideline: str) -> list[tuple[int, int, int]]:
+        """Find the tokens of the text under judgement in the prompt that `encode` gives.
+
+        Each is its place in the prompt, and the range of characters of the text that it stands
+        for; those on the seam to the words around it stand for what is the text's own of them.
+        """
+        judged = exchange.prompt if exchange.response is None else exchange.response
+        first, length = self.template.place(exchange, guideline)
+        skipped = len(judged) - len(judged.lstrip()) if self.template.strip else 0
+        found, token, begun = [], 0, 0
+        for segment in self.template.segments(exchange, guideline):
+            if isinstance(segment, Control):
+                token += 1
+                continue
+            for start, end in self._encoder.spans(segment):
+                a = max(begun + start, first) - first
+                b = min(begun + end, first + length) - first
+                if a < b:
+                    found.append((token, a + skipped, b + skipped))
+                token += 1
+            begun += len(segment)
+        return found
 
     def least_tokens(self, exchange: Exchange, most: float) -> int:
         """Tell how many tokens the windows of an exchange have at least, from its characters.

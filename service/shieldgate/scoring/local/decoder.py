@@ -16,11 +16,17 @@ def sliding_window(model: PreTrainedModel) -> int | None:
     return window
 
 
-def hidden_states(model: PreTrainedModel, layout: Packed) -> Tensor:
-    """Compute the last hidden states of a layout, [tokens, hidden]; differentiable."""
+def hidden_states(
+    model: PreTrainedModel, layout: Packed, embeddings: Tensor | None = None
+) -> Tensor:
+    """Compute the last hidden states of a layout, [tokens, hidden]; differentiable.
+
+    `embeddings`, [1, tokens, hidden], stand for those of the layout's ids.
+    """
     # transformers makes no mask for an attention function that registers none.
     states: Tensor = model.base_model(
-        input_ids=layout.ids[None],
+        input_ids=layout.ids[None] if embeddings is None else None,
+        inputs_embeds=embeddings,
         position_ids=layout.positions[None],
         use_cache=False,
         layout=layout,
@@ -28,9 +34,12 @@ def hidden_states(model: PreTrainedModel, layout: Packed) -> Tensor:
     return states
 
 
-def read_states(model: PreTrainedModel, layout: Packed) -> Tensor:
-    """Compute the last hidden states of a layout's `reads`, [branches, hidden]; differentiable."""
-    states = hidden_states(model, layout)
+def read_states(model: PreTrainedModel, layout: Packed, embeddings: Tensor | None = None) -> Tensor:
+    """Compute the last hidden states of a layout's `reads`, [branches, hidden]; differentiable.
+
+    `embeddings` are as in `hidden_states`.
+    """
+    states = hidden_states(model, layout, embeddings)
     # A LastLayer gives these alone; else where all rows are read, they are read in order.
     alone = len(states) == len(layout.reads)
     return states if alone else states[layout.reads.to(states.device)]

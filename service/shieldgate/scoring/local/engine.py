@@ -10,7 +10,7 @@ import structlog
 import torch
 from torch import Tensor
 
-from shieldgate.errors import ModelError
+from shieldgate.errors import ConfigurationError, ModelError
 from shieldgate.policy import Policy
 from shieldgate.prompt import Template, name_suffix
 from shieldgate.scoring.interfaces import Identity, Prepared
@@ -18,6 +18,7 @@ from shieldgate.scoring.local import decoder
 from shieldgate.scoring.local.attention import PACKED
 from shieldgate.scoring.local.checkpoint import Checkpoint
 from shieldgate.scoring.local.flex import BLOCK, Shape
+from shieldgate.scoring.local.gradients import gradient_times_input
 from shieldgate.scoring.local.linear import multiplies_as
 from shieldgate.scoring.local.packing import Layout, Packed
 from shieldgate.scoring.local.prefix_cache import PrefixCache, PrefixKV, Trunk
@@ -170,6 +171,31 @@ class PackedEngine:
         """Compute the margins of all branches of a layout, fp32 [branches]; differentiable."""
         states = decoder.read_states(self.model, layout)
         return decoder.margins(self.model, states, self._answers)
+
+    def gradients(
+        self, exchange: Exchange, policies: Sequence[Policy]
+    ) -> list[list[tuple[int, int, float]]]:
+        """Give what each token of the text under judgement carried of each policy's margin.
+
+        A token is its range of characters, and its gradient times its input in logits. Raises
+        ConfigurationError for what takes several windows, and where the model is compiled or its
+        weights are quantised.
+        """
+        guidelines = [p.guidelines[exchange.direction] for p in policies]
+        prompts = self._prompts.encode(exchange, guidelines)
+        if max(map(len, prompts)) > self._prompts.windows.context:
+            raise ConfigurationError("Gradients are of one window, and the text takes several.")
+        # Of what is quantised the dtype says how, behind a plus.
+        if self._runner or "+" in self.identity.dtype:
+            raise ConfigurationError(
+                "There are no gradients of a model that is compiled for a GPU, or quantised."
+            )
+        with self._forward_lock:
+            carried = gradient_times_input(self.model, pack(prompts), self._answers)
+        return [
+            [(start, end, tokens[at]) for at, start, end in self._prompts.content(exchange, g)]
+            for g, tokens in zip(guidelines, carried, strict=True)
+        ]
 
     def check(self) -> None:
         """Score a canary packed and by the plain model; raise ModelError if they differ.

@@ -17,6 +17,21 @@ _FUSED: dict[type[nn.Module], tuple[str, str]] = {
 }
 
 
+class _Product(torch.autograd.Function):
+    """The product of a PackedLinear, with the gradient of what is multiplied."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+        ctx.weight = weight
+        found: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+        return found
+
+    @staticmethod
+    def backward(ctx: Any, *gradients: Tensor) -> tuple[Tensor, None, None]:
+        # The plain weight is made for this product alone, so that memory holds one of them.
+        return gradients[0] @ ctx.weight.to_dense(), None, None
+
+
 class PackedLinear(nn.Module):
     """Computes `x @ weight.T + bias`; the weight is laid out once, and not at each call."""
 
@@ -26,7 +41,10 @@ class PackedLinear(nn.Module):
         self._weight = torch.ops.mkldnn._reorder_linear_weight(linear.weight.detach())
 
     def forward(self, x: Tensor, activation: tuple[str, str] = ("none", "")) -> Tensor:
-        """Map [..., in] to [..., out]."""
+        """Map [..., in] to [..., out]; differentiable in `x` where there is no activation."""
+        if x.requires_grad and torch.is_grad_enabled():
+            product: Tensor = _Product.apply(x, self._weight, self.bias)  # type: ignore[no-untyped-call]
+            return product
         name, algorithm = activation
         found: Tensor = torch.ops.mkldnn._linear_pointwise(
             x, self._weight, self.bias, name, [], algorithm
