@@ -53,10 +53,10 @@ def packed_attention(
     # Queries of one group side by side, so that grouped keys and values are never repeated.
     grouped = query[0].view(groups, heads // groups, tokens, dim).transpose(1, 2)
     queries = (grouped * (scaling / (softcap or 1.0))).contiguous()
-    # Of keys in another order each block would be copied.
-    keys, values = key[0].contiguous(), value[0]
+    keys, values = key[0], value[0]
     if layout.memory is not None:
         keys, values = layout.memory.extend(layer, keys, values, layout.trunks)
+    keys = keys.contiguous()  # in another order they would be copied for each block
     blocks = layout.full if sliding_window is None else layout.sliding
     out = [_attend(queries, keys, values, block, softcap) for block in blocks]
     return torch.cat(out).view(1, tokens, heads, dim), None
