@@ -16,6 +16,7 @@ from transformers.activations import ACT2FN
 from shieldgate.errors import ModelError
 from shieldgate.prompt import find_template
 from shieldgate.scoring.local import PackedEngine, load_checkpoint, load_engine
+from shieldgate.scoring.local.attention import _capped
 from shieldgate.scoring.local.dtype import choose_dtype
 from shieldgate.scoring.local.linear import Int8Linear, PackedLinear, gated
 from shieldgate.types import Exchange
@@ -69,6 +70,13 @@ def test_int8_is_off_by_its_rounding_even_where_rows_and_outputs_differ_in_size(
     error = Int8Linear(linear)(x).float() - expected
     assert (error.norm(dim=2) / expected.norm(dim=2).clamp(min=1e-6)).max() < 0.02
     assert (error.norm(dim=1) / expected.norm(dim=1)).max() < 0.04
+
+
+@needs_bf16
+def test_the_soft_cap_of_bf16_scores_is_right_to_the_last_bit() -> None:
+    scores = torch.linspace(-9, 9, 2**16).bfloat16().view(4, -1, 128)
+    expected = 50 * torch.tanh(scores.double()).bfloat16()
+    torch.testing.assert_close(_capped(scores, 50.0), expected, rtol=2**-7, atol=0)
 
 
 def profiled(engine: PackedEngine, exchange: Exchange) -> list[tuple[str, list[list[int]]]]:

@@ -91,8 +91,9 @@ def test_callers_share_the_preamble_in_one_pass(hot_checkpoint: Path) -> None:
 
 def test_what_is_trained_remembers_nothing_of_its_old_weights(hot_checkpoint: Path) -> None:
     engine = PackedEngine(load_checkpoint(str(hot_checkpoint), device="cpu"), TEMPLATES["chat"])
-    score(engine, Exchange(PROMPT))
-    assert not engine._prefixes
+    work = engine.prepare(Exchange(PROMPT), POLICIES[:1]).work
+    engine.forward(work)
+    assert engine._remember(work) is None
 
 
 @pytest.mark.parametrize("prefix_bytes", [2**30, 300_000, 0], ids=["roomy", "tight", "none"])

@@ -174,9 +174,8 @@ class PackedEngine:
     def _remember(self, work: Sequence[Pack]) -> PrefixKV | None:
         """Look up what is known of trunks: how all begin, those that grow, what they grew into."""
         growing = [item.growing for item in work]
-        if not self._prefixes and not any(growing):
-            return None
-        return PrefixKV([self._prefixes.find(np.array(item.trunk)) for item in work], growing)
+        memory = PrefixKV([self._prefixes.find(np.array(item.trunk)) for item in work], growing)
+        return memory if any(growing) or any(memory.lengths) else None
 
     def _keep(self, work: Sequence[Pack], memory: PrefixKV) -> None:
         for item, layers in zip(work, memory.gathered, strict=True):

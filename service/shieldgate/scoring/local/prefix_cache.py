@@ -65,10 +65,6 @@ class PrefixCache:
         found = ((preamble, preamble.shared(ids)) for preamble in self.preambles)
         return max(found, key=itemgetter(1), default=(None, 0))
 
-    def __bool__(self) -> bool:
-        """Tell whether there is anything to find."""
-        return bool(self._trunks or self.preambles)
-
     def keep(self, trunk: Trunk) -> None:
         """Keep a trunk, in place of those that it has outgrown."""
         for number, old in list(self._trunks.items()):
