@@ -72,13 +72,14 @@ def _race(subject: Subject, plan: Plan, tokens: int) -> Race:
     (work,) = subject.scorer.prepare(Exchange(text), policies).work
     lengths = [len(work.trunk) + len(branch) for branch in work.branches]
     counter = Counter.of(subject.plain)
+    remembered = subject.remembered(work)
     operations = {
-        OURS: counter.packed(work),
+        OURS: counter.packed(work, remembered),
         SNIPPET: counter.prompts(lengths, full_logits=True),
         PIPELINE: counter.prompts(lengths, full_logits=False),
     }
     # As many matmuls as make up our operations, so that both are timed for equally long.
-    rows = torch.randn(work.tokens, plan.shape["hidden_size"])
+    rows = torch.randn(work.tokens - remembered, plan.shape["hidden_size"])
     matrix = torch.randn(plan.shape["hidden_size"], plan.shape["intermediate_size"])
     once = rows.shape[0] * matrix.numel()
     times = max(1, round(operations[OURS] / once))
@@ -90,7 +91,7 @@ def _race(subject: Subject, plan: Plan, tokens: int) -> Race:
 
     runs = {name: partial(score, text, policies) for name, score in contestants.items()}
     seconds = fastest(runs | {MATMUL: matmuls}, plan.seconds)
-    return Race(tokens, sum(lengths), work.tokens, operations, seconds, difference)
+    return Race(tokens, sum(lengths), work.tokens - remembered, operations, seconds, difference)
 
 
 def _costs(subject: Subject, plan: Plan) -> list[Cost]:
@@ -100,7 +101,10 @@ def _costs(subject: Subject, plan: Plan) -> list[Cost]:
     return [
         Cost(
             len(policies),
-            sum(w.tokens for w in subject.scorer.prepare(Exchange(text), policies).work),
+            sum(
+                w.tokens - subject.remembered(w)
+                for w in subject.scorer.prepare(Exchange(text), policies).work
+            ),
             seconds[name],
         )
         for name, policies in chosen.items()

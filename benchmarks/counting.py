@@ -14,6 +14,7 @@ from torch import nn
 from transformers import Gemma2ForCausalLM
 
 from shieldgate.scoring.local.packing import Block, Layout
+from shieldgate.scoring.local.prefix_cache import PrefixKV
 from shieldgate.scoring.pack import Pack
 
 
@@ -45,15 +46,19 @@ class Counter:
             for n in lengths
         )
 
-    def packed(self, pack: Pack) -> int:
-        """Count one packed forward pass, with two rows of the output embedding a branch."""
-        layout = Layout.of([pack], self.config.sliding_window, torch.device("cpu"))
+    def packed(self, pack: Pack, known: int = 0) -> int:
+        """Count one packed forward pass, with two rows of the output embedding a branch.
+
+        `known` tokens of the trunk are remembered.
+        """
+        memory = PrefixKV([(None, known)], [False])
+        layout = Layout.of([pack], self.config.sliding_window, torch.device("cpu"), memory)
         blocks = {"full_attention": layout.full, "sliding_attention": layout.sliding}
         read = {"full_attention": layout.read_full, "sliding_attention": layout.read_sliding}
         *kinds, last = self.config.layer_types
         return (
-            pack.tokens * self.body
-            - (pack.tokens - len(pack.branches)) * self.unread
+            (pack.tokens - known) * self.body
+            - (pack.tokens - known - len(pack.branches)) * self.unread
             + sum(self._attention(_pairs(blocks[kind]), kinds.count(kind)) for kind in blocks)
             + self._attention(_pairs(read[last]), 1)
             + len(pack.branches) * 2 * self.config.hidden_size

@@ -71,7 +71,8 @@ def measure(subject: Subject, plan: Plan) -> list[DtypeRace]:
 def _race(subject: Subject, plan: Plan, engines: dict[str, PackedEngine], tokens: int) -> DtypeRace:
     exchange, policies = Exchange(subject.text(tokens)), subject.policies[:4]
     (work,) = subject.scorer.prepare(exchange, policies).work
-    race = DtypeRace(tokens, Counter.of(subject.plain).packed(work))
+    remembered = subject.remembered(work)
+    race = DtypeRace(tokens, Counter.of(subject.plain).packed(work, remembered))
 
     def scored(engine: PackedEngine) -> object:
         return engine.forward(engine.prepare(exchange, policies).work)
@@ -79,7 +80,7 @@ def _race(subject: Subject, plan: Plan, engines: dict[str, PackedEngine], tokens
     runs = {name: partial(scored, engine) for name, engine in engines.items()}
     if BF16 in engines:
         width, inner = plan.shape["hidden_size"], plan.shape["intermediate_size"]
-        rows = torch.randn(work.tokens, width).bfloat16()
+        rows = torch.randn(work.tokens - remembered, width).bfloat16()
         packed = torch.ops.mkldnn._reorder_linear_weight(torch.randn(inner, width).bfloat16())
         times = max(1, round(race.operations / (rows.numel() * inner)))
 

@@ -55,7 +55,8 @@ def measure(subject: Subject, plan: Plan) -> list[Stream]:
     policies = subject.policies[:POLICIES]
     prompt, answer = subject.text(20), subject.text(plan.answer)
     (whole,) = subject.scorer.prepare(Exchange(prompt, answer), policies).work
-    trunk, questions = len(whole.trunk), sum(map(len, whole.branches))
+    trunk = len(whole.trunk) - subject.remembered(whole)
+    questions = sum(map(len, whole.branches))
     pace = PACE * len(answer) / plan.answer
 
     def stream(name: str, schedule: Streaming) -> Stream:
@@ -94,9 +95,9 @@ def _ends(schedule: Streaming, length: int) -> list[int]:
 def _judge(
     subject: Subject, prompt: str, answer: str, ends: Sequence[int], policies: Sequence[Policy]
 ) -> int:
-    """Judge the answer at each of these lengths, with nothing remembered; count the tokens."""
+    """Judge the answer at each of these lengths, with no answer remembered; count the tokens."""
     scorer = subject.scorer
-    scorer._prefixes = PrefixCache(2**30)
+    scorer._prefixes = PrefixCache(2**30, scorer._prefixes.preambles)
     tokens = 0
 
     def count(module: object, given: object, embedded: object) -> None:

@@ -16,6 +16,7 @@ from shieldgate.prompt import TEMPLATES
 from shieldgate.scoring.local import Checkpoint, PackedEngine, use_for_scoring
 from shieldgate.scoring.local.attention import PACKED
 from shieldgate.scoring.local.row_blocks import use_blocks
+from shieldgate.scoring.pack import Pack
 
 TEMPLATE = TEMPLATES["chat"]
 UNKNOWN = "<unk>"
@@ -118,7 +119,14 @@ class Subject:
         model.set_attn_implementation(PACKED)
         use_blocks(model)
         use_for_scoring(model, quantize)
-        return PackedEngine(Checkpoint("bench", "random", model, self.tokenizer), TEMPLATE)
+        engine = PackedEngine(Checkpoint("bench", "random", model, self.tokenizer), TEMPLATE)
+        engine.remember_preambles()
+        return engine
+
+    def remembered(self, work: Pack) -> int:
+        """Count the tokens of a prompt that are not computed, because all prompts begin so."""
+        memory = self.scorer._remember([work])
+        return sum(memory.lengths) if memory else 0
 
     def text(self, tokens: int) -> str:
         """Write a text of that many tokens."""

@@ -16,6 +16,7 @@ from transformers.activations import ACT2FN
 from shieldgate.errors import ModelError
 from shieldgate.prompt import find_template
 from shieldgate.scoring.local import PackedEngine, load_checkpoint, load_engine
+from shieldgate.scoring.local.attention import _capped
 from shieldgate.scoring.local.dtype import choose_dtype
 from shieldgate.scoring.local.linear import Int8Linear, PackedLinear, gated
 from shieldgate.types import Exchange
@@ -71,6 +72,13 @@ def test_int8_is_off_by_its_rounding_even_where_rows_and_outputs_differ_in_size(
     assert (error.norm(dim=1) / expected.norm(dim=1)).max() < 0.04
 
 
+@needs_bf16
+def test_the_soft_cap_of_bf16_scores_is_right_to_the_last_bit() -> None:
+    scores = torch.linspace(-9, 9, 2**16).bfloat16().view(4, -1, 128)
+    expected = 50 * torch.tanh(scores.double()).bfloat16()
+    torch.testing.assert_close(_capped(scores, 50.0), expected, rtol=2**-7, atol=0)
+
+
 def profiled(engine: PackedEngine, exchange: Exchange) -> list[tuple[str, list[list[int]]]]:
     work = engine.prepare(exchange, POLICIES[:2]).work
     with profile(activities=[ProfilerActivity.CPU], record_shapes=True) as seen:
@@ -109,7 +117,9 @@ def test_the_last_layer_computes_the_rows_that_are_read(tmp_path: Path, family: 
         for part in (layer.self_attn.q_proj, layer.self_attn.o_proj, layer.mlp):
             part.register_forward_hook(lambda m, args, out: rows.append(out.shape[1]))
     engine.forward(work)
-    assert rows == [sum(w.tokens for w in work)] * 3 + [6] * 3
+    memory = engine._remember(work)
+    assert memory is not None
+    assert rows == [sum(w.tokens for w in work) - sum(memory.lengths)] * 3 + [6] * 3
 
 
 def test_weights_are_let_go_once_they_are_packed(hot_checkpoint: Path) -> None:

@@ -1,6 +1,6 @@
-"""A growing answer pays for what is new, and its scores are those of the plain model."""
+"""Preambles are computed once, of growing answers what is new; the scores are the plain model's."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
@@ -14,6 +14,7 @@ from test_packed_engine import MARGIN, POLICIES, assert_same, expecting, words
 from shieldgate.prompt import TEMPLATES
 from shieldgate.scoring.local import PackedEngine, load_checkpoint, load_engine
 from shieldgate.scoring.local.prefix_cache import PrefixCache, Trunk
+from shieldgate.scoring.pack import pack
 from shieldgate.types import Exchange
 
 PROMPT = words(30, seed=1)
@@ -39,8 +40,60 @@ def score(engine: PackedEngine, exchange: Exchange, policies: int = 3) -> list[f
     return engine.forward(engine.prepare(exchange, POLICIES[:policies]).work)[0]
 
 
+def preamble(engine: PackedEngine, ids: Sequence[int]) -> int:
+    """Count how many of these tokens begin every prompt."""
+    found = engine._prompts.preambles()
+    return max(len(pack([[*ids, 0], [*known, 1]]).trunk) for known in found)
+
+
 def growing(answer: str, cut: int) -> Exchange:
     return Exchange(PROMPT, answer[:cut], growing=True)
+
+
+@pytest.mark.parametrize("name", TEMPLATES)
+def test_what_begins_every_prompt_is_computed_once(hot_checkpoint: Path, name: str) -> None:
+    """Whatever text follows, also one whose first characters join the last of the preamble's."""
+    engine = load_engine(str(hot_checkpoint), device="cpu", template=name)
+    plain = expecting(hot_checkpoint)
+    texts = ["", " ", "\n\nYes", ": no", "é", words(100, seed=9)]
+    exchanges = [*map(Exchange, texts)]
+    if name != "blog":
+        exchanges += [Exchange(text, "No") for text in texts[:3]] + [Exchange("", words(9, seed=3))]
+    for exchange in exchanges:
+        (work,) = engine.prepare(exchange, POLICIES[:2]).work
+        known = preamble(engine, work.trunk)
+        assert known >= 20
+        with counted(engine) as computed:
+            (margins,) = engine.forward([work])
+        assert computed == [work.tokens - known]
+        assert_same(margins, [plain(exchange, p, name) for p in POLICIES[:2]])
+
+
+def test_a_template_may_begin_with_the_text(hot_checkpoint: Path, tmp_path: Path) -> None:
+    file = tmp_path / "bare.yaml"
+    file.write_text('{prompt: "{prompt}\\nIs it so?\\n", positive: "Yes", negative: "No"}')
+    engine = load_engine(str(hot_checkpoint), device="cpu", template=str(file))
+    assert engine._prompts.preambles() == []
+    engine.check()
+
+
+def test_callers_share_the_preamble_in_one_pass(hot_checkpoint: Path) -> None:
+    engine = load_engine(str(hot_checkpoint), device="cpu")
+    plain = expecting(hot_checkpoint)
+    exchanges = [Exchange(words(n, seed=n)) for n in (3, 90)] + [Exchange("Why?", words(5, seed=5))]
+    work = [engine.prepare(e, POLICIES[: 1 + i]).work[0] for i, e in enumerate(exchanges)]
+    with counted(engine) as computed:
+        found = engine.forward(work)
+    assert computed == [sum(w.tokens - preamble(engine, w.trunk) for w in work)]
+    for i, (exchange, margins) in enumerate(zip(exchanges, found, strict=True)):
+        assert_same(margins, [plain(exchange, p, "chat") for p in POLICIES[: 1 + i]])
+
+
+def test_what_is_trained_remembers_nothing_of_its_old_weights(hot_checkpoint: Path) -> None:
+    engine = PackedEngine(load_checkpoint(str(hot_checkpoint), device="cpu"), TEMPLATES["chat"])
+    work = engine.prepare(Exchange(PROMPT), POLICIES[:1]).work
+    engine.forward(work)
+    assert engine._remember(work) is None
 
 
 @pytest.mark.parametrize("prefix_bytes", [2**30, 300_000, 0], ids=["roomy", "tight", "none"])
@@ -66,7 +119,7 @@ def test_each_check_computes_only_what_is_new(hot_checkpoint: Path) -> None:
     with counted(engine) as computed:
         for item in work:
             engine.forward([item])
-    assert computed[0] == work[0].tokens
+    assert computed[0] == work[0].tokens - preamble(engine, work[0].trunk)
     for before, item, count in zip(work, work[1:], computed[1:], strict=False):
         new = len(item.trunk) - len(before.trunk)
         questions = sum(map(len, item.branches))
@@ -100,7 +153,7 @@ def test_without_a_budget_nothing_is_kept(hot_checkpoint: Path) -> None:
     with counted(engine) as computed:
         for item in work:
             engine.forward([item])
-    assert computed == [item.tokens for item in work]
+    assert computed == [w.tokens - preamble(engine, w.trunk) for w in work]
 
 
 def test_answers_that_grow_side_by_side_are_not_confused(hot_checkpoint: Path) -> None:

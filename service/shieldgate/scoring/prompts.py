@@ -11,8 +11,6 @@ from shieldgate.scoring.pack import pack
 from shieldgate.scoring.windows import WindowRule
 from shieldgate.types import DIRECTIONS, Direction, Exchange
 
-_EMPTY = {"prompt": Exchange(""), "response": Exchange("", "")}
-
 
 class PromptBuilder:
     """Builds the prompts of exchanges for a model of `context` tokens; safe to share by threads.
@@ -27,7 +25,7 @@ class PromptBuilder:
         self._encoder = encoder
         self.answers = encoder.token(template.positive), encoder.token(template.negative)
         for direction in self._directions:
-            encoder.check_seams(template.segments(_EMPTY[direction], "No threats."))
+            encoder.check_seams(template.segments(_exchange("", direction), "No threats."))
 
     def encode(self, exchange: Exchange, guidelines: Sequence[str]) -> list[list[int]]:
         """Encode the prompt of each guideline, however long it is."""
@@ -71,6 +69,17 @@ class PromptBuilder:
             begun += len(segment)
         return found
 
+    def preambles(self) -> list[tuple[int, ...]]:
+        """Give the tokens that every prompt begins with, for each direction, where there are any.
+
+        They end where a text could change the tokens: a word joins the space before it.
+        """
+        found = []
+        for direction in self._directions:
+            unlike = (self.encode(_exchange(text, direction), [text]) for text in "a1")
+            found.append(pack([ids for prompts in unlike for ids in prompts]).trunk)
+        return [ids for ids in found if ids]
+
     def least_tokens(self, exchange: Exchange, most: float) -> int:
         """Tell how many tokens the windows of an exchange have at least, from its characters.
 
@@ -92,7 +101,7 @@ class PromptBuilder:
     def _fixed(self, policies: Sequence[Policy], direction: Direction) -> int:
         """Count the most tokens of a prompt without its content."""
         guidelines = [p.guidelines[direction] for p in policies]
-        sizes = list(map(len, self.encode(_EMPTY[direction], guidelines)))
+        sizes = list(map(len, self.encode(_exchange("", direction), guidelines)))
         problems = []
         for policy, size in zip(policies, sizes, strict=True):
             try:
@@ -102,3 +111,7 @@ class PromptBuilder:
         if problems:
             raise ConfigurationError("\n".join(problems))
         return max(sizes)
+
+
+def _exchange(text: str, direction: Direction) -> Exchange:
+    return Exchange(text, text if direction == "response" else None)

@@ -28,7 +28,10 @@ def load_engine(
     checkpoint = load_for_scoring(
         model, revision=revision, device=device, dtype=dtype, quantize=quantize
     )
-    return PackedEngine(checkpoint, find_template(template), prefix_bytes=prefix_bytes)
+    engine = PackedEngine(checkpoint, find_template(template), prefix_bytes=prefix_bytes)
+    if checkpoint.model.device.type == "cpu":
+        engine.remember_preambles()
+    return engine
 
 
 def load_for_scoring(

@@ -111,6 +111,23 @@ class PackedEngine:
             runner.undo()
             raise
 
+    @torch.inference_mode()
+    def remember_preambles(self) -> None:
+        """Compute once what begins every prompt, for a model whose weights stay as they are.
+
+        On a GPU it isn't worth it: the launches of passes that remember aren't captured.
+        """
+        work = [Pack(ids, (ids[-1:],), growing=True) for ids in self._prompts.preambles()]
+        if work:
+            memory = PrefixKV([(None, 0)] * len(work), [True] * len(work))
+            window = decoder.sliding_window(self.model)
+            decoder.hidden_states(self.model, Layout.of(work, window, self.model.device, memory))
+            found = [
+                Trunk(np.array(item.trunk), tuple(layers))
+                for item, layers in zip(work, memory.gathered, strict=True)
+            ]
+            self._prefixes = PrefixCache(self._prefixes.max_bytes, found)
+
     @property
     def kernel_options(self) -> Sequence[dict[str, int]]:
         """List what to compile attention with, best first; none unless all is on one GPU."""
@@ -156,11 +173,10 @@ class PackedEngine:
         return [[next(found) for _ in item.branches] for item in work]
 
     def _remember(self, work: Sequence[Pack]) -> PrefixKV | None:
-        """Look up what is known of trunks: of those that grow, and of what they grew into."""
+        """Look up what is known of trunks: how all begin, those that grow, what they grew into."""
         growing = [item.growing for item in work]
-        if not self._prefixes.bytes and not any(growing):
-            return None
-        return PrefixKV([self._prefixes.find(np.array(item.trunk)) for item in work], growing)
+        memory = PrefixKV([self._prefixes.find(np.array(item.trunk)) for item in work], growing)
+        return memory if any(growing) or any(memory.lengths) else None
 
     def _keep(self, work: Sequence[Pack], memory: PrefixKV) -> None:
         for item, layers in zip(work, memory.gathered, strict=True):

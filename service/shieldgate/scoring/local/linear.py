@@ -98,7 +98,8 @@ def gated(gate: nn.Module, up: nn.Module, act: nn.Module, x: Tensor) -> Tensor:
     return found
 
 
-def _packable(dtype: torch.dtype) -> bool:
+def has_onednn(dtype: torch.dtype) -> bool:
+    """Tell whether oneDNN computes in this dtype on this processor."""
     if not torch.backends.mkldnn.is_available():  # type: ignore[no-untyped-call]
         return False
     return dtype == torch.float32 or bool(torch.ops.mkldnn._is_mkldnn_bf16_supported())
@@ -115,7 +116,7 @@ def pack_linears(model: PreTrainedModel, quantize: str | None = None) -> None:
             "--quantize int8 is for processors with AVX512-VNNI. Leave it away here; for a GPU "
             "take a checkpoint that is quantised."
         )
-    if model.device.type != "cpu" or not _packable(model.dtype):
+    if model.device.type != "cpu" or not has_onednn(model.dtype):
         return
     decoder: Any = model.base_model
     for layer in decoder.layers:

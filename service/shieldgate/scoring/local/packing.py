@@ -156,7 +156,7 @@ def _blocks(
         hidden = _hidden(stop - start, first - left, window, device)
         yield Block(
             slice(rows.start + start, rows.start + stop),
-            tuple(_part(keys, left, context + stop)),
+            _part(keys, left, context + stop),
             tuple(hidden),
         )
 
@@ -165,18 +165,24 @@ def _last(row: slice, keys: tuple[slice, ...], window: int | None) -> Block:
     """Make the block of a single row that stands at the end of its keys."""
     size = sum(k.stop - k.start for k in keys)
     left = 0 if window is None else max(0, size - window)
-    return Block(row, tuple(_part(keys, left, size)), ())
+    return Block(row, _part(keys, left, size), ())
 
 
-def _part(keys: tuple[slice, ...], start: int, stop: int) -> Iterator[slice]:
-    """Take the keys at positions [start, stop) out of ranges that stand one after the other."""
+def _part(keys: tuple[slice, ...], start: int, stop: int) -> tuple[slice, ...]:
+    """Take the keys at positions [start, stop) out of ranges that stand one after the other.
+
+    Ranges that are side by side in memory, too, become one.
+    """
+    found: list[slice] = []
     passed = 0
     for k in keys:
-        size = k.stop - k.start
-        part = slice(k.start + max(0, start - passed), k.start + min(size, stop - passed))
-        if part.stop > part.start:
-            yield part
-        passed += size
+        first, last = k.start + max(0, start - passed), min(k.stop, k.start + stop - passed)
+        passed += k.stop - k.start
+        if first < last:
+            if found and found[-1].stop == first:
+                first = found.pop().start
+            found.append(slice(first, last))
+    return tuple(found)
 
 
 def _hidden(

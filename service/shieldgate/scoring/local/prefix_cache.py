@@ -1,6 +1,6 @@
-"""A KV cache of prefixes: more of a growing answer costs only what is new.
+"""A KV cache of prefixes: how all prompts begin is computed once, of growing answers what is new.
 
-Keys and values are kept by token ids: whatever text grew, the longest common prefix of its new
+Keys and values are kept by token ids: whatever text follows, the longest common prefix of its
 ids and of ids that were seen is reused, and the rest computed. Forgetting costs time, never
 correctness. Nothing here is thread-safe: only `PackedEngine.forward` uses it, under a lock.
 """
@@ -8,6 +8,7 @@ correctness. Nothing here is thread-safe: only `PackedEngine.forward` uses it, u
 from collections import OrderedDict
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from operator import itemgetter
 
 import numpy as np
 import torch
@@ -39,10 +40,14 @@ class Trunk:
 
 
 class PrefixCache:
-    """Trunks seen lately, up to `max_bytes`; the least recently used are forgotten first."""
+    """Trunks seen lately, up to `max_bytes`; the least recently used are forgotten first.
 
-    def __init__(self, max_bytes: int) -> None:
+    `preambles` are what prompts begin with. They are never forgotten, and not counted.
+    """
+
+    def __init__(self, max_bytes: int, preambles: Sequence[Trunk] = ()) -> None:
         self.max_bytes = max_bytes
+        self.preambles = preambles
         self._trunks: OrderedDict[int, Trunk] = OrderedDict()
         self._added = 0
         self.bytes = 0
@@ -50,13 +55,15 @@ class PrefixCache:
     def find(self, ids: np.ndarray) -> tuple[Trunk | None, int]:
         """Find the trunk that shares most with `ids`, and how many tokens that is.
 
-        Less than half of `ids` is not worth the copying: the preamble, which all share.
+        A trunk of which less than half of `ids` is shared is not worth the copying: that is the
+        preamble.
         """
         best = max(self._trunks, key=lambda n: self._trunks[n].shared(ids), default=None)
-        if best is None or 2 * (shared := self._trunks[best].shared(ids)) < len(ids):
-            return None, 0
-        self._trunks.move_to_end(best)
-        return self._trunks[best], shared
+        if best is not None and 2 * (shared := self._trunks[best].shared(ids)) >= len(ids):
+            self._trunks.move_to_end(best)
+            return self._trunks[best], shared
+        found = ((preamble, preamble.shared(ids)) for preamble in self.preambles)
+        return max(found, key=itemgetter(1), default=(None, 0))
 
     def keep(self, trunk: Trunk) -> None:
         """Keep a trunk, in place of those that it has outgrown."""

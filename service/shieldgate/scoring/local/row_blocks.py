@@ -1,5 +1,6 @@
 """Parts of a decoder in blocks of rows, for CPUs: their temporaries stay small."""
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -11,8 +12,6 @@ from shieldgate.scoring.local.linear import gated
 # 768 rows of the 2B's 9,216 wide fp32 activations take 27 MiB. Above 32 MiB the C allocator maps
 # fresh pages for each temporary, and clearing them costs more than the arithmetic done on it.
 BLOCK_ROWS = 768
-# A norm makes five temporaries in fp32; of so many numbers, half a MiB, they stay in the cache.
-NORM_NUMBERS = 2**17
 
 
 class BlockFeedForward(nn.Module):
@@ -32,28 +31,51 @@ class BlockFeedForward(nn.Module):
         if x.device.type != "cpu" or torch.is_grad_enabled():
             stock: Tensor = super().forward(x)
             return stock
-        # Of two dimensions: blocks of three can't be folded into one product, and copy the weights.
-        rows = x.reshape(-1, x.shape[-1])
-        out = torch.empty_like(rows)
-        blocks = -(-len(rows) // BLOCK_ROWS)
-        for block, found in zip(rows.chunk(blocks), out.chunk(blocks), strict=True):
-            found.copy_(self.down_proj(gated(self.gate_proj, self.up_proj, self.act_fn, block)))
-        return out.view_as(x)
+        return _in_blocks(self._rows, x)
+
+    def _rows(self, x: Tensor) -> Tensor:
+        found: Tensor = self.down_proj(gated(self.gate_proj, self.up_proj, self.act_fn, x))
+        return found
 
 
-class BlockNorm(nn.Module):
-    """Normalises in blocks of rows; to be mixed into a class that normalises each by itself."""
+class LeanNorm(nn.Module):
+    """Computes a family's RMS norm to the bit, in place where it can, and in blocks of rows.
+
+    The families' own make a temporary for each of five operations. To be mixed into one of them;
+    off the CPU, or where a gradient is needed, it is that one.
+    """
+
+    weight: Tensor
 
     def forward(self, x: Tensor) -> Tensor:
         """Map [batch, tokens, hidden] to the same shape."""
-        size = max(1, NORM_NUMBERS // x.shape[-1])
-        if x.device.type != "cpu" or torch.is_grad_enabled() or x.shape[1] <= size:
+        if x.device.type != "cpu" or torch.is_grad_enabled():
             stock: Tensor = super().forward(x)
             return stock
-        out = torch.empty_like(x)
-        for block, found in zip(torch.split(x, size, 1), torch.split(out, size, 1), strict=True):
-            found.copy_(super().forward(block))
-        return out
+        return _in_blocks(self._rows, x)
+
+    def _rows(self, x: Tensor) -> Tensor:
+        wide = x.to(torch.float32, copy=True)
+        squares = wide.square().mean(1, keepdim=True)
+        is_gemmas = hasattr(self, "eps")  # whose weights are around 0, and which rounds last
+        epsilon: Any = self.eps if is_gemmas else self.variance_epsilon
+        wide.mul_(squares.add_(epsilon).rsqrt_())
+        if is_gemmas:
+            return wide.mul_(1 + self.weight.float()).to(x.dtype)
+        return wide.to(x.dtype).mul_(self.weight)
+
+
+def _in_blocks(compute: Callable[[Tensor], Tensor], x: Tensor) -> Tensor:
+    """Compute on the rows of [batch, tokens, hidden], in equal blocks of at most BLOCK_ROWS."""
+    # Of two dimensions: blocks of three can't be folded into one product, and copy the weights.
+    rows = x.reshape(-1, x.shape[-1])
+    blocks = -(-len(rows) // BLOCK_ROWS)
+    if blocks == 1:
+        return compute(rows).view_as(x)
+    out = torch.empty_like(rows)
+    for block, found in zip(rows.chunk(blocks), out.chunk(blocks), strict=True):
+        found.copy_(compute(block))
+    return out.view_as(x)
 
 
 def use_blocks(model: PreTrainedModel) -> None:
@@ -64,7 +86,7 @@ def use_blocks(model: PreTrainedModel) -> None:
     for module in (decoder, *decoder.layers):
         for child in module.children():
             if type(child).__name__.endswith("RMSNorm"):
-                _mix(BlockNorm, child)
+                _mix(LeanNorm, child)
 
 
 def _mix(part: type[nn.Module], module: nn.Module) -> None:
