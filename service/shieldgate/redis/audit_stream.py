@@ -1,12 +1,17 @@
 """Records of decisions in a Redis stream, for whoever collects them."""
 
-from collections.abc import Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping
+from datetime import UTC, datetime
 from typing import Any
 
 import orjson
+from redis.exceptions import RedisError
 
+from shieldgate.errors import ConfigurationError
 from shieldgate.redis.client import RedisClient
-from shieldgate.redis.urls import Client
+from shieldgate.redis.urls import Client, client
+
+_PAGE = 1000
 
 
 class RedisAuditStream:
@@ -33,3 +38,35 @@ class RedisAuditStream:
             await client.xadd(self._stream, {"record": data}, maxlen=self._length, approximate=True)
 
         self._redis.tell(append, lost=self._lost)
+
+
+async def read_audit_stream(
+    url: str, stream: str, since: datetime | None = None
+) -> AsyncIterator[tuple[datetime, bytes]]:
+    """Read the records of a stream as JSON, with their times, until those that are the last now.
+
+    Raises ConfigurationError where Redis can't be read, or there is no such stream.
+    """
+    redis, close = client(url, protocol=2)
+    try:
+        newest = await redis.xrevrange(stream, count=1)
+        if not newest:
+            raise ConfigurationError(
+                f"There is no stream {stream!r} in this Redis, or it is empty. 'shieldgate serve "
+                "--audit-stream' writes it."
+            )
+        last, after = newest[0][0], str(int(since.timestamp() * 1000)) if since else "-"
+        while page := await redis.xrange(stream, after, last, count=_PAGE):
+            for id, fields in page:
+                if b"record" in fields:
+                    milliseconds = int(id.partition(b"-")[0])
+                    yield datetime.fromtimestamp(milliseconds / 1000, UTC), fields[b"record"]
+            after = b"(" + page[-1][0]
+    except (RedisError, OSError) as failure:
+        # What redis-py says may quote the URL, which may hold a password.
+        raise ConfigurationError(
+            f"Redis can't be read ({type(failure).__name__}). Is it there, and is {stream!r} a "
+            "stream?"
+        ) from None
+    finally:
+        await close()

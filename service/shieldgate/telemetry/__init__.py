@@ -24,6 +24,8 @@ from shieldgate.telemetry.recent_decisions import (
     RecentDecisions,
     SharedDecisions,
 )
+from shieldgate.telemetry.shadow import Flip, SecondOpinion, ShadowOutcome, ShadowTelemetry
+from shieldgate.telemetry.shadow_figures import ShadowFigures
 from shieldgate.telemetry.traces import NoTraces, Traces
 
 __all__ = [
@@ -35,6 +37,7 @@ __all__ = [
     "Decision",
     "DecisionQuery",
     "Figures",
+    "Flip",
     "GuardFailure",
     "Level",
     "NoTraces",
@@ -42,6 +45,10 @@ __all__ = [
     "Phase",
     "RecentDecisions",
     "RecentFigures",
+    "SecondOpinion",
+    "ShadowFigures",
+    "ShadowOutcome",
+    "ShadowTelemetry",
     "SharedDecisions",
     "Sink",
     "Telemetry",

@@ -1,5 +1,5 @@
 """What the console shows operators, below `/admin/`: for keys with `admin: true`."""
 
-from shieldgate.gateway.admin import decisions, drafts, figures
+from shieldgate.gateway.admin import decisions, drafts, figures, shadow
 
-routers = (figures.router, decisions.router, drafts.router)
+routers = (figures.router, decisions.router, drafts.router, shadow.router)
