@@ -24,6 +24,7 @@ from shieldgate.kept_texts.keeper import Keeper
 from shieldgate.redis.client import RedisClient
 from shieldgate.scoring.loading import LoadingScorer
 from shieldgate.settings import ServeSettings
+from shieldgate.shadow.shadow import Shadow
 from shieldgate.telemetry import Audit, Sink, Telemetry
 from shieldgate.upstream import Upstream
 
@@ -93,6 +94,7 @@ async def gateway(
     profile: Mapping[str, object] | None = None,
     audit: Sink | None = None,
     keeper: Keeper | None = None,
+    shadow: Shadow | None = None,
     telemetry: Telemetry | None = None,
     shared: RedisClient | None = None,
     dialects: Sequence[Dialect] = DIALECTS,
@@ -103,7 +105,7 @@ async def gateway(
     """Serve the gateway around a scorer, with the small policy book.
 
     `profile` changes the default profile; `policies` are others than the small book's;
-    `audit` takes the records of decisions, and `keeper` their texts.
+    `audit` takes the records of decisions, `keeper` their texts, and `shadow` both.
     """
     telemetry = telemetry or Telemetry(CollectorRegistry())
     stopped_by: list[Exception] = []
@@ -118,6 +120,7 @@ async def gateway(
             Audit(AUDIT_SECRET, audit),
             seconds=given.guard_seconds,
             keeper=keeper,
+            shadow=shadow,
         ),
         telemetry=telemetry,
         stop=stopped_by.append,

@@ -9,7 +9,7 @@ name means the same to all of them.
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 from urllib.parse import urlsplit
 
 from pydantic import (
@@ -556,20 +556,23 @@ class ServeSettings(
     @property
     def shadows(self) -> bool:
         """Tell whether anything judges a second time."""
-        own = ShadowSettings.model_fields.keys() - {"shadow_share"}
-        return any(getattr(self, name) is not None for name in own)
+        return bool(self.shadow_settings().keys() - {"share"})
+
+    def shadow_settings(self) -> dict[str, Any]:
+        """Give what is said of that, by the names without `shadow_`."""
+        return {
+            name.removeprefix("shadow_"): value
+            for name in ShadowSettings.model_fields
+            if (value := getattr(self, name)) is not None
+        }
 
     def shadow_scorer(self) -> ScoringSettings | None:
         """Give the settings of the second scorer; None where it is the first one, in this process.
 
         One elsewhere has connections of its own, so that it takes no place of the first one's.
         """
-        names = ("model", "revision", "quantize", "template", "tokenizer", "served_model")
-        own = {
-            name: value
-            for name in (*names, "scorer_name")
-            if (value := getattr(self, f"shadow_{name}")) is not None
-        }
+        others = ("policies", "profile", "share")
+        own = {name: v for name, v in self.shadow_settings().items() if name not in others}
         if not (own or (self.shadows and self.servers)):
             return None
         changes: dict[str, object] = {"cascade": None, "model_texts": _SHADOW_TEXTS}

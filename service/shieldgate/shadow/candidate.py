@@ -62,7 +62,8 @@ class Candidate:
         if not joined:
             return None
         both = book.profile(base), book.profile(named)
-        return join_profiles(*both, "block", book=book, direction=direction, scorer=scorer)
+        made = join_profiles(*both, "block", book=book, direction=direction, scorer=scorer)
+        return replace(made, name=given.name)
 
     async def judge(self, judged: Judged, rules: Rules, scorer: Scorer) -> Verdict:
         """Judge what was judged before; what the same scorer said under the same words holds.

@@ -127,7 +127,7 @@ class _Policy:
     candidate: int = 0
     violated: Counter[str] = field(default_factory=Counter)
     flips: Counter[Flip] = field(default_factory=Counter)
-    differences: array[float] = field(default_factory=lambda: array("d"))
+    differences: "array[float]" = field(default_factory=lambda: array("d"))
 
 
 @dataclass(slots=True)
