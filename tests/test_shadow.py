@@ -408,3 +408,40 @@ def test_the_document_lists_every_metric_and_no_other() -> None:
     assert len(there) == len(list(registry.collect()))
     rows = re.findall(r"^\| `(shieldgate_\w+)` \| (.*?) \|", DOCUMENT.read_text(), re.MULTILINE)
     assert {name: tuple(re.findall("`(.+?)`", labels)) for name, labels in rows} == there
+
+
+async def test_operators_are_shown_it_and_nobody_else(scorer: FakeScorer, tmp_path: Path) -> None:
+    made = rig(STRICT)
+    keys = written(tmp_path, entry("web", "sg-web"), entry("ops", "sg-ops", admin="true"))
+    async with shadowed(made, scorer, scorer, keys=keys) as served:
+        served.client.headers["authorization"] = "Bearer sg-web"
+        await screen(served, "bread")
+        await made.until(judged=1)
+        assert (await served.client.get("/admin/shadow")).status_code == 403
+        served.client.headers["authorization"] = "Bearer sg-ops"
+        found = (await served.client.get("/admin/shadow")).json()
+    assert found == {
+        "ready": True,
+        "scorer": "fake@0",
+        "policy_book": "book-2",
+        "profile": None,
+        "share": 1.0,
+        "texts": {"judged": 1},
+        "decisions": [
+            {"direction": "prompt", "in_force": "allowed", "candidate": "blocked", "texts": 1}
+        ],
+        "flips": [
+            {
+                "policy": "test/threat",
+                "direction": "prompt",
+                "flip": "newly_violated",
+                "texts": 1,
+            }
+        ],
+        "tokens": 0,
+        "seconds": 0.0,
+    }
+
+
+async def test_without_a_candidate_there_is_nothing_to_show(served: Gateway) -> None:
+    assert (await served.client.get("/admin/shadow")).json() is None

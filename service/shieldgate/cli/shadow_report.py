@@ -77,8 +77,9 @@ def show(found: Sequence[PairReport], *, as_json: bool) -> None:
     for pair in found:
         _show_pair(pair, console)
     console.print(
-        "• in brackets: 95 % intervals, as if each text were independent of the others; a policy "
-        "that one of the two doesn't judge by counts as not violated there",
+        "• ranges of shares are 95 % intervals, as if each text were independent of the others; "
+        "probability: the candidate's above the one in force, the mean and where 90 % lie; a "
+        "policy that one of the two doesn't judge by counts as not violated there",
         highlight=False,
         markup=False,
     )
@@ -117,22 +118,24 @@ def _sentences(found: DirectionReport) -> Iterator[str]:
 
 
 def _table(found: DirectionReport) -> Table:
+    families = {policy.policy.partition("/")[0] + "/" for policy in found.policies}
+    family = families.pop() if len(families) == 1 else ""
     table = Table(
         title=f"{found.direction}: violations by policy",
         title_justify="left",
         box=box.SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
+        padding=0,
     )
-    table.add_column("policy", overflow="fold")
+    table.add_column(family or "policy", overflow="fold")
     for column in ("in force", "candidate", "newly", "no longer", "probability"):
-        table.add_column(column, justify="right")
+        table.add_column(column, justify="right", no_wrap=True)
     for policy in found.policies:
         table.add_row(
-            escape(policy.policy) + _mark(policy),
+            escape(policy.policy.removeprefix(family)) + _mark(policy),
             f"{policy.violated_in_force:,}",
             f"{policy.violated_by_candidate:,}",
-            _said(policy.newly_violated),
-            _said(policy.no_longer_violated),
+            _below(policy.newly_violated),
+            _below(policy.no_longer_violated),
             _moved(policy),
         )
     return table
@@ -144,10 +147,16 @@ def _mark(policy: PolicyReport) -> str:
 
 def _moved(policy: PolicyReport) -> str:
     moved = policy.difference
-    if moved.mean is None or moved.mean_absolute is None:
+    if moved.mean is None:
         return "-"
     low, high = moved.percentiles[5], moved.percentiles[95]
-    return f"{moved.mean:+.3f} ({low:+.2f}, {high:+.2f})"
+    return f"{moved.mean:+.3f}\n[dim]{low:+.2f}, {high:+.2f}[/]"
+
+
+def _below(share: Share) -> str:
+    if share.low is None or share.high is None:
+        return f"{share.count:,}"
+    return f"{share.count:,}\n[dim]{100 * share.low:.2g}-{100 * share.high:.2g} %[/]"
 
 
 def _said(share: Share) -> str:

@@ -133,10 +133,11 @@ def prepare_shadow(
                 f"{flag('shadow_model')} or {flag('shadow_template')}."
             )
         return None
-    log.info(
-        "a second opinion, which decides nothing, is given on live traffic",
-        **{name: str(value) for name, value in settings.shadow_settings().items()},
-    )
+    if scorer is None:  # else who started this process has said so
+        log.info(
+            "a second opinion, which decides nothing, is given on live traffic",
+            **{name: str(value) for name, value in settings.shadow_settings().items()},
+        )
     sink = audit_sink(settings, shared, telemetry, suffix=STREAM)
     return ServedShadow(
         settings,
