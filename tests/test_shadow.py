@@ -16,16 +16,18 @@ from prometheus_client import CollectorRegistry
 from prometheus_client.metrics import MetricWrapperBase
 from serving import Gateway, gateway
 from structlog.testing import capture_logs
+from test_cli_serve import screened, serving
 from test_keys import entry, written
 from test_telemetry_audit import Records
 from upstream import streamed
 
-from shieldgate.cli.shadow_serving import hold_candidate
+from shieldgate.cli.shadow_serving import hold_candidate, prepare_shadow
 from shieldgate.errors import ConfigurationError, ScorerUnavailable
 from shieldgate.given_settings import load
-from shieldgate.policy import Policy, PolicyBook, Profile, Streaming
+from shieldgate.policy import LiveBook, Policy, PolicyBook, Profile, Streaming
 from shieldgate.scoring import Identity, turn
 from shieldgate.scoring.loading import LoadingScorer
+from shieldgate.scoring.precedence import Precedence
 from shieldgate.settings import ServeSettings
 from shieldgate.shadow import shadow as shadow_module
 from shieldgate.shadow.candidate import Candidate
@@ -445,3 +447,61 @@ async def test_operators_are_shown_it_and_nobody_else(scorer: FakeScorer, tmp_pa
 
 async def test_without_a_candidate_there_is_nothing_to_show(served: Gateway) -> None:
     assert (await served.client.get("/admin/shadow")).json() is None
+
+
+@pytest.mark.parametrize(
+    ("flags", "scorer"),
+    [
+        (("--shadow-profile", "strict"), "same"),
+        (("--shadow-template", "paper", "--processes", "2"), "+paper"),
+    ],
+)
+def test_serve_judges_a_second_time_here_and_with_several_processes(
+    hot_checkpoint: Path, flags: tuple[str, ...], scorer: str
+) -> None:
+    with serving("--model", hot_checkpoint, *flags) as server:
+        url = server.line("listening")["url"]
+        server.line("gateway ready" if "--processes" in flags else "ready")
+        reply = screened(url, "bread").json()
+        record = server.line("shadow")
+        figures = httpx.get(f"{url}/admin/shadow").json()
+        page = httpx.get(f"{url}/metrics").text
+    name = reply["scorer"]["name"]
+    assert record["in_force"]["scorer"] == name
+    assert record["candidate"]["scorer"] == (name if scorer == "same" else name + scorer)
+    margins = [both["candidate"]["margin"] for both in record["policies"].values()]
+    given = [policy["margin"] for policy in reply["results"][0]["policies"]]
+    if scorer == "same":
+        # What the profile judges more is all that was computed.
+        assert margins[: len(given)] == given
+        assert len(margins) > len(given)
+    else:
+        assert margins != given
+    assert record["tokens"] > 0
+    assert record["seconds"] > 0
+    assert figures["texts"] == {"judged": 1}
+    assert 'shieldgate_cache_lookups_total{level="miss"} 4.0' in page, "of the request alone"
+
+
+def test_a_share_without_a_candidate_and_an_unknown_profile_are_refused(tmp_path: Path) -> None:
+    def refusal(**given: str) -> str:
+        settings = load(ServeSettings, given)
+        with pytest.raises(ConfigurationError) as refused:
+            prepare_shadow(
+                settings,
+                live=LiveBook.load(),
+                telemetry=Telemetry(CollectorRegistry()),
+                precedence=Precedence(),
+                secret=b"0" * 16,
+                shared=None,
+                second=None,
+                scorer=None,
+            )
+        return str(refused.value)
+
+    assert "--shadow-share says how much" in refusal(shadow_share="0.1")
+    assert "no profile named 'strikt'" in refusal(shadow_profile="strikt")
+    assert "Did you mean 'strict'" in refusal(shadow_profile="strikt")
+    (tmp_path / "candidate.yaml").write_text("family: x\npolicies: {}\n")
+    assert "candidate.yaml" in refusal(shadow_policies=str(tmp_path / "candidate.yaml"))
+    assert "--template" in refusal(shadow_template="nowhere")

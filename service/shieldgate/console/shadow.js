@@ -23,7 +23,7 @@ export function secondOpinion(found) {
       tile("Would stop or let pass", `+${count(newly)} −${count(longer)}`, "newly blocked, no longer blocked"),
       tile("Computed for it", duration(1000 * found.seconds), plural(found.tokens, "token"))),
     found.flips.length ? table(
-      ["policy", "direction", number("newly violated"), number("no longer violated")],
+      ["policy", "direction", number("newly violated"), number("no longer")],
       flips(found.flips).map(([policy, direction, flip]) => [policy, direction, number(count(flip.newly_violated ?? 0)), number(count(flip.no_longer_violated ?? 0))])) : null,
   ].filter(Boolean);
 }

@@ -53,20 +53,16 @@ class _Side:
         return cls(probability, threshold, violated, flagged)
 
     def verdict(self, row: int, direction: int) -> str:
-        """Say a row's verdict, and each policy's part of it, the most probable first."""
+        """Say a row's verdict, and each policy's part of it: first what is violated."""
         lines = []
-        for policy, column in sorted(self.probability.items(), key=lambda p: -_rank(p[1][row])):
-            if np.isnan(column[row]):
-                continue
+        judged = [(self.violated[p][row], c[row], p) for p, c in self.probability.items()]
+        judged = [part for part in judged if not np.isnan(part[1])]
+        for _, probability, policy in sorted(judged, reverse=True):
             sign = "violated" if self.violated[policy][row] else "not violated"
             limit = self.threshold[policy][direction]
-            lines.append(f"{policy}: {column[row]:.3f}, {sign} (threshold {limit:.4g})")
+            lines.append(f"{policy}: {probability:.3f}, {sign} (threshold {limit:.4g})")
         head = "FLAGGED" if self.flagged[row] else "not flagged"
         return "\n".join([head, "", *lines])
-
-
-def _rank(probability: float) -> float:
-    return -1.0 if np.isnan(probability) else probability
 
 
 def to_llm_comparator(

@@ -47,6 +47,7 @@ async def read_audit_stream(
 
     Raises ConfigurationError where Redis can't be read, or there is no such stream.
     """
+    redis: Any
     redis, close = client(url, protocol=2)
     try:
         newest = await redis.xrevrange(stream, count=1)
