@@ -470,7 +470,7 @@ def test_serve_judges_a_second_time_here_and_with_several_processes(
     assert record["in_force"]["scorer"] == name
     assert record["candidate"]["scorer"] == (name if scorer == "same" else name + scorer)
     margins = [both["candidate"]["margin"] for both in record["policies"].values()]
-    given = [policy["margin"] for policy in reply["results"][0]["policies"]]
+    given = [policy["margin"] for policy in reply["results"][0]["policies"].values()]
     if scorer == "same":
         # What the profile judges more is all that was computed.
         assert margins[: len(given)] == given
@@ -504,4 +504,4 @@ def test_a_share_without_a_candidate_and_an_unknown_profile_are_refused(tmp_path
     assert "Did you mean 'strict'" in refusal(shadow_profile="strikt")
     (tmp_path / "candidate.yaml").write_text("family: x\npolicies: {}\n")
     assert "candidate.yaml" in refusal(shadow_policies=str(tmp_path / "candidate.yaml"))
-    assert "--template" in refusal(shadow_template="nowhere")
+    assert "no template 'nowhere'" in refusal(shadow_template="nowhere")
