@@ -24,13 +24,14 @@ from upstream import streamed
 from shieldgate.cli.shadow_serving import hold_candidate, prepare_shadow
 from shieldgate.errors import ConfigurationError, ScorerUnavailable
 from shieldgate.given_settings import load
+from shieldgate.moderation import judge
 from shieldgate.policy import LiveBook, Policy, PolicyBook, Profile, Streaming
 from shieldgate.scoring import Identity, turn
 from shieldgate.scoring.loading import LoadingScorer
 from shieldgate.scoring.precedence import Precedence
 from shieldgate.settings import ServeSettings
 from shieldgate.shadow import shadow as shadow_module
-from shieldgate.shadow.candidate import Candidate
+from shieldgate.shadow.candidate import Candidate, Judged
 from shieldgate.shadow.records import ShadowRecord
 from shieldgate.shadow.shadow import Shadow
 from shieldgate.telemetry import ShadowTelemetry, Telemetry
@@ -298,6 +299,21 @@ async def test_chats_are_judged_both_ways_and_streams_at_their_end(
     assert not any(exchange.growing for exchange, _ in other.calls)
     found = [(r["direction"], r["candidate"]["action"]) for r in made.records.written]
     assert found == [("prompt", "allowed"), ("response", "blocked")]
+
+
+async def test_a_stream_that_was_stopped_is_judged_as_a_text_that_grows_no_more(
+    scorer: FakeScorer,
+) -> None:
+    book = small_book()
+    rules = book.rules(book.profile("default"))
+    beginning = Exchange("bread", "a crude", growing=True)
+    verdict = await judge(scorer, beginning, rules)
+    candidate = Candidate(lambda: REWORDED, lambda: book)
+    other = candidate.rules(rules, "response", "fake@0")
+    assert other
+    judged = Judged(beginning, rules, scorer.identity, verdict)
+    assert (await candidate.judge(judged, other, scorer)).violated == ("test/threat",)
+    assert [exchange.growing for exchange, _ in scorer.calls] == [True, False]
 
 
 async def test_moderations_are_judged(scorer: FakeScorer) -> None:
