@@ -25,6 +25,7 @@ from shieldgate.redis.client import RedisClient
 from shieldgate.review.desk import Desk
 from shieldgate.scoring.loading import LoadingScorer
 from shieldgate.settings import ServeSettings
+from shieldgate.shadow.shadow import Shadow
 from shieldgate.telemetry import Audit, Sink, Telemetry
 from shieldgate.upstream import Upstream
 
@@ -94,6 +95,7 @@ async def gateway(
     profile: Mapping[str, object] | None = None,
     audit: Sink | None = None,
     keeper: Keeper | None = None,
+    shadow: Shadow | None = None,
     telemetry: Telemetry | None = None,
     shared: RedisClient | None = None,
     dialects: Sequence[Dialect] = DIALECTS,
@@ -105,7 +107,8 @@ async def gateway(
     """Serve the gateway around a scorer, with the small policy book.
 
     `profile` changes the default profile; `policies` are others than the small book's;
-    `audit` takes the records of decisions, and `keeper` their texts, which `desk` hands out.
+    `audit` takes the records of decisions, `keeper` their texts, which `desk` hands out, and
+    `shadow` both.
     """
     telemetry = telemetry or Telemetry(CollectorRegistry())
     stopped_by: list[Exception] = []
@@ -120,6 +123,7 @@ async def gateway(
             Audit(AUDIT_SECRET, audit),
             seconds=given.guard_seconds,
             keeper=keeper,
+            shadow=shadow,
         ),
         telemetry=telemetry,
         stop=stopped_by.append,

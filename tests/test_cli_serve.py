@@ -22,7 +22,8 @@ from structlog.testing import capture_logs
 from typer.testing import CliRunner
 
 from shieldgate.cli import app
-from shieldgate.cli.serve import _log_scorer, _while_loading
+from shieldgate.cli.meanwhile import while_loading
+from shieldgate.cli.serve import _log_scorer
 from shieldgate.policy import Calibration, load_book, policy_files, shipped_policies
 from shieldgate.scoring import Identity
 from shieldgate.settings import ServeSettings
@@ -396,7 +397,7 @@ def test_calibrations_of_files_that_say_no_dtype_are_taken_as_they_are() -> None
 
 async def test_who_waits_for_a_scorer_is_told_so_until_it_is_loaded() -> None:
     with capture_logs() as logs:
-        async with _while_loading("a model", seconds=0.01) as loaded:
+        async with while_loading("a model", seconds=0.01) as loaded:
             while len(logs) < 3:
                 await asyncio.sleep(0.01)
             loaded()

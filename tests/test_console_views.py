@@ -17,6 +17,7 @@ from test_admin import ADMIN, CANARY, POLICIES, PROFILES, screen
 from test_console import browser
 from test_drift import expected_of_breads, expecting
 from test_keys import entry, written
+from test_shadow import STRICT, OtherScorer, rig, shadowed
 
 from shieldgate.errors import ScorerUnavailable
 from shieldgate.policy import LiveBook
@@ -319,3 +320,25 @@ async def test_both_fit_a_phone(filed: Gateway, browser: "Browser", scheme: str)
         await page.locator(".decisions > li").first.wait_for()
         await page.eval_on_selector_all("details", "all => all.forEach(each => each.open = true)")
         assert await page.evaluate(widths) == [360, 360]
+
+
+async def test_a_second_opinion_is_shown_where_there_is_one(
+    scorer: FakeScorer, filed: Gateway, browser: "Browser"
+) -> None:
+    made = rig(STRICT)
+    async with shadowed(made, scorer, OtherScorer({("bread", "test/threat"): 3.0})) as served:
+        await screen(served, "bread", "buns", "crude")
+        await made.until(judged=3)
+        async with opened(browser, f"{served.url}/#now") as page:
+            part = page.locator("#view-now section")
+            await part.get_by_role("heading", name="Second opinion").wait_for()
+            told = "other@1, policy book book-2; judges all decisions, decides nothing."
+            await part.get_by_text(told).wait_for()
+            values = await part.locator(".tile .value").all_inner_texts()
+            assert values == ["3", "33.3 %", "+2 −0", "750 ms"]
+            assert await lines(page, "#view-now section tbody tr") == [
+                ["test/threat", "prompt", "2", "0"]
+            ]
+    async with opened(browser, f"{filed.url}/#now") as page:
+        await page.get_by_text("Nothing was judged yet.").wait_for()
+        assert not await page.get_by_role("heading", name="Second opinion").count()

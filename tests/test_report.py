@@ -4,7 +4,7 @@ import io
 import json
 import re
 import shutil
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -18,6 +18,7 @@ from shieldgate.cli.report_tables import show, show_comparison
 from shieldgate.errors import ConfigurationError
 from shieldgate.evaluation.compare import compare
 from shieldgate.evaluation.decisions import decide_columns
+from shieldgate.evaluation.llm_comparator import to_llm_comparator
 from shieldgate.evaluation.report import Report, Slice, build_report
 from shieldgate.evaluation.score_columns import ScoreColumns, read_columns, to_columns
 from shieldgate.evaluation.score_file import ScoredRow
@@ -501,3 +502,66 @@ def test_the_charts_show_the_threshold_in_force_wherever_the_explorer_is(
 def test_a_page_without_rows_opens(page: "Page", tmp_path: Path):
     opened(page, report([]), tmp_path)
     assert "Where this comes from" in page.locator("body").inner_text()
+
+
+def test_flips_of_two_scorers_are_counted_right_and_wrong(rows: list[ScoredRow]):
+    other = [replace(row, margins={**row.margins, SPAM: row.margins[SPAM] + 2}) for row in rows]
+    found = compare(columns(rows), columns(other), (BOOK, BOOK), "default", resamples=2)
+    spam, threat = (
+        next(p for p in found.pairs if (p.direction, p.policy) == ("prompt", policy))
+        for policy in (SPAM, THREAT)
+    )
+    assert threat.only_a == threat.only_b == (0, 0)
+    assert threat.same.value == 1
+    assert (threat.same.low or 1) < 1
+    assert spam.only_a == (0, 0)
+    assert min(spam.only_b) > 0
+    assert spam.same.value == pytest.approx(1 - sum(spam.only_b) / spam.rows)
+    assert 0 < spam.moved["p5"] < spam.moved["mean"] < spam.moved["p95"]
+    console = Console(width=80, file=io.StringIO())
+    show_comparison(found, console)
+    text = " ".join(console.file.getvalue().split())
+    assert f"{spam.only_b[0]} right, {spam.only_b[1]} wrong" in text
+
+
+def test_rows_side_by_side_are_what_llm_comparator_reads(rows: list[ScoredRow]):
+    """By `client/lib/types.ts` of its repository at 60edc1e."""
+    rows = rows[:200]
+    worse = [
+        replace(row, margins={p: m + np.sin(row.row) for p, m in row.margins.items()})
+        for row in rows
+    ]
+    sides = columns(rows), columns(worse, scorer="other@2")
+
+    def texts(wanted: Collection[int]) -> dict[int, Exchange]:
+        return {n: Exchange(f"p{n}", None if n % 2 else f"r{n}") for n in wanted}
+
+    made = to_llm_comparator(*sides, (BOOK, BOOK), "default", texts, most=90)
+    found = json.loads(json.dumps(made, allow_nan=False))
+    assert set(found) == {"metadata", "models", "examples"}
+    assert found["metadata"]["source_path"] == "data.jsonl"
+    assert [model["name"].split(",")[0] for model in found["models"]] == [SCORER, "other@2"]
+    kinds = {field["name"]: field["type"] for field in found["metadata"]["custom_fields_schema"]}
+    assert kinds["flagged"] == "per_model_boolean"
+    assert kinds[SPAM] == kinds[THREAT] == "per_model_number"
+    assert len(found["examples"]) == 90
+    compared = compare(*sides, (BOOK, BOOK), "default", resamples=2).pairs
+    flips = sum(sum(pair.only_a + pair.only_b) for pair in compared if pair.policy is None)
+    decided = [example["custom_fields"]["decided"] for example in found["examples"]]
+    assert sum(each.startswith("only") for each in decided) == flips
+    for number, example in enumerate(found["examples"]):
+        assert set(example) == {
+            *("input_text", "tags", "output_text_a", "output_text_b", "score"),
+            *("individual_rater_scores", "rationale_list", "custom_fields"),
+        }
+        assert example["custom_fields"].keys() == kinds.keys()
+        row = rows[example["custom_fields"]["row"]]
+        a, b = example["custom_fields"]["flagged"]
+        assert (a != b) == decided[number].startswith("only") == (number < flips)
+        if row.harmful is None:
+            assert example["score"] is None
+        else:
+            assert example["score"] == (a == bool(row.harmful)) - (b == bool(row.harmful))
+            assert example["individual_rater_scores"][0]["score"] == example["score"]
+        assert example["output_text_a"].startswith("FLAGGED" if a else "not flagged")
+        assert f"p{row.row}" in example["input_text"]

@@ -73,7 +73,7 @@ async def test_a_pass_takes_no_longer_than_it_may_as_far_as_is_known() -> None:
             calls = [await running(engine, scorer)]
             calls += [await queued(scorer, text) for text in ("aaaa", "bbbb", "cc", "d" * 30, "e")]
             scorer._seconds_per_token = 0.05
-            scorer._measure = lambda *_: None  # type: ignore[method-assign]
+            scorer._estimate = lambda *_: None  # type: ignore[method-assign]
         await asyncio.gather(*calls)
     assert engine.batches[1:] == [["aaaa", "bbbb", "cc"], ["d" * 30], ["e"]]
 

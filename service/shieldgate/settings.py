@@ -9,7 +9,7 @@ name means the same to all of them.
 import re
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
 from urllib.parse import urlsplit
 
 from pydantic import (
@@ -22,6 +22,9 @@ from pydantic import (
 from pydantic_settings import BaseSettings, SettingsConfigDict
 
 PREFIX = "SHIELDGATE_"
+
+# How many texts a second scorer elsewhere is sent at a time, which may be the first one's server.
+_SHADOW_TEXTS = 4
 
 # How a scorer's weights may be held in fewer bits.
 Quantize = Literal[
@@ -478,7 +481,60 @@ class KeepingSettings(KeptTextsSettings):
     )
 
 
+class ShadowSettings(Settings):
+    """What judges live traffic beside what is in force, and decides nothing."""
+
+    panel = "Second opinion (shadow)"
+
+    shadow_policies: Path | None = Field(
+        None,
+        description="Judge live traffic a second time by this policy file or directory, and decide "
+        "nothing by it: 'shieldgate shadow report' says what it would change.",
+    )
+    shadow_profile: str | None = Field(
+        None,
+        min_length=1,
+        description="Judge a second time by this profile, of those files or else of --policies. "
+        "Default: the one that has the name of the request's.",
+    )
+    shadow_model: str | None = Field(
+        None,
+        min_length=1,
+        description="Judge a second time by this scorer: whatever --model takes.",
+    )
+    shadow_revision: str | None = Field(
+        None, min_length=1, description="Branch, tag or commit of that scorer."
+    )
+    shadow_quantize: Quantize | None = Field(
+        None, description="Hold the second scorer's weights in fewer bits."
+    )
+    shadow_template: str | None = Field(
+        None, min_length=1, description="Judge a second time in this prompt format."
+    )
+    shadow_tokenizer: str | None = Field(
+        None, min_length=1, description="The tokenizer of a second scorer elsewhere."
+    )
+    shadow_served_model: str | None = Field(
+        None, min_length=1, description="Which of the server's models is the second scorer."
+    )
+    shadow_scorer_name: str | None = Field(
+        None, pattern=r"^[^\s|]+$", description="What to call a second scorer elsewhere."
+    )
+    shadow_share: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="Of all decisions judge this share a second time, in 0..1, drawn at random.",
+    )
+
+    @field_validator("shadow_model")
+    @classmethod
+    def _check_shadow_urls(cls, model: str | None) -> str | None:
+        return model and ScoringSettings._check_urls(model)
+
+
 class ServeSettings(
+    ShadowSettings,
     KeepingSettings,
     AuditSettings,
     HistorySettings,
@@ -505,6 +561,36 @@ class ServeSettings(
         description="Gateway processes that share the port and one scorer, which then has a "
         "process of its own; 1 does all in one.",
     )
+
+    @property
+    def shadows(self) -> bool:
+        """Tell whether anything judges a second time."""
+        return bool(self.shadow_settings().keys() - {"share"})
+
+    def shadow_settings(self) -> dict[str, Any]:
+        """Give what is said of that, by the names without `shadow_`."""
+        return {
+            name.removeprefix("shadow_"): value
+            for name in ShadowSettings.model_fields
+            if (value := getattr(self, name)) is not None
+        }
+
+    def shadow_scorer(self) -> ScoringSettings | None:
+        """Give the settings of the second scorer; None where it is the first one, in this process.
+
+        One elsewhere has connections of its own, so that it takes no place of the first one's.
+        """
+        others = ("policies", "profile", "share")
+        own = {name: v for name, v in self.shadow_settings().items() if name not in others}
+        if not (own or (self.shadows and self.servers)):
+            return None
+        changes: dict[str, object] = {"cascade": None, "model_texts": _SHADOW_TEXTS}
+        if "model" in own:
+            changes |= dict.fromkeys(("revision", "tokenizer", "served_model"))
+            changes |= {"quantize": "none"}
+        if own.keys() & {"model", "revision", "quantize", "served_model"}:
+            changes |= {"scorer_name": None}
+        return self.model_copy(update=changes | own)
 
 
 class WorkerSettings(GeneratorSettings, ListenSettings, ComputeSettings):

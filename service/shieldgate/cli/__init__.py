@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from shieldgate.cli import keys, policies
+from shieldgate.cli import keys, policies, shadow
 from shieldgate.cli.batch import batch
 from shieldgate.cli.calibrate import calibrate
 from shieldgate.cli.doctor import doctor
@@ -29,6 +29,7 @@ app = typer.Typer(
 app.add_typer(policies.app, name="policies")
 app.add_typer(keys.app, name="keys")
 app.add_typer(watermark, name="watermark")
+app.add_typer(shadow.app, name="shadow")
 
 
 def main() -> None:

@@ -139,7 +139,8 @@ def evaluate(
         bool,
         typer.Option(
             "--examples/--no-examples",
-            help="Whether report.html holds the texts of the most confident mistakes.",
+            help="Whether report.html holds the texts of the most confident mistakes, and a "
+            "comparison is written for LLM Comparator, with texts.",
             rich_help_panel=_RUN,
         ),
     ] = True,

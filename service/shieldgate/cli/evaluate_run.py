@@ -1,6 +1,7 @@
 """What `shieldgate evaluate` does: has labelled data scored, and shows what the scores say."""
 
 import asyncio
+import json
 import re
 import signal
 import sys
@@ -28,6 +29,8 @@ from shieldgate.cli.options import chosen_profile
 from shieldgate.cli.report_tables import show, show_comparison
 from shieldgate.errors import ConfigurationError, ScoringError
 from shieldgate.evaluation.compare import compare
+from shieldgate.evaluation.files import write_result
+from shieldgate.evaluation.llm_comparator import to_llm_comparator
 from shieldgate.evaluation.report import Mistake, Report
 from shieldgate.evaluation.row_scoring import RowScorer, row_scorer
 from shieldgate.evaluation.score_columns import read_columns
@@ -41,6 +44,8 @@ from shieldgate.scoring.gateway_client import open_gateway
 from shieldgate.settings import ScoringSettings
 from shieldgate.telemetry import configure_logging
 from shieldgate.types import Exchange, Explanation
+
+LLM_COMPARATOR = "llm-comparator.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,6 +190,14 @@ class EvaluateCommand:
         file = out / "comparison.json"
         comparison.write(file)
         console.print(f"Wrote {file}")
+        if self.examples:
+            found = to_llm_comparator(
+                left, right, books, profile, evaluation.dataset.texts, seed=self.options.seed
+            )
+            write_result(out / LLM_COMPARATOR, json.dumps(found))
+            console.print(
+                f"Wrote {out / LLM_COMPARATOR}, rows with their texts, for LLM Comparator"
+            )
 
     def _side(self, given: str) -> "EvaluateCommand":
         """Tell what one side of a comparison is: a gateway, policy files, or a model."""

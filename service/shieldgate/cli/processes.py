@@ -17,11 +17,13 @@ import structlog
 from prometheus_client import CollectorRegistry
 
 from shieldgate.cli.listening import end_with_supervisor, start_logging, tell_supervisor
+from shieldgate.cli.shadow_serving import candidate_socket, hold_candidate
 from shieldgate.errors import ConfigurationError
 from shieldgate.given_settings import variable
 from shieldgate.scoring import OpenScorer
-from shieldgate.scoring.factory import open_served
+from shieldgate.scoring.factory import open_candidate, open_served
 from shieldgate.scoring.loading import LoadingScorer
+from shieldgate.scoring.precedence import Precedence
 from shieldgate.scoring.unix_socket import listening
 from shieldgate.settings import ServeSettings
 from shieldgate.telemetry import Telemetry
@@ -128,19 +130,33 @@ def run_scorer(settings: ServeSettings, path: Path) -> None:
     end_with_supervisor()
     try:
         asyncio.run(_score(settings, path))
-    except ConfigurationError as wrong:
-        log.error("stopped", why=str(wrong))
+    except* ConfigurationError as wrong:
+        log.error("stopped", why=str(wrong.exceptions[0]))
         sys.exit(1)
 
 
 async def _score(settings: ServeSettings, path: Path) -> None:
-    telemetry = Telemetry(CollectorRegistry())
+    telemetry, precedence = Telemetry(CollectorRegistry()), Precedence()
 
     @asynccontextmanager
     async def opened() -> AsyncIterator[OpenScorer]:
-        async with open_served(settings, telemetry) as scorer, listening(scorer, path):
+        async with (
+            open_served(settings, telemetry) as scorer,
+            listening(precedence.before(scorer), path),
+        ):
             tell_supervisor()
             yield scorer
 
-    # One elsewhere may not be there yet. Whether it is there later on, the gateways find out.
-    await LoadingScorer(opened).hold(telemetry.ready)
+    @asynccontextmanager
+    async def candidate_opened() -> AsyncIterator[OpenScorer]:
+        async with (
+            open_candidate(settings, precedence) as scorer,
+            listening(scorer, candidate_socket(path)),
+        ):
+            yield scorer
+
+    async with asyncio.TaskGroup() as running:
+        # One elsewhere may not be there yet. Whether it is there later on, the gateways find out.
+        running.create_task(LoadingScorer(opened).hold(telemetry.ready))
+        if settings.shadow_scorer():
+            running.create_task(hold_candidate(LoadingScorer(candidate_opened)))

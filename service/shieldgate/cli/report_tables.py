@@ -84,7 +84,32 @@ def show_comparison(comparison: Comparison, console: Console) -> None:
                 end_section=True,
             )
         console.print(table)
+        console.print(_flips(direction, pairs, family))
+    console.print(
+        "• right and wrong by the labels; alike: both flag a row or neither does, with its 95 % "
+        "interval; moved: B's probabilities above A's, the mean and where 90 % of rows are",
+        highlight=False,
+    )
     console.print("• an interval without 0 tells A from B; all intervals are paired by row")
+
+
+def _flips(direction: str, pairs: Sequence[Pair], family: str) -> Table:
+    title = f"{direction}: where the two decide otherwise, with B right, and wrong"
+    heads = ("alike %", "B flags, A not", "A flags, B not", "moved")
+    table = _table(title, family or "policy", *heads)
+    for pair in pairs:
+        newly, no_longer = pair.only_b, pair.only_a
+        moved = pair.moved
+        table.add_row(
+            f"{_name(pair.policy, family)}\n[dim]{counted(pair.rows, 'row')}[/]",
+            f"{_percent(pair.same.value)}\n"
+            f"[dim]{_percent(pair.same.low)}-{_percent(pair.same.high)}[/]",
+            f"{sum(newly):,}\n[dim]{newly[0]:,} right, {newly[1]:,} wrong[/]",
+            f"{sum(no_longer):,}\n[dim]{no_longer[1]:,} right, {no_longer[0]:,} wrong[/]",
+            f"{moved['mean']:+.3f}\n[dim]{moved['p5']:+.2f}, {moved['p95']:+.2f}[/]",
+            end_section=True,
+        )
+    return table
 
 
 def _headlines(report: Report) -> Iterator[str]:

@@ -1,11 +1,10 @@
 """Builds the gateway from the settings and runs it."""
 
-import asyncio
 import gc
 import socket
 import sys
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 
 import structlog
 from fastapi import FastAPI
@@ -14,8 +13,10 @@ from pydantic import SecretStr
 from shieldgate.access.keys import LiveKeys
 from shieldgate.access.rate_limits import RateLimiter
 from shieldgate.cli.listening import is_local, listen, run_app, start_logging, tell_supervisor, url
+from shieldgate.cli.meanwhile import looking_at, while_loading
 from shieldgate.cli.options import chosen_profile
 from shieldgate.cli.processes import GatewayProcess, run_processes
+from shieldgate.cli.shadow_serving import prepare_shadow
 from shieldgate.cli.stores import (
     audit_secret,
     audit_sink,
@@ -25,8 +26,7 @@ from shieldgate.cli.stores import (
     shared_history,
 )
 from shieldgate.cli.telemetry import build_telemetry
-from shieldgate.dialects.openai import MODELS
-from shieldgate.errors import ConfigurationError, UpstreamError
+from shieldgate.errors import ConfigurationError
 from shieldgate.gateway.app import create_app
 from shieldgate.gateway.middleware.drain import Drain
 from shieldgate.gateway.screening import Screener
@@ -48,6 +48,7 @@ from shieldgate.scoring import (
 from shieldgate.scoring.cascade import load_cascade
 from shieldgate.scoring.factory import open_served
 from shieldgate.scoring.loading import LoadingScorer
+from shieldgate.scoring.precedence import Precedence
 from shieldgate.settings import ServeSettings
 from shieldgate.telemetry import Audit, SharedDecisions
 from shieldgate.types import DIRECTIONS
@@ -81,6 +82,17 @@ def run(settings: ServeSettings, part: GatewayProcess | None = None) -> None:
     audit = Audit(audit_secret(settings), audit_sink(settings, shared, telemetry))
     keeper, desk = open_kept_texts(settings, telemetry)
 
+    precedence = Precedence()
+    shadowing = prepare_shadow(
+        settings,
+        live=live,
+        telemetry=telemetry,
+        precedence=precedence,
+        secret=secret,
+        shared=shared,
+        second=second,
+        scorer=part.scorer if part else None,
+    )
     scorer_process = UnixSocketScorer(part.scorer) if part else None
     served: OpenScorer | None = None
 
@@ -89,8 +101,8 @@ def run(settings: ServeSettings, part: GatewayProcess | None = None) -> None:
         nonlocal served
         # Beside each other, because loading a scorer takes long.
         async with (
-            _looking_at(None if worker else upstream),
-            _while_loading(settings.model) as loaded,
+            looking_at(None if worker else upstream),
+            while_loading(settings.model) as loaded,
             scorer_process or open_served(settings, telemetry) as scorer,
         ):
             loaded()
@@ -99,27 +111,21 @@ def run(settings: ServeSettings, part: GatewayProcess | None = None) -> None:
             await scorer.check(live.current.policies.values())
             await live.reload()  # what came while there was no scorer to check it
             _log_scorer(scorer.identity, live.current, settings)
-            # What is loaded stays. Looking through it for garbage would stop all requests for a
-            # quarter of a second, every second under load.
-            gc.collect()
-            gc.freeze()
+            _keep_what_is_loaded()
             if part:
                 tell_supervisor()
-            yield Cached(
-                Resilient(scorer, seconds=settings.guard_seconds, observer=telemetry),
+            first = precedence.before(scorer)
+            cached = Cached(
+                Resilient(first, seconds=settings.guard_seconds, observer=telemetry),
                 secret=secret,
                 max_entries=settings.cache_entries,
                 second=second,
                 observer=telemetry,
             )
+            async with shadowing.beside(scorer, cached) if shadowing else nullcontext():
+                yield cached
 
-    if settings.max_inputs * AT_ONCE > settings.max_waiting:
-        raise ConfigurationError(
-            f"{flag('max_inputs')} is {settings.max_inputs} and {flag('max_waiting')} "
-            f"{settings.max_waiting}, and each text may have {AT_ONCE} pieces waiting, so a full "
-            f"request could never be served. Raise {flag('max_waiting')} or lower "
-            f"{flag('max_inputs')}."
-        )
+    _check_room(settings)
     upstream, worker = _answering(settings)
     drain = Drain()
 
@@ -140,6 +146,7 @@ def run(settings: ServeSettings, part: GatewayProcess | None = None) -> None:
                     audit,
                     seconds=settings.guard_seconds,
                     keeper=keeper,
+                    shadow=shadowing.shadow if shadowing else None,
                 ),
                 telemetry,
                 stop,
@@ -165,6 +172,8 @@ def run(settings: ServeSettings, part: GatewayProcess | None = None) -> None:
 
     async def reload() -> None:
         await live.reload()
+        if shadowing:
+            await shadowing.reload()
         if keys:
             await keys.reload()
 
@@ -176,6 +185,17 @@ def run(settings: ServeSettings, part: GatewayProcess | None = None) -> None:
                 run_processes(settings, listener)
                 return
         run_app(build, listener, settings, on_hangup=reload, drain=drain)
+
+
+def _check_room(settings: ServeSettings) -> None:
+    """Refuse limits under which a full request could never be served; ConfigurationError."""
+    if settings.max_inputs * AT_ONCE > settings.max_waiting:
+        raise ConfigurationError(
+            f"{flag('max_inputs')} is {settings.max_inputs} and {flag('max_waiting')} "
+            f"{settings.max_waiting}, and each text may have {AT_ONCE} pieces waiting, so a full "
+            f"request could never be served. Raise {flag('max_waiting')} or lower "
+            f"{flag('max_inputs')}."
+        )
 
 
 def _answering(settings: ServeSettings) -> tuple[Upstream | None, Supervisor | None]:
@@ -243,50 +263,13 @@ def _shown(secret: SecretStr | None) -> str | None:
     return secret.get_secret_value() if secret else None
 
 
-@asynccontextmanager
-async def _looking_at(upstream: Upstream | None) -> AsyncIterator[None]:
-    """Have a look at upstream meanwhile, if there is one."""
-    looking = asyncio.create_task(_look_at(upstream)) if upstream else None
-    try:
-        yield
-    finally:
-        if looking:
-            looking.cancel()
+def _keep_what_is_loaded() -> None:
+    """Leave it out of the search for garbage, which stops all requests.
 
-
-@asynccontextmanager
-async def _while_loading(model: str, seconds: float = 10) -> AsyncIterator[Callable[[], object]]:
-    """Say every few seconds that a scorer is being loaded, until what this gives is called."""
-
-    async def say() -> None:
-        log.info("loading", model=model)
-        while True:
-            await asyncio.sleep(seconds)
-            log.info("still loading", model=model)
-
-    saying = asyncio.create_task(say())
-    try:
-        yield saying.cancel
-    finally:
-        saying.cancel()
-
-
-async def _look_at(upstream: Upstream) -> None:
-    """Ask upstream for its models once, and say what of its URL seems wrong."""
-    try:
-        await upstream.models(MODELS, {})
-    except UpstreamError as failure:
-        if failure.code in ("upstream_unreachable", "upstream_untrusted", "upstream_timeout"):
-            log.warning("upstream can't be asked", url=upstream.url, why=str(failure))
-        elif not upstream.url.endswith("/v1") and (
-            failure.status == 404 or failure.code == "upstream_invalid"
-        ):
-            log.warning(
-                "upstream seems to have no API at this URL",
-                url=upstream.url,
-                why=str(failure),
-                mend=f"most end with /v1: {flag('upstream')} {upstream.url}/v1",
-            )
+    That would be for a quarter of a second, every second under load.
+    """
+    gc.collect()
+    gc.freeze()
 
 
 def _check_open(listener: socket.socket, settings: ServeSettings) -> None:

@@ -70,7 +70,11 @@ def audit_secret(settings: ServeSettings) -> bytes:
 
 
 def audit_sink(
-    settings: ServeSettings, shared: "RedisClient | None", telemetry: Telemetry
+    settings: ServeSettings,
+    shared: "RedisClient | None",
+    telemetry: Telemetry,
+    *,
+    suffix: str = "",
 ) -> Sink | None:
     """Prepare the stream of records, where one is asked for; raise ConfigurationError."""
     if settings.audit_stream is None:
@@ -83,7 +87,7 @@ def audit_sink(
 
     return RedisAuditStream(
         shared,
-        settings.audit_stream,
+        settings.audit_stream + suffix,
         length=settings.audit_stream_length,
         lost=telemetry.audit_unconfirmed,
     )

@@ -3,7 +3,8 @@
 import { ask } from "./api.js";
 import { columns } from "./charts.js";
 import { Decisions } from "./decisions.js";
-import { count, duration, failure, h, plural, table } from "./page.js";
+import { count, duration, failure, h, plural, table, tile } from "./page.js";
+import { secondOpinion } from "./shadow.js";
 import { ACTIONS } from "./verdict.js";
 
 const EVERY = 3000;
@@ -30,13 +31,14 @@ export const view = {
     const charts = h("div", { class: "charts" });
     const policies = h("div");
     const drift = h("div");
+    const opinion = h("section");
     const pause = h("button", { type: "button", "aria-pressed": "false", onclick: toggle }, "Pause");
     const decisions = new Decisions(setting, link);
     let shown = false, paused = false, timer = null, running = null;
 
     root.append(
       h("div", { class: "headline" }, h("h1", null, "Now"), pause), about, trouble, figures, charts,
-      h("h2", null, "Verdicts by policy"), policies,
+      h("h2", null, "Verdicts by policy"), policies, opinion,
       h("h2", null, "Drift of the scores, in the last day"), drift,
       h("h2", null, "Last decisions"), decisions.element);
     document.addEventListener("visibilitychange", run);
@@ -63,10 +65,12 @@ export const view = {
       const { signal } = (running = new AbortController());
       try {
         const found = await ask(`/admin/figures?minutes=${MINUTES}`, { signal });
+        const other = await ask("/admin/shadow", { signal });
         await decisions.refresh(signal);
         if (signal.aborted) return;
         trouble.replaceChildren(...warnings(found));
         show(found);
+        opinion.replaceChildren(...secondOpinion(other));
       } catch (error) {
         if (error.name === "AbortError") return;
         trouble.replaceChildren(failure(error, run));
@@ -155,6 +159,3 @@ function tiles(found) {
     tile("Found in the cache", lookups ? `${(100 * (lookups - (found.lookups.miss ?? 0)) / lookups).toFixed(0)} %` : "–", lookups ? `of ${plural(lookups, "score")}` : "no score was looked up"),
   ];
 }
-
-const tile = (name, value, about, warns = false) =>
-  h("div", { class: warns ? "tile warns" : "tile" }, h("h3", null, name), h("p", { class: "value" }, value), h("small", null, about));

@@ -38,6 +38,9 @@ export function field(label, control, hint = null) {
     hint === null ? null : h("small", { id: `${control.id}-hint` }, hint));
 }
 
+export const tile = (name, value, about, warns = false) =>
+  h("div", { class: warns ? "tile warns" : "tile" }, h("h3", null, name), h("p", { class: "value" }, value), h("small", null, about));
+
 export function table(heads, rows) {
   return h("div", { class: "scroll" }, h("table", null,
     h("thead", null, h("tr", null, heads.map((head) => h("th", { scope: "col" }, head)))),

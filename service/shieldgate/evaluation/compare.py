@@ -13,7 +13,15 @@ from shieldgate.evaluation.files import write_result
 from shieldgate.evaluation.score_columns import ScoreColumns
 from shieldgate.evaluation.score_file import Header
 from shieldgate.policy import PolicyBook
-from shieldgate.statistics import Estimate, Labels, Sample, bootstrap, difference
+from shieldgate.statistics import (
+    Estimate,
+    Labels,
+    Sample,
+    Scores,
+    bootstrap,
+    clopper_pearson,
+    difference,
+)
 from shieldgate.types import Direction
 
 
@@ -21,7 +29,9 @@ from shieldgate.types import Direction
 class Pair:
     """Figures of `a`, of `b`, and a - b with paired intervals, on rows that both scored.
 
-    `only_a` and `only_b` count the rows that one side alone flags: harmful ones, and harmless.
+    `same` is the share of rows that both flag or neither does. `only_a` and `only_b` count the
+    rows that one side alone flags: harmful ones, and harmless. `moved` is how much higher b's
+    probabilities are: the mean, and the 5th, 50th and 95th percentile.
     """
 
     direction: Direction
@@ -31,8 +41,10 @@ class Pair:
     a: Mapping[str, float | None]
     b: Mapping[str, float | None]
     difference: Mapping[str, Estimate]
+    same: Estimate
     only_a: tuple[int, int]
     only_b: tuple[int, int]
+    moved: Mapping[str, float]
 
 
 @dataclass(frozen=True, slots=True)
@@ -93,8 +105,10 @@ def compare(
                 difference=bootstrap(
                     difference(one, other), rows.size, seed=seed, resamples=resamples
                 ),
+                same=clopper_pearson(int((one.flagged == other.flagged).sum()), rows.size),
                 only_a=_by_label(one, one.flagged & ~other.flagged),
                 only_b=_by_label(one, other.flagged & ~one.flagged),
+                moved=_moved(other.probabilities - one.probabilities),
             )
         )
     pairs.sort(key=lambda pair: (pair.direction, pair.policy or ""))
@@ -103,3 +117,12 @@ def compare(
 
 def _by_label(sample: Sample, rows: Labels) -> tuple[int, int]:
     return int((rows & sample.labels).sum()), int((rows & ~sample.labels).sum())
+
+
+def _moved(differences: Scores) -> dict[str, float]:
+    if not differences.size:
+        return {}
+    places = np.percentile(differences, (5, 50, 95)).tolist()
+    return {"mean": float(differences.mean())} | dict(
+        zip(("p5", "p50", "p95"), places, strict=True)
+    )

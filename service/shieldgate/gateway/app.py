@@ -186,6 +186,8 @@ async def _run(services: Services, figures: RecentFigures) -> None:
                 group.create_task(services.keys.watch())
             if services.worker:
                 group.create_task(services.worker.run())
+            if services.screener.shadow:
+                group.create_task(services.screener.shadow.run())
     except ExceptionGroup as failures:
         services.stop(failures.exceptions[0])
     finally:

@@ -14,6 +14,7 @@ from shieldgate.moderation import judge
 from shieldgate.policy import Rules, fail
 from shieldgate.scoring import turn
 from shieldgate.scoring.loading import LoadingScorer
+from shieldgate.shadow.shadow import Shadow
 from shieldgate.telemetry import Audit, Decision, Telemetry
 from shieldgate.types import Action, Exchange, Explanation, Judged
 
@@ -27,7 +28,9 @@ _AT_ONCE = 8
 
 @dataclass(frozen=True, slots=True)
 class Screener:
-    """Judges by a scorer; counts and records what is final, and has a `keeper` keep some texts.
+    """Judges by a scorer; counts and records what is final.
+
+    A `keeper` keeps some of the texts, and a `shadow` has a candidate judge them, too.
 
     All that is judged within one `deadline` has `seconds` together; what stands in none has them
     by itself.
@@ -38,6 +41,7 @@ class Screener:
     audit: Audit
     seconds: float
     keeper: "Keeper | None" = None
+    shadow: Shadow | None = None
 
     @property
     def name(self) -> str:
@@ -86,6 +90,9 @@ class Screener:
         self.audit.record(decision)
         if self.keeper:
             self.keeper.offer(decision)
+        if self.shadow:
+            scorer = self.scorer.identity if self.scorer.loaded else None
+            self.shadow.offer(decision, rules, scorer)
 
     async def explain(
         self, exchange: Exchange, rules: Rules, judged: Judged

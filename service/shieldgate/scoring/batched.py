@@ -3,7 +3,7 @@
 import asyncio
 import math
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -53,6 +53,8 @@ class _Waiting:
     done: asyncio.Future[list[float]]
     began: float = 0.0
     """When its forward pass began, by perf_counter."""
+    seconds: float = 0.0
+    """Its part of the time that pass took."""
 
     @property
     def size(self) -> int:
@@ -82,7 +84,9 @@ class Batched:
     and no more than it computes in `max_pass_seconds`, as far as is known; of one caller it takes
     no more than its share while others wait. One piece it takes always, which nobody can cut: a
     window of the context. So who has little to be scored waits for one pass under way and is in
-    the next one, however much others have. Those whose caller has left are skipped.
+    the next one, however much others have. Those whose caller has left are skipped. What is in the
+    background (`turn.BACKGROUND`) is computed one piece at a time while no caller waits, needs no
+    place, and counts in no estimate. `gate` is awaited before each pass.
 
     At most `max_waiting` calls are in here at once. A further one takes the place of the last one
     of the caller who has most, else it gets Overloaded; and so does at once who could not be done
@@ -102,8 +106,10 @@ class Batched:
         max_pass_seconds: float = math.inf,
         passes: int = 1,
         observer: BatchObserver | None = None,
+        gate: Callable[[], Awaitable[object]] | None = None,
     ) -> None:
         self.engine = engine
+        self._gate = gate
         self._budget = max_batch_tokens
         self._max_waiting = max_waiting
         self._max_seconds = max_seconds
@@ -133,7 +139,7 @@ class Batched:
             self._loop_task.cancel()
             await asyncio.gather(self._loop_task, return_exceptions=True)
             self._loop_task = None
-        for waiter in self._queue.take(math.inf):
+        for waiter in self._queue:
             self._fail(waiter)
         self._tokenising.fail_waiting()
         await asyncio.to_thread(self._close_threads)
@@ -154,8 +160,9 @@ class Batched:
                 for w in waiting:
                     w.done.cancel()
                 self._queue.drop([w for w in waiting if not w.began])
-            turn.count(sum(w.work.tokens for w in waiting))
-            self._observe_phases(began, queued, waiting)
+            turn.count(sum(w.work.tokens for w in waiting), sum(w.seconds for w in waiting))
+            if call.caller != turn.BACKGROUND:
+                self._observe_phases(began, queued, waiting)
             return prepared.scores(margins)
         except (ShieldgateError, asyncio.CancelledError):
             raise
@@ -176,6 +183,8 @@ class Batched:
 
     def _take_place(self, caller: str) -> _Call:
         """Take a caller in; raise Overloaded where there is no place and none to be taken."""
+        if caller == turn.BACKGROUND:
+            return _Call(caller)
         if len(self._calls) >= self._max_waiting:
             held = Counter(call.caller for call in self._calls)
             most = max(held, key=held.__getitem__)
@@ -243,7 +252,9 @@ class Batched:
         self._check_turn(caller, tokens)
 
     def _check_turn(self, caller: str, tokens: int) -> None:
-        """Raise Overloaded for what comes too late; never for the first."""
+        """Raise Overloaded for what comes too late; never for the first, or in the background."""
+        if caller == turn.BACKGROUND:
+            return
         deadline = turn.deadline.get()
         most = min(self._max_seconds, deadline.left if deadline else math.inf)
         ahead = self._seconds_ahead(caller, tokens)
@@ -266,6 +277,8 @@ class Batched:
             while True:
                 await self._arrived.wait()
                 await self._free.acquire()
+                if self._gate:
+                    await self._gate()
                 batch = self._next_batch()
                 self._observe_queue()
                 if batch:
@@ -287,6 +300,7 @@ class Batched:
                 self._computing, self.engine.forward, work
             )
             for waiter, found in zip(batch, margins, strict=True):
+                waiter.seconds = (perf_counter() - max(began, self._started)) * waiter.size / tokens
                 if not waiter.done.done():
                     waiter.done.set_result(found)
         except asyncio.CancelledError:
@@ -299,7 +313,10 @@ class Batched:
                 self._fail(waiter)
         # Passes compute one after the other: what came before this one's turn isn't its own time.
         now = perf_counter()
-        self._measure(now - self._started, tokens, len(work))
+        if batch[0].caller != turn.BACKGROUND:
+            self._estimate((now - self._started) / tokens, tokens)
+        if self._observer:
+            self._observer.forward(now - self._started, tokens, len(work))
         self._computed -= tokens
         self._started = now
         self._free.release()
@@ -314,13 +331,10 @@ class Batched:
             self._arrived.clear()
         return batch
 
-    def _measure(self, seconds: float, tokens: int, pieces: int) -> None:
-        recent = seconds / tokens
+    def _estimate(self, recent: float, tokens: int) -> None:
         self._seconds_per_token = _smoothed(self._seconds_per_token, recent)
         if tokens >= _TELLING_TOKENS:
             self._seconds_per_token_of_many = _smoothed(self._seconds_per_token_of_many, recent)
-        if self._observer:
-            self._observer.forward(seconds, tokens, pieces)
 
     def _observe_phases(self, began: float, queued: float, waiting: Sequence[_Waiting]) -> None:
         if self._observer:
@@ -332,7 +346,7 @@ class Batched:
 
     def _observe_queue(self) -> None:
         if self._observer:
-            self._observer.queued(len(self._queue))
+            self._observer.queued(self._queue.of_callers)
 
     def _seconds_ahead(self, caller: str, tokens: int = 0) -> float:
         """Estimate how long it takes until so many tokens of a caller have their turn."""

@@ -67,7 +67,8 @@ class Cached:
     nothing about the text, and thresholds can change without staling a score. What is not in
     memory is looked up in `second`, where there is one, before it is computed. Requests of one
     `turn.caller` that ask for the same score at once share one call, unless it may last longer
-    than their deadline; failures are not kept.
+    than their deadline; failures are not kept. It is itself a SecondLevel, for a cache of scores
+    that are worth less.
     """
 
     def __init__(
@@ -123,6 +124,17 @@ class Cached:
         return [
             known[key] if key in known else results[joined[key][0]][joined[key][1]] for key in keys
         ]
+
+    async def find(self, keys: Sequence[bytes]) -> dict[bytes, Score]:
+        """Look keys up for another cache, whose SecondLevel this is."""
+        found = {key: score for key in keys if (score := self._scores.get(key)) is not None}
+        rest = [key for key in keys if key not in found]
+        return found | (await self._second.find(rest) if self._second and rest else {})
+
+    def keep(self, scores: Mapping[bytes, Score]) -> None:
+        """Pass on what another cache has computed; the memory here is for who asks here."""
+        if self._second:
+            self._second.keep(scores)
 
     def _start_flight(self, exchange: Exchange, missing: dict[bytes, Policy], began: float) -> None:
         task = asyncio.create_task(self._fetch(exchange, missing, began))

@@ -17,6 +17,7 @@ from pydantic_core import PydanticCustomError
 
 from shieldgate.errors import ConfigurationError
 from shieldgate.policy import Calibration, Policy, PolicyBook
+from shieldgate.scoring import turn
 from shieldgate.scoring.interfaces import Identity, OpenScorer
 from shieldgate.settings import ScoringSettings
 from shieldgate.types import Direction, Exchange, Score
@@ -233,7 +234,7 @@ class Cascade:
                 if (sure := band.score(score)) is not None:
                     scores[number] = sure
         rest = [number for number in range(len(policies)) if number not in scores]
-        if self._observer:
+        if self._observer and turn.caller.get() != turn.BACKGROUND:
             self._observer.cascaded(sure=len(scores), asked=len(rest))
         self._growing.keep(exchange, before.union(digests[number] for number in rest))
         if rest:

@@ -3,7 +3,7 @@
 import asyncio
 import logging
 import math
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
@@ -15,6 +15,7 @@ from shieldgate.prompt import find_template
 from shieldgate.scoring.batched import Batched, BatchObserver
 from shieldgate.scoring.cascade import Cascade, CascadeObserver, load_cascade
 from shieldgate.scoring.interfaces import OpenScorer
+from shieldgate.scoring.precedence import Precedence
 from shieldgate.scoring.remote.connection import RemoteObserver
 from shieldgate.settings import ScoringSettings, ServeSettings
 
@@ -72,12 +73,14 @@ async def open_scorer(
     prefix_bytes: int = 0,
     warm: bool = False,
     observer: ScorerObserver | None = None,
+    gate: Callable[[], Awaitable[object]] | None = None,
 ) -> AsyncIterator[OpenScorer]:
     """Open a scorer of `REMOTE`, or load and check one off the event loop; close it at the end.
 
     Of what is given beside the settings, `max_waiting` and `observer` are for both. `warm` is for
-    many texts: where a GPU computes, it takes a minute and pays then. Raises ConfigurationError,
-    and ScorerUnavailable where a scorer elsewhere isn't there.
+    many texts: where a GPU computes, it takes a minute and pays then. A forward pass here
+    waits for `gate`. Raises ConfigurationError, and ScorerUnavailable where one elsewhere isn't
+    there.
     """
     if settings.cascade is not None:
         file = load_cascade(settings.cascade)
@@ -90,6 +93,7 @@ async def open_scorer(
             prefix_bytes=prefix_bytes,
             warm=warm,
             observer=observer,
+            gate=gate,
         )
         alone = settings.model_copy(update={"cascade": None})
         # The second first: where it is elsewhere and not there yet, nothing is loaded in vain.
@@ -114,6 +118,7 @@ async def open_scorer(
         max_pass_seconds=max_pass_seconds,
         passes=engine.passes,
         observer=observer,
+        gate=gate,
     ) as scorer:
         yield scorer
 
@@ -132,6 +137,26 @@ def open_served(
         warm=True,
         observer=observer,
     )
+
+
+@asynccontextmanager
+async def open_candidate(
+    settings: ServeSettings, precedence: Precedence
+) -> AsyncIterator[OpenScorer]:
+    """Open the candidate of `settings.shadow_scorer()` once the scorer that goes first is there."""
+    candidate = settings.shadow_scorer()
+    if candidate is None:
+        raise ValueError("The candidate is judged by the scorer that goes first.")
+    await precedence.opened()
+    async with open_scorer(
+        candidate,
+        max_batch_tokens=settings.max_batch_tokens,
+        max_waiting=settings.max_waiting,
+        max_seconds=settings.guard_seconds,
+        # Where the scorer that goes first is elsewhere, it is in nobody's way.
+        gate=None if settings.servers else precedence.idle,
+    ) as scorer:
+        yield scorer
 
 
 def compile_for_gpu(engine: "PackedEngine", max_batch_tokens: int) -> None:

@@ -5,6 +5,8 @@ from collections.abc import Collection, Iterator
 from heapq import heapify, heappop, heapreplace
 from typing import Generic, Protocol, TypeVar
 
+from shieldgate.scoring import turn
+
 
 class Sized(Protocol):
     """What waits: it has a caller, and a size in units of one's own."""
@@ -31,7 +33,7 @@ class FairQueue(Generic[T]):
     a caller who begins to wait starts at the virtual time, which is the start of what was taken
     last, and its share of it. So who has little waiting goes before who has much, also when it
     comes later; nobody starves, of however many who come once; and what is one caller's keeps its
-    order.
+    order. What is in the background (`turn.BACKGROUND`) leaves one by one, when nothing else waits.
     """
 
     def __init__(self) -> None:
@@ -39,18 +41,27 @@ class FairQueue(Generic[T]):
         self._sizes: Counter[str] = Counter()
         self._time = 0.0
         self._starts: dict[str, float] = {}  # in virtual time, of what is next of each caller
+        self._background: deque[T] = deque()
 
     def __len__(self) -> int:
         """Count what waits."""
-        return sum(map(len, self._waiting.values()))
+        return self.of_callers + len(self._background)
 
     def __iter__(self) -> Iterator[T]:
         """Iterate over what waits, caller by caller."""
-        return (item for items in self._waiting.values() for item in items)
+        return (item for items in (*self._waiting.values(), self._background) for item in items)
+
+    @property
+    def of_callers(self) -> int:
+        """Count what waits and is not in the background."""
+        return sum(map(len, self._waiting.values()))
 
     def put(self, item: T) -> None:
         """Add to what waits, behind all that is its caller's."""
         caller = item.caller
+        if caller == turn.BACKGROUND:
+            self._background.append(item)
+            return
         if caller not in self._waiting:
             self._waiting[caller] = deque()
             self._starts[caller] = max(self._starts.get(caller, 0.0), self._time)
@@ -63,6 +74,8 @@ class FairQueue(Generic[T]):
         Of one caller it is no more than its share of the budget, which is the same for all who
         wait, or one item.
         """
+        if self._background and not self._waiting:
+            return [self._background.popleft()]
         taken: list[T] = []
         sizes: Counter[str] = Counter()
         rest, share = budget, budget / max(1, len(self._waiting))
@@ -90,6 +103,8 @@ class FairQueue(Generic[T]):
     def drop(self, items: Collection[T]) -> None:
         """Take away what its callers no longer wait for."""
         gone = set(map(id, items))
+        if any(item.caller == turn.BACKGROUND for item in items):
+            self._background = deque(i for i in self._background if id(i) not in gone)
         for caller in {item.caller for item in items} & self._waiting.keys():
             kept = deque(item for item in self._waiting[caller] if id(item) not in gone)
             self._sizes[caller] = sum(item.size for item in kept)

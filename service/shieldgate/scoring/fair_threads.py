@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any, Generic, TypeVar
 
 from shieldgate.errors import ScorerUnavailable
+from shieldgate.scoring import turn
 from shieldgate.scoring.fair_queue import FairQueue
 
 T = TypeVar("T")
@@ -28,7 +29,8 @@ class FairThreads:
     """Two threads for blocking work of callers.
 
     Work that is `long` has one of them at a time, and the next free one, so that neither kind
-    waits for more than one piece of the other. For one event loop.
+    waits for more than one piece of the other. What is in the background leaves one of them free.
+    For one event loop.
     """
 
     def __init__(self, name: str) -> None:
@@ -41,6 +43,7 @@ class FairThreads:
         self, caller: str, size: int, work: Callable[[], T], *, long: bool = False
     ) -> Job[T]:
         """Do work in its caller's turn; `size` is of all that it takes time for."""
+        long = long and caller != turn.BACKGROUND  # which is never next
         # What were for free would always be next, and all at once.
         job = Job(caller, max(1, size), long, work, asyncio.get_running_loop().create_future())
         self._waiting[long].put(job)
@@ -59,17 +62,19 @@ class FairThreads:
     def fail_waiting(self) -> None:
         """Fail what has not begun."""
         for queue in self._waiting.values():
-            for job in queue.take(float("inf")):
+            for job in (waiting := list(queue)):
                 if not job.done.done():
                     job.done.set_exception(ScorerUnavailable("The scorer is closed."))
+            queue.drop(waiting)
 
     def _start(self) -> None:
         while self._free:
             long = bool(self._long_is_free and self._waiting[True])
-            if not self._waiting[long]:
+            queue = self._waiting[long]
+            if not (queue.of_callers or (queue and self._free == 2)):
                 return
             # Of no budget but the first, which always fits.
-            (job,) = self._waiting[long].take(0)
+            (job,) = queue.take(0)
             self._free -= 1
             self._long_is_free &= not long
             self._begin(job)

@@ -10,6 +10,9 @@ from uuid import uuid4
 # Who asks, as far as turns are concerned; all who have no name share one.
 caller: ContextVar[str] = ContextVar("caller", default="")
 
+# Who asks only for what is left when nobody else does; no name that a caller may have.
+BACKGROUND = "\0background"
+
 
 @dataclass(slots=True, weakref_slot=True)
 class Deadline:
@@ -54,9 +57,10 @@ def within(seconds: float) -> Iterator[Deadline]:
 
 @dataclass(slots=True)
 class Meter:
-    """How many tokens were computed; what was known before is not counted."""
+    """What was computed: tokens, and their part of the passes' seconds; not what was known."""
 
     tokens: int = 0
+    seconds: float = 0.0
 
 
 _meter: ContextVar[Meter | None] = ContextVar("meter", default=None)
@@ -73,7 +77,8 @@ def metered() -> Iterator[Meter]:
         _meter.reset(token)
 
 
-def count(tokens: int) -> None:
-    """Count tokens that were computed, where somebody wants to know."""
+def count(tokens: int, seconds: float) -> None:
+    """Count what was computed, where somebody wants to know."""
     if meter := _meter.get():
         meter.tokens += tokens
+        meter.seconds += seconds

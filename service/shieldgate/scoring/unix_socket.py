@@ -79,7 +79,7 @@ class UnixSocketScorer:
         asked = [(p.id, {direction: p.guidelines[direction]}) for p in policies]
         request = {"exchange": asdict(exchange), "policies": asked, "turn": _turn()}
         reply = await self._request(request)
-        turn.count(reply["tokens"])
+        turn.count(reply["tokens"], reply["seconds"])
         return [Score(*score) for score in reply["scores"]]
 
     async def check(self, policies: Iterable[Policy]) -> None:
@@ -203,7 +203,7 @@ async def _reply(scorer: OpenScorer, request: Mapping[str, Any]) -> dict[str, An
     except Exception:
         log.exception("scoring failed")
         return {"unavailable": "The scorer failed.", "retry_after": None}
-    return {"scores": [astuple(score) for score in scores], "tokens": meter.tokens}
+    return {"scores": [astuple(score) for score in scores], **asdict(meter)}
 
 
 def _turn() -> dict[str, Any]:

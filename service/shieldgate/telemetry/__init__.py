@@ -25,6 +25,8 @@ from shieldgate.telemetry.recent_decisions import (
     RecentDecisions,
     SharedDecisions,
 )
+from shieldgate.telemetry.shadow import Flip, SecondOpinion, ShadowOutcome, ShadowTelemetry
+from shieldgate.telemetry.shadow_figures import ShadowFigures
 from shieldgate.telemetry.traces import NoTraces, Traces
 
 __all__ = [
@@ -37,6 +39,7 @@ __all__ = [
     "DecisionQuery",
     "DriftWatch",
     "Figures",
+    "Flip",
     "GuardFailure",
     "Level",
     "NoTraces",
@@ -44,6 +47,10 @@ __all__ = [
     "Phase",
     "RecentDecisions",
     "RecentFigures",
+    "SecondOpinion",
+    "ShadowFigures",
+    "ShadowOutcome",
+    "ShadowTelemetry",
     "SharedDecisions",
     "Sink",
     "Telemetry",

@@ -9,8 +9,12 @@ from typing import Any, Literal, TextIO
 import structlog
 
 from shieldgate.telemetry.audit import DECISION, in_short
+from shieldgate.telemetry.shadow import SHADOW, shadow_in_short
 
 Level = Literal["debug", "info", "warning", "error"]
+
+# How records are said for people, by the event of their lines.
+_RECORDS = {DECISION: in_short, SHADOW: shadow_in_short}
 
 
 def configure_logging(level: Level, *, as_json: bool, stream: TextIO | None = None) -> None:
@@ -69,12 +73,14 @@ def log_as_library() -> None:
 def _for_people(
     logger: Any, method: str, event: MutableMapping[str, Any]
 ) -> MutableMapping[str, Any]:
-    """Shorten a line for a terminal; of a decision JSON lines have the whole record."""
+    """Shorten a line for a terminal; of a record JSON lines have the whole."""
     event["timestamp"] = f"{event['timestamp'][:-4]}Z"  # milliseconds are enough
-    if event["event"] != DECISION:
+    if event["event"] not in _RECORDS:
         return event
     kept = ("timestamp", "level", "request_id", "caller")
-    return {"event": in_short(event)} | {name: event[name] for name in kept if name in event}
+    return {"event": _RECORDS[event["event"]](event)} | {
+        name: event[name] for name in kept if name in event
+    }
 
 
 def _without_message(

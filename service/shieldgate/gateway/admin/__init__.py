@@ -1,5 +1,5 @@
 """What the console shows operators, below `/admin/`: for keys with `admin: true`."""
 
-from shieldgate.gateway.admin import decisions, drafts, figures, review
+from shieldgate.gateway.admin import decisions, drafts, figures, review, shadow
 
-routers = (figures.router, decisions.router, drafts.router, review.router)
+routers = (figures.router, decisions.router, drafts.router, review.router, shadow.router)

@@ -81,7 +81,7 @@ class RemoteScorer:
                     for number, work in enumerate(prepared.work)
                 ]
             tokens = sum(work.tokens for work in prepared.work)
-            turn.count(tokens)
+            turn.count(tokens, perf_counter() - asked)
             if self._observer:
                 self._observer.tokenised(tokens)
                 self._observer.phase("tokenise", asked - began)
