@@ -76,20 +76,10 @@ class Template:
         between fixed and user text. Raises ConfigurationError if a response is to be judged and
         the format has no words for it.
         """
-        source = self.for_prompt if exchange.response is None else self.for_response
-        if source is None:
-            raise ConfigurationError(
-                f"The template {self.name!r} only judges prompts, and a response was to be judged. "
-                "Choose 'chat', 'paper' or 'notebook', or a file that has a 'response'."
-            )
-        fields = {
-            "{prompt}": self._content(exchange.prompt),
-            "{response}": self._content(exchange.response or ""),
-            "{guideline}": guideline,
-        }
+        fields = self._fields(exchange, guideline)
         segments: list[Segment] = []
         text = ""
-        for piece in self._pieces.split(source):
+        for piece in self._pieces.split(self._source(exchange)):
             if piece in self.control_tokens:
                 if text:
                     segments.append(text)
@@ -100,6 +90,37 @@ class Template:
         if text:
             segments.append(text)
         return tuple(segments)
+
+    def place(self, exchange: Exchange, guideline: str) -> tuple[int, int]:
+        """Tell where the text under judgement stands first in the prompt, and how long it is.
+
+        Counted in characters of the prompt's text, control tokens left out. Raises as `segments`.
+        """
+        fields = self._fields(exchange, guideline)
+        judged = "{prompt}" if exchange.response is None else "{response}"
+        before = 0
+        for piece in self._pieces.split(self._source(exchange)):
+            if piece == judged:
+                break
+            if piece not in self.control_tokens:
+                before += len(fields.get(piece, piece))
+        return before, len(fields[judged])
+
+    def _source(self, exchange: Exchange) -> str:
+        source = self.for_prompt if exchange.response is None else self.for_response
+        if source is None:
+            raise ConfigurationError(
+                f"The template {self.name!r} only judges prompts, and a response was to be judged. "
+                "Choose 'chat', 'paper' or 'notebook', or a file that has a 'response'."
+            )
+        return source
+
+    def _fields(self, exchange: Exchange, guideline: str) -> dict[str, str]:
+        return {
+            "{prompt}": self._content(exchange.prompt),
+            "{response}": self._content(exchange.response or ""),
+            "{guideline}": guideline,
+        }
 
     @cached_property
     def _pieces(self) -> re.Pattern[str]:

@@ -11,6 +11,7 @@ from shieldgate.cli.batch import batch
 from shieldgate.cli.calibrate import calibrate
 from shieldgate.cli.doctor import doctor
 from shieldgate.cli.evaluate import evaluate
+from shieldgate.cli.features import features, train_features
 from shieldgate.cli.options import with_settings
 from shieldgate.cli.review import review
 from shieldgate.cli.tune import tune
@@ -227,4 +228,6 @@ app.command()(calibrate)
 app.command()(tune)
 app.command()(review)
 app.command()(doctor)
+app.command()(features)
+app.command("train-features")(train_features)
 app.command("detect-watermark")(detect_watermark)

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Sequence
 
 from shieldgate.errors import ConfigurationError
 from shieldgate.policy import Policy
-from shieldgate.prompt import Template
+from shieldgate.prompt import Control, Template
 from shieldgate.scoring.encoding import PromptEncoder
 from shieldgate.scoring.interfaces import Prepared
 from shieldgate.scoring.pack import pack
@@ -43,10 +43,39 @@ class PromptBuilder:
         prompts = self.encode(exchange, guidelines)
         if max(map(len, prompts)) <= self.windows.context:
             return Prepared((pack(prompts, growing=exchange.growing),))
-        fixed = self._fixed(policies, exchange.direction)
-        windows, omitted = self.windows.split(exchange, fixed, self._encoder.spans)
+        windows, omitted = self.split(exchange, policies)
         encoded = (self.encode(window, guidelines) for window in windows)
         return Prepared(tuple(pack(p, growing=exchange.growing) for p in encoded), omitted)
+
+    def split(
+        self, exchange: Exchange, policies: Sequence[Policy]
+    ) -> tuple[tuple[Exchange, ...], int]:
+        """Split an exchange that is longer than the context, as WindowRule.split does."""
+        fixed = self._fixed(policies, exchange.direction)
+        return self.windows.split(exchange, fixed, self._encoder.spans)
+
+    def content(self, exchange: Exchange, guideline: str) -> list[tuple[int, int, int]]:
+        """Find the tokens of the text under judgement in the prompt that `encode` gives.
+
+        Each is its place in the prompt, and the range of characters of the text that it stands
+        for; those on the seam to the words around it stand for what is the text's own of them.
+        """
+        judged = exchange.prompt if exchange.response is None else exchange.response
+        first, length = self.template.place(exchange, guideline)
+        skipped = len(judged) - len(judged.lstrip()) if self.template.strip else 0
+        found, token, begun = [], 0, 0
+        for segment in self.template.segments(exchange, guideline):
+            if isinstance(segment, Control):
+                token += 1
+                continue
+            for start, end in self._encoder.spans(segment):
+                a = max(begun + start, first) - first
+                b = min(begun + end, first + length) - first
+                if a < b:
+                    found.append((token, a + skipped, b + skipped))
+                token += 1
+            begun += len(segment)
+        return found
 
     def least_tokens(self, exchange: Exchange, most: float) -> int:
         """Tell how many tokens the windows of an exchange have at least, from its characters.
