@@ -1,8 +1,7 @@
-"""What is shown of a scorer's states is what it scored by: those of the plain model, and no others."""
+"""The states that are shown of a scorer are those that it scores by: the plain model's."""
 
 from collections.abc import Callable
 from functools import cache
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -57,9 +56,9 @@ def test_states_after_a_layer_are_the_hidden_states_of_the_plain_model(
     for layer in (0, 1, LAST):
         rows, margins = states(engine, layer, [item])
         assert margins.tolist() == pytest.approx(engine.forward([item])[0], abs=MARGIN)
+        if layer == LAST:  # there, transformers gives what the final norm made of them
+            rows = engine.model.base_model.norm(rows)
         for found, hidden in zip(of_prompts(item, rows), expected, strict=True):
-            if layer == LAST:  # there, transformers gives what the final norm made of them
-                found = engine.model.base_model.norm(found)
             # The hot checkpoint magnifies rounding; another layer's states are far farther away.
             torch.testing.assert_close(found, hidden[layer + 1][0], rtol=0, atol=0.01)
             assert (found - hidden[layer][0]).abs().max() > 1

@@ -9,7 +9,6 @@ import zlib
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
@@ -156,12 +155,12 @@ def _read(file: Path) -> dict[str, Tensor]:
     """Read the tensors of a file by their lower-case names; raise ValueError and OSError."""
     try:
         if file.suffix == ".npz":
-            with np.load(file, allow_pickle=False) as arrays:
-                return _lower({name: _tensor(name, arrays[name]) for name in arrays.files})
+            with file.open("rb") as content, np.load(content, allow_pickle=False) as arrays:
+                return _lower({name: torch.from_numpy(arrays[name]) for name in arrays.files})
         if file.suffix == ".safetensors":
             with safe_open(file, framework="pt") as tensors:
                 return _lower({name: tensors.get_tensor(name) for name in tensors.keys()})  # noqa: SIM118
-    except (ValueError, AttributeError, EOFError, zipfile.BadZipFile, zlib.error) as broken:
+    except (ValueError, TypeError, EOFError, zipfile.BadZipFile, zlib.error) as broken:
         if "allow_pickle" in str(broken):
             why = "it holds pickled Python objects, which could run code, and is not read"
         else:
@@ -170,12 +169,6 @@ def _read(file: Path) -> dict[str, Tensor]:
     except SafetensorError as broken:
         raise ValueError(f"can't be read: {first_line(broken)}. Fetch it again.") from None
     raise ValueError("is neither .npz nor .safetensors. Give Gemma Scope's params file.")
-
-
-def _tensor(name: str, array: Any) -> Tensor:
-    if array.dtype.kind != "f":
-        raise ValueError(f"{name} is of {array.dtype}, and not of float32")
-    return torch.from_numpy(array)
 
 
 def _lower(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:

@@ -1,8 +1,9 @@
 """Trains a sparse autoencoder on the states that a scorer has while it scores.
 
 BatchTopK (Bussmann, Leask and Nanda, arXiv 2412.06410): of a batch, as many activations as `l0`
-to each row are kept, the largest; what the smallest of them is on average becomes the threshold
-of a JumpReLU. Features that no longer fire learn what the others leave (arXiv 2406.04093).
+to each row are kept, the largest; at the end, what the smallest of them is on average becomes the
+threshold of a JumpReLU. Features that no longer fire learn what the others leave (Gao et al.,
+arXiv 2406.04093).
 """
 
 import hashlib
@@ -34,6 +35,8 @@ _HELD_OUT, _MOST_HELD_OUT = 10, 512
 # A feature that has not fired on so many rows is revived; so many are at a time, at this weight.
 _IDLE_ROWS, _REVIVED, _REVIVAL = 200_000, 256, 1 / 32
 _FEWEST = 20
+SAVE_EVERY = 500  # steps
+_THRESHOLD_STEPS = 20
 
 
 @dataclass(frozen=True, slots=True)
@@ -83,9 +86,9 @@ def train_autoencoder(
     held_out = order[: min(len(order) // _HELD_OUT, _MOST_HELD_OUT)]
     states = _Corpus(engine, [exchanges[n] for n in order[len(held_out) :]], policies, recipe)
     objective = BatchTopK(states.rows, engine.model.config.hidden_size, recipe)
-    schedule = Schedule(recipe.steps, recipe.rate, warm_up=min(100, recipe.steps))
-    train(objective, schedule, folder.state, muon=False, on_step=on_step, save_every=500)
-    found = objective.autoencoder()
+    schedule = Schedule(recipe.steps, recipe.rate, warm_up=max(1, min(100, recipe.steps // 10)))
+    train(objective, schedule, folder.state, muon=False, on_step=on_step, save_every=SAVE_EVERY)
+    found = objective.autoencoder(range(recipe.steps, recipe.steps + _THRESHOLD_STEPS))
     quality = measure(engine, found, recipe.layer, [exchanges[n] for n in held_out], policies)
     return folder.finish(found, recipe, quality)
 
@@ -96,7 +99,6 @@ class BatchTopK(nn.Module):
     `rows` gives the states of a step, [rows, hidden], which depend on the step alone.
     """
 
-    threshold: Tensor
     idle: Tensor
 
     def __init__(self, rows: Callable[[int], Tensor], hidden: int, recipe: Recipe) -> None:
@@ -113,7 +115,6 @@ class BatchTopK(nn.Module):
         self.w_enc = nn.Parameter(directions.T.clone())
         self.b_dec = nn.Parameter(mean)
         self.b_enc = nn.Parameter(-mean @ directions.T)
-        self.register_buffer("threshold", torch.zeros((), device=first.device))
         self.register_buffer("idle", torch.zeros(recipe.features, device=first.device))
 
     def losses(self, step: int) -> Iterator[Tensor]:
@@ -122,10 +123,7 @@ class BatchTopK(nn.Module):
             self.w_dec.copy_(nn.functional.normalize(self.w_dec))
         x = self._rows(step) / self._scale
         variance = (x - x.mean(0)).square().mean()
-        found = (x @ self.w_enc + self.b_enc).relu()
-        with torch.no_grad():
-            least = found.flatten().topk(self._l0 * len(x), sorted=False).values.min()
-            self.threshold.copy_(least if step == 0 else self.threshold.lerp(least, 0.01))
+        found, least = self._activations(x)
         kept = torch.where(found >= least, found, 0)
         left = x - kept @ self.w_dec - self.b_dec
         loss = left.square().mean() / variance
@@ -140,16 +138,27 @@ class BatchTopK(nn.Module):
             loss = loss + _REVIVAL * missed.square().mean() / variance
         yield loss
 
+    def _activations(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Give all activations of a batch, and the smallest of those that are kept."""
+        found = (x @ self.w_enc + self.b_enc).relu()
+        kept = found.detach().flatten().topk(self._l0 * len(x), sorted=False).values
+        return found, kept.min()
+
     @torch.no_grad()
-    def autoencoder(self) -> SparseAutoencoder:
-        """Make it an autoencoder of the states as they are, whose directions are of length 1."""
+    def autoencoder(self, steps: range) -> SparseAutoencoder:
+        """Make it an autoencoder of the states as they are, whose directions are of length 1.
+
+        Its threshold is made from the states of `steps`.
+        """
+        least = [self._activations(self._rows(step) / self._scale)[1] for step in steps]
+        threshold = torch.stack(least).mean()
         length = self.w_dec.norm(dim=1)
         parts = {
             "w_enc": self.w_enc * length,
             "b_enc": self.b_enc * length * self._scale,
             "w_dec": self.w_dec / length[:, None],
             "b_dec": self.b_dec * self._scale,
-            "threshold": self.threshold * length * self._scale,
+            "threshold": threshold * length * self._scale,
         }
         return SparseAutoencoder(**{name: part.clone() for name, part in parts.items()})
 
