@@ -100,11 +100,11 @@ def test_activations_are_those_of_the_paper() -> None:
         "b_dec": torch.tensor([0.5]),
         "threshold": torch.tensor([1.0, 2.0, -8.0, 3.0]),
     }
-    firing = SparseAutoencoder(**weights).encode(torch.tensor([[2.0], [0.5], [4.0]]))
+    firing = SparseAutoencoder(**weights, layer=0).encode(torch.tensor([[2.0], [0.5], [4.0]]))
     assert firing.rows.tolist() == [0, 2, 2, 2]
     assert firing.features.tolist() == [0, 0, 1, 3]
     assert firing.values.tolist() == [2, 4, 4, 4]
-    rebuilt = SparseAutoencoder(**weights).reconstruct(torch.tensor([[2.0], [0.5]]))
+    rebuilt = SparseAutoencoder(**weights, layer=0).reconstruct(torch.tensor([[2.0], [0.5]]))
     assert rebuilt.tolist() == [[2.5], [0.5]]
 
 
@@ -232,7 +232,7 @@ def test_the_figures_are_what_they_say(
     engine: PackedEngine, autoencoder: SparseAutoencoder
 ) -> None:
     some = texts(3)
-    quality = measure(engine, autoencoder, 0, some, POLICIES)
+    quality = measure(engine, autoencoder, some, POLICIES)
     rows, rebuilt, changed = [], [], []
     for exchange in some:
         [item] = engine.prepare(exchange, POLICIES).work
@@ -329,10 +329,11 @@ def test_a_feature_that_carries_the_verdict_is_told_from_those_that_do_not(
         w_dec=directions,
         b_dec=torch.zeros(HIDDEN),
         threshold=torch.zeros(len(directions)),
+        layer=1,
     )
     answer = torch.tensor([item.tokens - 1])
     place = Place(answer, torch.arange(len(directions)), 1 + torch.rand(1, len(directions)))
-    taken = removals(made, place, (0, 7), CONTROLS)
+    taken = removals(made, place, (0, 7))
     margins = [float(change[-1]) for change in changes(engine, 1, item, taken)]
     carrying, other = margins[: 1 + CONTROLS], margins[1 + CONTROLS :]
     assert Ablation(carrying[0], tuple(carrying[1:])).moves
@@ -345,7 +346,7 @@ def test_others_are_scaled_to_the_size_of_what_they_stand_for(
 ) -> None:
     torch.manual_seed(0)
     place = Place(torch.tensor([4, 9]), torch.arange(30), torch.rand(2, 30) + 0.1)
-    first, *others = removals(autoencoder, place, [3], CONTROLS)
+    first, *others = removals(autoencoder, place, [3])
     expected = torch.outer(place.activations[:, 3], autoencoder.w_dec[3])
     torch.testing.assert_close(first.vectors, expected)
     assert len(others) == CONTROLS

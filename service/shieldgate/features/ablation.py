@@ -83,17 +83,17 @@ def _without(states: Tensor, removals: Sequence[Removal]) -> Tensor:
 
 
 def removals(
-    autoencoder: SparseAutoencoder, place: Place, features: Iterable[int], controls: int
+    autoencoder: SparseAutoencoder, place: Place, features: Iterable[int]
 ) -> Iterator[Removal]:
     """Take each of some features out, given by their number among the active, then others for it.
 
-    The others are the `controls` features that are nearest to it in size, each scaled to it.
+    The others are the CONTROLS features that are nearest to it in size, each scaled to it.
     """
     sizes = place.sizes(autoencoder)
     for feature in features:
         apart = (sizes / sizes[feature]).log().abs()
         apart[feature] = torch.inf
-        nearest = apart.argsort(stable=True)[: min(controls, len(sizes) - 1)].tolist()
+        nearest = apart.argsort(stable=True)[: min(CONTROLS, len(sizes) - 1)].tolist()
         for at in (feature, *nearest):
             direction = autoencoder.w_dec[place.active[at]] * (sizes[feature] / sizes[at])
             yield Removal(place.rows, torch.outer(place.activations[:, at], direction))

@@ -7,7 +7,7 @@ import re
 import zipfile
 import zlib
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -56,8 +56,8 @@ class SparseAutoencoder:
 
     `w_enc` is [hidden, features], `b_enc` and `threshold` [features], `w_dec` [features, hidden],
     `b_dec` [hidden]; all fp32. f(x) = H(π - threshold) * relu(π) with π = x @ w_enc + b_enc, where
-    H(0) = 0; x is about f @ w_dec + b_dec. `digest` is the file's; `layer` is the one that its
-    place or its config names, None where neither does.
+    H(0) = 0; x is about f @ w_dec + b_dec. Layers count from 0. `digest` is the file's, if it is
+    from one.
     """
 
     w_enc: Tensor
@@ -65,8 +65,8 @@ class SparseAutoencoder:
     w_dec: Tensor
     b_dec: Tensor
     threshold: Tensor
+    layer: int
     digest: str = ""
-    layer: int | None = None
 
     @property
     def features(self) -> int:
@@ -81,7 +81,7 @@ class SparseAutoencoder:
     def to(self, device: torch.device) -> "SparseAutoencoder":
         """Move it to a device."""
         moved = {name: getattr(self, name).to(device) for name in _PARTS}
-        return SparseAutoencoder(**moved, digest=self.digest, layer=self.layer)
+        return replace(self, **moved)
 
     def encode(self, states: Tensor) -> Firing:
         """Find what fires in states [rows, hidden], a block of rows at a time."""
@@ -125,9 +125,10 @@ def load_autoencoder(path: Path, *, layer: int | None = None) -> SparseAutoencod
     try:
         parts = _shaped(_read(file))
         named = _named_layer(file)
-        if layer is None and named is None:
+        place = named if layer is None else layer
+        if place is None:
             raise ValueError("doesn't say which layer it was trained on. Give it with --layer.")
-        if layer is not None and named is not None and layer != named:
+        if named not in (None, place):
             raise ValueError(
                 f"is for layer {named}, and --layer says {layer}. Features of another layer mean "
                 "nothing: leave --layer out, or give the other file."
@@ -138,7 +139,7 @@ def load_autoencoder(path: Path, *, layer: int | None = None) -> SparseAutoencod
         raise ConfigurationError(f"{file} {refused}") from None
     except OSError as refused:
         raise ConfigurationError(f"{file} can't be read: {refused.strerror}.") from None
-    return SparseAutoencoder(**parts, digest=digest, layer=named if layer is None else layer)
+    return SparseAutoencoder(**parts, layer=place, digest=digest)
 
 
 def _file(path: Path) -> Path:

@@ -91,26 +91,22 @@ class Inspection:
 class Inspector:
     """Inspects texts by the features of the states after a layer.
 
-    Lists the `top` features of each place, and takes each out, and `controls` others for it.
+    Lists the `top` features of each place, and takes each out, and others for it.
     """
 
     engine: PackedEngine
     autoencoder: SparseAutoencoder
-    layer: int
     top: int = 5
-    controls: int = CONTROLS
 
     @classmethod
-    def of(cls, engine: PackedEngine, autoencoder: SparseAutoencoder, **how: int) -> "Inspector":
+    def of(cls, engine: PackedEngine, autoencoder: SparseAutoencoder, top: int = 5) -> "Inspector":
         """Put the two together; raise ConfigurationError where they don't fit."""
         config = engine.model.config
-        layer, layers = autoencoder.layer, config.num_hidden_layers
-        if layer is None:
-            raise ConfigurationError("The layer of the autoencoder is unknown.")
-        if layer >= layers:
+        layers = config.num_hidden_layers
+        if autoencoder.layer >= layers:
             raise ConfigurationError(
-                f"There is no layer {layer}: {engine.identity.name} has layers 0 to {layers - 1}. "
-                "Give the model that the autoencoder was trained on."
+                f"There is no layer {autoencoder.layer}: {engine.identity.name} has layers 0 to "
+                f"{layers - 1}. Give the model that the autoencoder was trained on."
             )
         if autoencoder.hidden != config.hidden_size:
             raise ConfigurationError(
@@ -118,7 +114,7 @@ class Inspector:
                 f"{engine.identity.name} are {config.hidden_size:,} wide. Give the autoencoder of "
                 "a model of that size, trained on the residual stream."
             )
-        return cls(engine, autoencoder.to(engine.model.device), layer, **how)
+        return cls(engine, autoencoder.to(engine.model.device), top)
 
     @torch.no_grad()
     def inspect(self, exchange: Exchange, policies: Sequence[Policy]) -> Inspection:
@@ -134,8 +130,9 @@ class Inspector:
         seen = _Seen.of(self, item, shown, policies)
         if seen.prompt.fvu >= 1:
             raise ConfigurationError(
-                f"The autoencoder explains nothing of the states after layer {self.layer} of "
-                f"{self.engine.identity.name}: {seen.prompt.fvu:.2f} of their variance is left. "
+                "The autoencoder explains nothing of the states after layer "
+                f"{self.autoencoder.layer} of {self.engine.identity.name}: "
+                f"{seen.prompt.fvu:.2f} times their variance is left. "
                 "It was trained on another layer, on another place in it, or for another model."
             )
         return Inspection(
@@ -172,7 +169,7 @@ class _Seen:
 
     @classmethod
     def of(cls, by: Inspector, item: Pack, shown: Exchange, policies: Sequence[Policy]) -> "_Seen":
-        rows, margins = states(by.engine, by.layer, [item])
+        rows, margins = states(by.engine, by.autoencoder.layer, [item])
         counted = judged([item]).to(rows.device)
         spans = content(by.engine, item, shown, policies)
         of_text = torch.zeros(len(policies), len(rows), dtype=torch.bool, device=rows.device)
@@ -195,7 +192,7 @@ class _Seen:
     def spliced(self) -> Tensor:
         """Compute the margins with the states that are rebuilt, fp32 [policies]."""
         whole = torch.where(self.judged[:, None], self.rebuilt, self.rows)
-        return forward(self.by.engine, self.by.layer, [self.item], whole.to)
+        return forward(self.by.engine, self.by.autoencoder.layer, [self.item], whole.to)
 
     @property
     def prompt(self) -> Fit:
@@ -216,7 +213,7 @@ class _Seen:
         taken = [list(self._removals(*given)) for given in zip(places, listed, strict=True)]
         # No branch sees another, so that each policy may be asked about a feature of its own.
         together = (_joined(given) for given in zip_longest(*taken))
-        changed = list(changes(self.by.engine, self.by.layer, self.item, together))
+        changed = list(changes(self.by.engine, self.by.autoencoder.layer, self.item, together))
         spliced = self.spliced()
         found = {}
         for number, (policy, place, top) in enumerate(
@@ -243,7 +240,7 @@ class _Seen:
         place = self._place(self.content.any(0).nonzero()[:, 0])
         top = self._top(place)
         taken = self._removals(place, top)
-        changed = list(changes(self.by.engine, self.by.layer, self.item, taken))
+        changed = list(changes(self.by.engine, self.by.autoencoder.layer, self.item, taken))
         by_policy = {
             policy.id: self._ablations([float(change[number]) for change in changed], place, top)
             for number, policy in enumerate(self.policies)
@@ -279,13 +276,13 @@ class _Seen:
         return found
 
     def _removals(self, place: Place, top: Sequence[int]) -> Iterator[Removal]:
-        return removals(self.by.autoencoder, place, top, self.by.controls)
+        return removals(self.by.autoencoder, place, top)
 
     def _ablations(
         self, changed: Sequence[float], place: Place, top: Sequence[int]
     ) -> list[Ablation]:
         """Part the changes of features and of their others, which come one after the other."""
-        size = min(self.by.controls, len(place.active) - 1) + 1
+        size = min(CONTROLS, len(place.active) - 1) + 1
         parts = [changed[size * n : size * (n + 1)] for n in range(len(top))]
         return [Ablation(part[0], tuple(part[1:])) for part in parts]
 

@@ -38,7 +38,6 @@ class Quality:
 def measure(
     engine: PackedEngine,
     autoencoder: SparseAutoencoder,
-    layer: int,
     exchanges: Sequence[Exchange],
     policies: Sequence[Policy],
 ) -> Quality:
@@ -51,11 +50,11 @@ def measure(
     margins, spliced = [], []
     for exchange in exchanges:
         shown, item = windows(engine, exchange, policies)[0]
-        rows, plain = states(engine, layer, [item])
+        rows, plain = states(engine, autoencoder.layer, [item])
         inner = judged([item]).to(rows.device)
         rebuilt = torch.where(inner[:, None], autoencoder.reconstruct(rows), rows)
         margins.append(plain.cpu())
-        spliced.append(forward(engine, layer, [item], rebuilt.to).cpu())
+        spliced.append(forward(engine, autoencoder.layer, [item], rebuilt.to).cpu())
         fires += autoencoder.encode(rows[inner]).features.bincount(minlength=len(fires)).cpu()
         whole.add(rows[inner], rebuilt[inner])
         of_text = sorted({row for of in content(engine, item, shown, policies) for row, *_ in of})

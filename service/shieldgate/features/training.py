@@ -89,7 +89,7 @@ def train_autoencoder(
     schedule = Schedule(recipe.steps, recipe.rate, warm_up=max(1, min(100, recipe.steps // 10)))
     train(objective, schedule, folder.state, muon=False, on_step=on_step, save_every=SAVE_EVERY)
     found = objective.autoencoder(range(recipe.steps, recipe.steps + _THRESHOLD_STEPS))
-    quality = measure(engine, found, recipe.layer, [exchanges[n] for n in held_out], policies)
+    quality = measure(engine, found, [exchanges[n] for n in held_out], policies)
     return folder.finish(found, recipe, quality)
 
 
@@ -103,7 +103,7 @@ class BatchTopK(nn.Module):
 
     def __init__(self, rows: Callable[[int], Tensor], hidden: int, recipe: Recipe) -> None:
         super().__init__()
-        self._rows, self._l0 = rows, recipe.l0
+        self._rows, self._l0, self._layer = rows, recipe.l0, recipe.layer
         first = rows(0)
         # States of one size for all models and layers, as Gemma Scope scales them.
         self._scale = first.square().mean().sqrt()
@@ -160,7 +160,9 @@ class BatchTopK(nn.Module):
             "b_dec": self.b_dec * self._scale,
             "threshold": threshold * length * self._scale,
         }
-        return SparseAutoencoder(**{name: part.clone() for name, part in parts.items()})
+        return SparseAutoencoder(
+            **{n: part.clone() for n, part in parts.items()}, layer=self._layer
+        )
 
 
 class _Corpus:
