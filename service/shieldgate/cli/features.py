@@ -176,8 +176,9 @@ def train_features(
 
     It is written as Gemma Scope has it, DIR/layer_N/width_W/average_l0_L/params.npz, and measured
     on texts held out: what it leaves unexplained, how many features fire, how many never do, and
-    how much of the margins is kept where all states are rebuilt from features. Given again, the
-    same command goes on where it was stopped.
+    how much of the margins is kept where all states are rebuilt from features. Beside it goes
+    labels.json: of each feature, the tokens of those texts on which it fires most. Given again,
+    the same command goes on where it was stopped.
 
     The exit code is 0 when it is done, 1 when training failed, 2 when a setting or the data is
     wrong, 130 after Ctrl-C.

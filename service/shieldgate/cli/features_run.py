@@ -3,7 +3,7 @@
 import asyncio
 import json
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,7 @@ from rich.text import Text
 
 from shieldgate.cli.options import chosen_profile
 from shieldgate.errors import ConfigurationError, ScoringError, UnknownName
-from shieldgate.features.ablation import Ablation
+from shieldgate.features.ablation import CONTROLS, Ablation
 from shieldgate.features.autoencoder import load_autoencoder
 from shieldgate.features.inspection import ActiveFeature, Fit, Inspection, Inspector
 from shieldgate.features.labels import load_labels
@@ -33,6 +33,8 @@ from shieldgate.types import Exchange
 
 # By how much another reading's margin must be higher to be worth a word, in logits.
 _HIGHER = 0.05
+# The fraction of variance from which on features say little of a scorer.
+_MUCH = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,6 +118,12 @@ def run(task: FeaturesTask, exchanges: Sequence[Exchange], *, tokens: bool, as_j
     )
     for one, exchange in zip(found, exchanges, strict=True):
         _show(one, exchange, labels, console, tokens=tokens)
+    console.print(
+        f"moves: none of {CONTROLS} others that fire there, scaled to its size, moves the margin "
+        "as much; by chance, 1 feature in 20 does. associated: it fires, and no more is known.",
+        style="dim",
+        highlight=False,
+    )
 
 
 async def _verdict(engine: PackedEngine, exchange: Exchange, rules: Rules) -> dict[str, float]:
@@ -206,20 +214,20 @@ def _show(
         f"{exchange.direction}; {window if shown.windows > 1 else ''}unexplained: {left}",
         highlight=False,
     )
-    table = _table("where it is answered")
     for id, of in shown.policies.items():
-        fit = f"margin {of.margin:+.2f}, rebuilt {of.rebuilt:+.2f}, unexplained {of.fit.fvu:.1%}"
-        table.add_row(Text(id, style="bold"), "", "", "", "", Text(fit, style="dim"))
+        table = _table(
+            f"{id}, where it is answered: margin {of.margin:+.2f}, rebuilt {of.rebuilt:+.2f}, "
+            f"unexplained {of.fit.fvu:.1%}"
+        )
         for active in of.features:
             _add(table, active, "", active.ablations[id], labels)
-        table.add_section()
-    console.print(table)
+        console.print(table)
     if shown.features:
         highest = max(shown.policies, key=lambda id: shown.policies[id].margin)
-        table = _table(f"on the text, for {highest}")
+        table = _table(f"On the text, for {highest}")
         for active in shown.features:
             start, end = active.span or (0, 0)
-            where = f"{plain(shown.text[start:end])!r}"
+            where = f" at {plain(shown.text[start:end])!r}"
             where += f" and {active.tokens - 1} more" if active.tokens > 1 else ""
             _add(table, active, where, active.ablations[highest], labels)
         console.print(table)
@@ -236,22 +244,36 @@ def _show(
                 Text(repr(plain(shown.text[token.start : token.end]))), Text("; ".join(fires))
             )
         console.print(table)
+    for remark in _remarks(found):
+        console.print(f"• {remark}.", style="dim", highlight=False, markup=False)
+
+
+def _remarks(found: _Found) -> Iterator[str]:
+    shown = found.inspection
+    if max(fit.fvu for fit in (shown.prompt, shown.content) if fit) > _MUCH:
+        yield (
+            f"more than {_MUCH:.0%} is unexplained: most of what the scorer goes by is in no "
+            "feature here"
+        )
     for id, of in shown.policies.items():
         if found.verdict[id] > of.margin + _HIGHER:
-            console.print(
-                f"• {id}: the verdict rests on another reading, window or passage of the text, "
-                f"with a margin of {found.verdict[id]:+.2f}. Give that alone to look at it.",
-                highlight=False,
-                markup=False,
-                soft_wrap=True,
+            yield (
+                f"{id}: the verdict rests on another reading, window or passage of the text, with "
+                f"a margin of {found.verdict[id]:+.2f}; give that alone to look at it"
             )
 
 
-def _table(place: str) -> Table:
-    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
-    table.add_column(place, no_wrap=True)
-    for name in ("activation", "without it", "others", ""):
-        table.add_column(name, justify="right" if name else "left", no_wrap=True)
+def _table(title: str) -> Table:
+    table = Table(
+        title=Text(title, style="bold"),
+        title_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+    )
+    table.add_column("feature", no_wrap=True)
+    for name in ("activation", "without it", "others, up to"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("", no_wrap=True)
     table.add_column("label")
     return table
 
@@ -265,10 +287,10 @@ def _add(
 ) -> None:
     others = max(map(abs, ablation.others), default=None)
     table.add_row(
-        Text(f"  {active.index}{where and ' at '}{where}"),
+        Text(f"{active.index}{where}"),
         f"{active.activation:.2f}",
         f"{ablation.change:+.2f}",
-        "none" if others is None else f"±{others:.2f}",
+        "none" if others is None else f"{others:.2f}",
         Text(_evidence(ablation), style="bold" if ablation.moves else "dim"),
         Text(plain(labels.get(active.index, ""))),
     )

@@ -1,5 +1,6 @@
 """What `shieldgate train-features` does: trains, shows how far it is, and how good it came out."""
 
+import shlex
 import signal
 import sys
 from collections.abc import Sequence
@@ -73,7 +74,11 @@ def run(
         sys.exit(128 + signal.SIGINT)
     for line in described(trained.quality, recipe.features):
         typer.echo(line)
-    typer.echo(f"Wrote {trained.file}. Next:\n  shieldgate features TEXT --sae {trained.file}")
+    typer.echo(
+        f"Wrote {trained.file}, and beside it the tokens that features fire on. Next:\n"
+        f"  shieldgate features TEXT --sae {shlex.quote(str(trained.file))} --labels "
+        f"{shlex.quote(str(trained.file.with_name('labels.json')))}"
+    )
 
 
 def described(quality: Quality, features: int) -> list[str]:

@@ -1,5 +1,6 @@
 """How good a sparse autoencoder is for a scorer: what it leaves of states, and of margins."""
 
+from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -92,3 +93,37 @@ class _Variance:
     def unexplained(self) -> float:
         """Give the fraction that is left."""
         return self._left / (self._squares - float(self._sum.square().sum()) / self.count)
+
+
+# Tokens that stand for a feature.
+_TOKENS = 6
+
+
+@torch.no_grad()
+def strongest_tokens(
+    engine: PackedEngine,
+    autoencoder: SparseAutoencoder,
+    exchanges: Sequence[Exchange],
+    policies: Sequence[Policy],
+) -> dict[int, str]:
+    """List for each feature the tokens of the texts on which it fires most, the most first.
+
+    A feature that fires on no text, but in the words around them, has none.
+    """
+    strongest: dict[int, dict[str, float]] = defaultdict(dict)
+    for exchange in exchanges:
+        shown, item = windows(engine, exchange, policies[:1])[0]
+        text = shown.prompt if shown.response is None else shown.response
+        rows, _ = states(engine, autoencoder.layer, [item])
+        [spans] = content(engine, item, shown, policies[:1])
+        firing = autoencoder.encode(rows[[row for row, _, _ in spans]])
+        found = (firing.rows.tolist(), firing.features.tolist(), firing.values.tolist())
+        for row, feature, value in zip(*found, strict=True):
+            _, start, end = spans[row]
+            if token := text[start:end].strip().casefold():
+                tokens = strongest[feature]
+                tokens[token] = max(value, tokens.get(token, 0.0))
+    return {
+        feature: " · ".join(sorted(tokens, key=tokens.__getitem__, reverse=True)[:_TOKENS])
+        for feature, tokens in sorted(strongest.items())
+    }

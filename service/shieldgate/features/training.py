@@ -22,7 +22,7 @@ from shieldgate.errors import ConfigurationError
 from shieldgate.evaluation.files import replace_file
 from shieldgate.features.autoencoder import SparseAutoencoder
 from shieldgate.features.passes import judged, states, windows
-from shieldgate.features.quality import Quality, measure
+from shieldgate.features.quality import Quality, measure, strongest_tokens
 from shieldgate.plural import counted
 from shieldgate.policy import Policy
 from shieldgate.scoring.local import PackedEngine
@@ -74,9 +74,10 @@ def train_autoencoder(
 ) -> Trained:
     """Train an autoencoder, write it as Gemma Scope has it, and measure it.
 
-    In the folder `out` lie layer_N/width_W/average_l0_L/params.npz and report.json, with no text;
-    a run that was stopped goes on from state.pt. Raises ConfigurationError, also where `out` is
-    another run's, and FloatingPointError where the loss is not finite.
+    In the folder `out` lie layer_N/width_W/average_l0_L/params.npz, beside it labels.json with the
+    tokens that features fire on, and report.json; a run that was stopped goes on from state.pt.
+    Raises ConfigurationError, also where `out` is another run's, and FloatingPointError where the
+    loss is not finite.
     """
     _check(engine, exchanges, recipe)
     folder = _Folder(out, _run(engine, exchanges, policies, recipe))
@@ -89,8 +90,9 @@ def train_autoencoder(
     schedule = Schedule(recipe.steps, recipe.rate, warm_up=max(1, min(100, recipe.steps // 10)))
     train(objective, schedule, folder.state, muon=False, on_step=on_step, save_every=SAVE_EVERY)
     found = objective.autoencoder(range(recipe.steps, recipe.steps + _THRESHOLD_STEPS))
-    quality = measure(engine, found, [exchanges[n] for n in held_out], policies)
-    return folder.finish(found, recipe, quality)
+    unseen = [exchanges[n] for n in held_out]
+    quality = measure(engine, found, unseen, policies)
+    return folder.finish(found, quality, strongest_tokens(engine, found, unseen, policies))
 
 
 class BatchTopK(nn.Module):
@@ -282,14 +284,18 @@ class _Folder:
             return None
         return Trained(self._out / found["file"], Quality(**found["quality"]))
 
-    def finish(self, found: SparseAutoencoder, recipe: Recipe, quality: Quality) -> Trained:
+    def finish(
+        self, found: SparseAutoencoder, quality: Quality, labels: Mapping[int, str]
+    ) -> Trained:
         """Write the autoencoder and the report, and remove what only a stopped run would need."""
-        width = recipe.features
+        width = found.features
         name = f"{width // 1024}k" if width % 1024 == 0 else str(width)
-        folder = f"layer_{recipe.layer}/width_{name}/average_l0_{quality.l0:.0f}"
+        folder = f"layer_{found.layer}/width_{name}/average_l0_{quality.l0:.0f}"
         file = f"{folder}/params.npz"
         with saving(self._out / file):
             found.save(self._out / file)
+            content = json.dumps(labels, indent=0, ensure_ascii=False)
+            replace_file(self._out / folder / "labels.json", content.encode(errors="replace"))
             self._write({"run": self._run, "file": file, "quality": asdict(quality)})
         self.state.unlink(missing_ok=True)
         return Trained(self._out / file, quality)
