@@ -20,13 +20,14 @@ from shieldgate.errors import ConfigurationError
 from shieldgate.features import training
 from shieldgate.features.ablation import CONTROLS, Ablation, Place, changes, removals
 from shieldgate.features.autoencoder import SparseAutoencoder, load_autoencoder
-from shieldgate.features.inspection import Inspector
+from shieldgate.features.inspection import Inspection, Inspector
 from shieldgate.features.labels import load_labels
 from shieldgate.features.passes import forward, judged, states
 from shieldgate.features.quality import measure
 from shieldgate.features.training import Recipe, Trained, train_autoencoder
-from shieldgate.policy import load_book
+from shieldgate.policy import Policy, load_book
 from shieldgate.scoring.local import PackedEngine, load_engine
+from shieldgate.scoring.pack import Pack
 from shieldgate.types import Exchange
 
 HIDDEN, FEATURES = 32, 96
@@ -360,6 +361,28 @@ def inspector(engine: PackedEngine, autoencoder: SparseAutoencoder) -> Inspector
     return Inspector.of(engine, autoencoder, top=2)
 
 
+def firing_alone(inspector: Inspector, policy: Policy) -> Tensor:
+    """Compute what fires on each token of a policy's prompt of its own, [tokens, features]."""
+    [ids] = inspector.engine.prompts.encode(EXCHANGE, [policy.guidelines["prompt"]])
+    rows, _ = states(inspector.engine, 0, [Pack(tuple(ids[:-1]), (tuple(ids[-1:]),))])
+    autoencoder = inspector.autoencoder
+    fires = (rows @ autoencoder.w_enc + autoencoder.b_enc).relu()
+    return torch.where(fires > autoencoder.threshold, fires, 0)
+
+
+def assert_tokens_fire(inspector: Inspector, found: Inspection, policy: Policy) -> None:
+    """Hold what is shown of each token of the text to what fires on it in the prompt alone."""
+    fires = firing_alone(inspector, policy)
+    placed = inspector.engine.prompts.content(EXCHANGE, policy.guidelines["prompt"])
+    for token, (row, start, end) in zip(found.tokens, placed, strict=True):
+        assert (token.start, token.end) == (start, end)
+        assert len(token.features) == 3
+        expected = fires[row].topk(3).values.tolist()
+        assert list(token.features.values()) == pytest.approx(expected, rel=1e-3)
+        for index, value in token.features.items():
+            assert value == pytest.approx(float(fires[row, index]), rel=1e-3)
+
+
 def test_what_is_shown_fires_in_the_states_that_were_scored(
     inspector: Inspector, autoencoder: SparseAutoencoder
 ) -> None:
@@ -370,10 +393,7 @@ def test_what_is_shown_fires_in_the_states_that_were_scored(
         engine.forward([item])[0], abs=1e-4
     )
     for policy, of in zip(POLICIES, found.policies.values(), strict=True):
-        [ids] = engine.prompts.encode(EXCHANGE, [policy.guidelines["prompt"]])
-        rows, _ = states(engine, 0, [replace(item, trunk=tuple(ids[:-1]), branches=(ids[-1:],))])
-        fires = (rows @ autoencoder.w_enc + autoencoder.b_enc).relu()
-        fires = torch.where(fires > autoencoder.threshold, fires, 0)
+        fires = firing_alone(inspector, policy)
         for feature in of.features:
             assert feature.activation == pytest.approx(float(fires[-1, feature.index]), rel=1e-3)
         strongest = fires[-1] * autoencoder.w_dec.norm(dim=1)
@@ -381,10 +401,7 @@ def test_what_is_shown_fires_in_the_states_that_were_scored(
         assert of.fit.l0 == int((fires[-1] > 0).sum())
         covered = "".join(found.text[token.start : token.end] for token in found.tokens)
         assert covered == found.text == EXCHANGE.prompt
-        for row, start, end in engine.prompts.content(EXCHANGE, policy.guidelines["prompt"]):
-            [token] = [t for t in found.tokens if (t.start, t.end) == (start, end)]
-            for index, value in token.features.items():
-                assert value == pytest.approx(float(fires[row, index]), rel=1e-3)
+        assert_tokens_fire(inspector, found, policy)
 
 
 def test_an_ablation_is_the_margin_without_the_feature(
@@ -454,7 +471,10 @@ def test_a_text_behind_the_guideline_is_found_in_each_prompt(
         "control_tokens: [<bos>]\npositive: 'Yes'\nnegative: 'No'\n"
     )
     other = load_engine(str(engine.model.name_or_path), device="cpu", template=str(file))
-    found = Inspector.of(other, autoencoder, top=1).inspect(EXCHANGE, POLICIES[:2])
+    behind = Inspector.of(other, autoencoder, top=1)
+    found = behind.inspect(EXCHANGE, POLICIES[:2])
+    highest = max(POLICIES[:2], key=lambda policy: found.policies[policy.id].margin)
+    assert_tokens_fire(behind, found, highest)
     assert "".join(found.text[t.start : t.end] for t in found.tokens).strip() == EXCHANGE.prompt
     assert found.features[0].ablations.keys() == {policy.id for policy in POLICIES[:2]}
     assert all(abs(a.change) > 1e-4 for a in found.features[0].ablations.values())
