@@ -472,12 +472,15 @@ def test_a_text_behind_the_guideline_is_found_in_each_prompt(
     )
     other = load_engine(str(engine.model.name_or_path), device="cpu", template=str(file))
     behind = Inspector.of(other, autoencoder, top=1)
-    found = behind.inspect(EXCHANGE, POLICIES[:2])
-    highest = max(POLICIES[:2], key=lambda policy: found.policies[policy.id].margin)
-    assert_tokens_fire(behind, found, highest)
-    assert "".join(found.text[t.start : t.end] for t in found.tokens).strip() == EXCHANGE.prompt
-    assert found.features[0].ablations.keys() == {policy.id for policy in POLICIES[:2]}
-    assert all(abs(a.change) > 1e-4 for a in found.features[0].ablations.values())
+    for policies in (POLICIES[:2], POLICIES[1::-1]):
+        found = behind.inspect(EXCHANGE, policies)
+        text = "".join(found.text[token.start : token.end] for token in found.tokens)
+        assert text.strip() == EXCHANGE.prompt
+        highest = max(policies, key=lambda policy: found.policies[policy.id].margin)
+        assert_tokens_fire(behind, found, highest)
+        ablations = found.features[0].ablations
+        assert ablations.keys() == {policy.id for policy in policies}
+        assert all(abs(ablation.change) > 1e-4 for ablation in ablations.values())
 
 
 def gz(path: Path, content: str) -> Path:
