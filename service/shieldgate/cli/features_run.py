@@ -215,22 +215,20 @@ def _show(
         highlight=False,
     )
     for id, of in shown.policies.items():
-        table = _table(
+        _head(
             f"{id}, where it is answered: margin {of.margin:+.2f}, rebuilt {of.rebuilt:+.2f}, "
-            f"unexplained {of.fit.fvu:.1%}"
+            f"unexplained {of.fit.fvu:.1%}",
+            console,
         )
-        for active in of.features:
-            _add(table, active, "", active.ablations[id], labels)
-        console.print(table)
+        listed = [("", active, active.ablations[id]) for active in of.features]
+        console.print(_table(listed, labels))
     if shown.features:
         highest = max(shown.policies, key=lambda id: shown.policies[id].margin)
-        table = _table(f"On the text, for {highest}")
-        for active in shown.features:
-            start, end = active.span or (0, 0)
-            where = f" at {plain(shown.text[start:end])!r}"
-            where += f" and {active.tokens - 1} more" if active.tokens > 1 else ""
-            _add(table, active, where, active.ablations[highest], labels)
-        console.print(table)
+        _head(f"On the text, for {highest}", console)
+        listed = [
+            (_where(shown, active), active, active.ablations[highest]) for active in shown.features
+        ]
+        console.print(_table(listed, labels))
     if tokens:
         table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
         table.add_column("token", no_wrap=True)
@@ -263,34 +261,35 @@ def _remarks(found: _Found) -> Iterator[str]:
             )
 
 
-def _table(title: str) -> Table:
-    table = Table(
-        title=Text(title, style="bold"),
-        title_justify="left",
-        box=box.SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
-    )
+def _head(title: str, console: Console) -> None:
+    console.print(Text(title, style="bold"), highlight=False, soft_wrap=True)
+
+
+def _where(shown: Inspection, active: ActiveFeature) -> str:
+    start, end = active.span or (0, 0)
+    more = f" and {active.tokens - 1} more" if active.tokens > 1 else ""
+    return f" at {plain(shown.text[start:end])!r}{more}"
+
+
+def _table(
+    listed: Sequence[tuple[str, ActiveFeature, Ablation]], labels: Mapping[int, str]
+) -> Table:
+    """Tabulate features: where they fire, how much, and what one ablation of each did."""
+    table = Table(box=box.SIMPLE_HEAD, padding=(0, 1, 0, 0))
     table.add_column("feature", no_wrap=True)
     for name in ("activation", "without it", "others, up to"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("", no_wrap=True)
-    table.add_column("label")
+    if labels:
+        table.add_column("label")
+    for where, active, ablation in listed:
+        others = max(map(abs, ablation.others), default=None)
+        table.add_row(
+            Text(f"{active.index}{where}"),
+            f"{active.activation:.2f}",
+            f"{ablation.change:+.2f}",
+            "none" if others is None else f"{others:.2f}",
+            Text(_evidence(ablation), style="bold" if ablation.moves else "dim"),
+            *([Text(plain(labels.get(active.index, "")))] if labels else ()),
+        )
     return table
-
-
-def _add(
-    table: Table,
-    active: ActiveFeature,
-    where: str,
-    ablation: Ablation,
-    labels: Mapping[int, str],
-) -> None:
-    others = max(map(abs, ablation.others), default=None)
-    table.add_row(
-        Text(f"{active.index}{where}"),
-        f"{active.activation:.2f}",
-        f"{ablation.change:+.2f}",
-        "none" if others is None else f"{others:.2f}",
-        Text(_evidence(ablation), style="bold" if ablation.moves else "dim"),
-        Text(plain(labels.get(active.index, ""))),
-    )

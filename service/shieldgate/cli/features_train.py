@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from shieldgate.cli.options import chosen_profile
+from shieldgate.errors import ConfigurationError, UnknownName
 from shieldgate.features.quality import Quality
 from shieldgate.features.training import Recipe, train_autoencoder
 from shieldgate.plural import counted
@@ -38,7 +39,10 @@ def run(
     """
     configure_logging("warning", as_json=False)
     book = load_book(settings.policies)
-    policies = book.select(chosen_profile(book, settings))
+    try:
+        policies = book.select(chosen_profile(book, settings))
+    except UnknownName as unknown:
+        raise ConfigurationError(str(unknown)) from None
     console = Console(stderr=True)
     with console.status(f"loading {settings.model}"):
         engine = open_engine(settings)
