@@ -16,6 +16,25 @@ from shieldgate.errors import ConfigurationError
 pytestmark = pytest.mark.usefixtures("restored_logging")
 
 TEXT = "seven wizards brew tea"
+BOOK = """
+family: acme
+policies:
+  foxes:
+    title: Foxes
+    threshold: 0.5
+    guideline:
+      prompt: '"No Foxes": none.'
+      response: '"No Foxes": none at all.'
+  tea:
+    title: Tea
+    threshold: 0.5
+    guideline:
+      prompt: '"No Tea": none.'
+      response: '"No Tea": none at all.'
+profiles:
+  default:
+    policies: [acme/foxes, acme/tea]
+"""
 
 
 def invoke(*arguments: str | Path, stdin: str | None = None) -> Result:
@@ -34,22 +53,30 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture(scope="module")
-def training(tmp_path_factory: pytest.TempPathFactory, model: Path) -> tuple[str, Path]:
+def book(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    file = tmp_path_factory.mktemp("book") / "acme.yaml"
+    file.write_text(BOOK)
+    return file
+
+
+@pytest.fixture(scope="module")
+def training(tmp_path_factory: pytest.TempPathFactory, model: Path, book: Path) -> tuple[str, Path]:
     """What training printed, and where it wrote."""
     folder = tmp_path_factory.mktemp("training")
     rows = folder / "rows.csv"
     rows.write_text("words\n" + "".join(f"{text.prompt}\n" for text in texts(40)))
     command = ["train-features", rows, "--map", "prompt=words", "--model", model, "--layer", "0"]
     command += ["--features", "64", "--l0", "24", "--steps", "30", "--rate", "0.01"]
+    command += ["--policies", book]
     said = printed(*command, "--out", folder / "out")
     [file] = (folder / "out").rglob("params.npz")
     return said, file
 
 
 @pytest.fixture
-def show(model: Path, training: tuple[str, Path]) -> Callable[..., str]:
+def show(model: Path, book: Path, training: tuple[str, Path]) -> Callable[..., str]:
     def run(*arguments: str | Path, stdin: str | None = None) -> str:
-        given = ("--model", model, "--sae", training[1], "--top", "1")
+        given = ("--model", model, "--policies", book, "--sae", training[1], "--top", "1")
         return printed("features", *arguments, *given, stdin=stdin)
 
     return run

@@ -14,6 +14,7 @@ import pytest
 import torch
 from checkpoints import WORDS, save_calm_checkpoint
 from safetensors.torch import save_file
+from test_packed_engine import POLICIES as MANY
 from torch import Tensor
 
 from shieldgate.errors import ConfigurationError
@@ -25,15 +26,14 @@ from shieldgate.features.labels import load_labels
 from shieldgate.features.passes import forward, judged, states
 from shieldgate.features.quality import measure
 from shieldgate.features.training import Recipe, Trained, train_autoencoder
-from shieldgate.policy import Policy, load_book
+from shieldgate.policy import Policy
 from shieldgate.scoring.local import PackedEngine, load_engine
 from shieldgate.scoring.pack import Pack
 from shieldgate.types import Exchange
 
 HIDDEN, FEATURES = 32, 96
 RECIPE = Recipe(layer=0, features=FEATURES, l0=12, steps=60, texts=4, rate=1e-2)
-BOOK = load_book()
-POLICIES = BOOK.select(BOOK.profile("default"))
+POLICIES = tuple(MANY[:3])
 EXCHANGE = Exchange("seven wizards brew tea and count stars")
 
 
