@@ -492,6 +492,7 @@ EXPLANATIONS = [
     {"modelId": "gemma-2-2b", "layer": "12-gemmascope-res-16k", "index": "7", "description": "tea"},
     {"modelId": "gemma-2-2b", "layer": "12-gemmascope-res-16k", "index": "7", "description": "hot"},
     {"layer": "12-gemmascope-res-16k", "index": 95, "description": " stars ", "scores": [1]},
+    {"layer": "12-gemmascope-res-16k", "index": "8", "description": None},
 ]
 
 

@@ -119,8 +119,9 @@ def run(task: FeaturesTask, exchanges: Sequence[Exchange], *, tokens: bool, as_j
     for one, exchange in zip(found, exchanges, strict=True):
         _show(one, exchange, labels, console, tokens=tokens)
     console.print(
-        f"moves: none of {CONTROLS} others that fire there, scaled to its size, moves the margin "
-        "as much; by chance, 1 feature in 20 does. associated: it fires, and no more is known.",
+        f"moves: the margin changes more than without any of {CONTROLS} others that fire there, "
+        "scaled to its size; about 1 feature in 20 does so. associated: it fires, and no more is "
+        "known.",
         style="dim",
         highlight=False,
     )

@@ -69,7 +69,7 @@ def _pairs(objects: list[Any], layer: int | None) -> Iterator[tuple[int, str]]:
         if not isinstance(entry, dict):
             raise ValueError(f"has an entry {number} that is no JSON object.")
         index, text = entry.get("index"), entry.get("description")
-        if not str(index).isdecimal() or not isinstance(text, str):
+        if not str(index).isdecimal() or not isinstance(text, str | None):
             raise ValueError(
                 f"has an entry {number} without a number as its index and a text as its "
                 'description. Give {"index": "text"}, or Neuronpedia\'s explanations.'
@@ -80,5 +80,5 @@ def _pairs(objects: list[Any], layer: int | None) -> Iterator[tuple[int, str]]:
                 f"is for layer {named[1]} ({entry['layer']}), and the autoencoder for layer "
                 f"{layer}. Give the labels of this autoencoder."
             )
-        if text.strip():
+        if text and text.strip():
             yield int(str(index)), text.strip()
