@@ -196,7 +196,8 @@ def train_features(
         from shieldgate.evaluation.datasets import Dataset  # noqa: PLC0415
         from shieldgate.evaluation.sources import open_source  # noqa: PLC0415
     dataset = Dataset(open_source(data), choose_adapter(adapter, map_ or ()), limit=limit)
-    exchanges = [row.example.exchange for row in dataset.rows()]
+    # What is there twice could be learnt from and measured on.
+    exchanges = list(dict.fromkeys(row.example.exchange for row in dataset.rows()))
     if not exchanges:
         raise ConfigurationError(f"{data}: it holds no texts. Name your column: --map prompt=text.")
     changes = {"l0": l0, "steps": steps, "rate": rate, "seed": seed}

@@ -13,7 +13,7 @@ from shieldgate.features.passes import forward
 from shieldgate.scoring.local import PackedEngine
 from shieldgate.scoring.pack import Pack
 
-# Where one of 20 alike moves the margin most, chance alone would have it so once in 20 times.
+# With so many a feature moves a margin where it does so most among 20 of like size.
 CONTROLS = 19
 
 

@@ -86,12 +86,10 @@ class SparseAutoencoder:
     def encode(self, states: Tensor) -> Firing:
         """Find what fires in states [rows, hidden], a block of rows at a time."""
         rows, features, values = [], [], []
-        for start, block in zip(
-            range(0, len(states), _BLOCK_ROWS), torch.split(states, _BLOCK_ROWS), strict=True
-        ):
+        for number, block in enumerate(torch.split(states, _BLOCK_ROWS)):
             found = self._activations(block)
             row, feature = found.nonzero(as_tuple=True)
-            rows.append(row + start)
+            rows.append(row + number * _BLOCK_ROWS)
             features.append(feature)
             values.append(found[row, feature])
         return Firing(torch.cat(rows), torch.cat(features), torch.cat(values))

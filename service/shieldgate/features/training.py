@@ -85,8 +85,8 @@ def train_autoencoder(
         return done
     order = Random(recipe.seed).sample(range(len(exchanges)), len(exchanges))
     held_out = order[: min(len(order) // _HELD_OUT, _MOST_HELD_OUT)]
-    states = _Corpus(engine, [exchanges[n] for n in order[len(held_out) :]], policies, recipe)
-    objective = BatchTopK(states.rows, engine.model.config.hidden_size, recipe)
+    corpus = _Corpus(engine, [exchanges[n] for n in order[len(held_out) :]], policies, recipe)
+    objective = BatchTopK(corpus.rows, engine.model.config.hidden_size, recipe)
     schedule = Schedule(recipe.steps, recipe.rate, warm_up=max(1, min(100, recipe.steps // 10)))
     train(objective, schedule, folder.state, muon=False, on_step=on_step, save_every=SAVE_EVERY)
     found = objective.autoencoder(range(recipe.steps, recipe.steps + _THRESHOLD_STEPS))
