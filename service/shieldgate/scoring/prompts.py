@@ -47,13 +47,6 @@ class PromptBuilder:
         encoded = (self.encode(window, guidelines) for window in windows)
         return Prepared(tuple(pack(p, growing=exchange.growing) for p in encoded), omitted)
 
-    def split(
-        self, exchange: Exchange, policies: Sequence[Policy]
-    ) -> tuple[tuple[Exchange, ...], int]:
-        """Split an exchange that is longer than the context, as WindowRule.split does."""
-        fixed = self._fixed(policies, exchange.direction)
-        return self.windows.split(exchange, fixed, self._encoder.spans)
-
     def content(self, exchange: Exchange, guideline: str) -> list[tuple[int, int, int]]:
         """Find the tokens of the text under judgement in the prompt that `encode` gives.
 
@@ -90,6 +83,13 @@ class PromptBuilder:
         policies = list(policies)
         for direction in self._directions if policies else ():
             self._fixed(policies, direction)
+
+    def split(
+        self, exchange: Exchange, policies: Sequence[Policy]
+    ) -> tuple[tuple[Exchange, ...], int]:
+        """Split an exchange that is longer than the context, as WindowRule.split does."""
+        fixed = self._fixed(policies, exchange.direction)
+        return self.windows.split(exchange, fixed, self._encoder.spans)
 
     @property
     def _directions(self) -> tuple[Direction, ...]:
