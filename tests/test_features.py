@@ -216,6 +216,21 @@ def test_features_that_explain_nothing_are_refused(
         wrong.inspect(EXCHANGE, POLICIES)
 
 
+def test_a_folder_must_hold_one_file(tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match="holds neither of params"):
+        load_autoencoder(tmp_path, layer=0)
+    write(tmp_path, **parts())
+    assert load_autoencoder(tmp_path, layer=0).features == 8
+    (tmp_path / "params.safetensors").write_bytes(b"")
+    with pytest.raises(ConfigurationError, match="holds both of"):
+        load_autoencoder(tmp_path, layer=0)
+
+
+def test_the_first_token_of_each_prompt_does_not_count() -> None:
+    shared, apart = Pack((5, 6), ((7,), (8,))), Pack((), ((1, 2), (3,)))
+    assert judged([shared, apart]).tolist() == [False, True, True, True, False, True, False]
+
+
 def test_training_leaves_less_unexplained_and_as_many_features_fire_as_asked(
     engine: PackedEngine, trained: Trained, tmp_path: Path
 ) -> None:
