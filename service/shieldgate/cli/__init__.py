@@ -12,6 +12,7 @@ from shieldgate.cli.calibrate import calibrate
 from shieldgate.cli.doctor import doctor
 from shieldgate.cli.drift import drift
 from shieldgate.cli.evaluate import evaluate
+from shieldgate.cli.features import features, train_features
 from shieldgate.cli.options import with_settings
 from shieldgate.cli.review import review
 from shieldgate.cli.tune import tune
@@ -259,3 +260,5 @@ app.command()(review)
 app.command()(doctor)
 app.command()(drift)
 app.command("detect-watermark")(detect_watermark)
+app.command()(features)
+app.command("train-features")(train_features)

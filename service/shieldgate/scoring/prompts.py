@@ -41,8 +41,7 @@ class PromptBuilder:
         prompts = self.encode(exchange, guidelines)
         if max(map(len, prompts)) <= self.windows.context:
             return Prepared((pack(prompts, growing=exchange.growing),))
-        fixed = self._fixed(policies, exchange.direction)
-        windows, omitted = self.windows.split(exchange, fixed, self._encoder.spans)
+        windows, omitted = self.split(exchange, policies)
         encoded = (self.encode(window, guidelines) for window in windows)
         return Prepared(tuple(pack(p, growing=exchange.growing) for p in encoded), omitted)
 
@@ -93,6 +92,13 @@ class PromptBuilder:
         policies = list(policies)
         for direction in self._directions if policies else ():
             self._fixed(policies, direction)
+
+    def split(
+        self, exchange: Exchange, policies: Sequence[Policy]
+    ) -> tuple[tuple[Exchange, ...], int]:
+        """Split an exchange that is longer than the context, as WindowRule.split does."""
+        fixed = self._fixed(policies, exchange.direction)
+        return self.windows.split(exchange, fixed, self._encoder.spans)
 
     @property
     def _directions(self) -> tuple[Direction, ...]:

@@ -76,6 +76,11 @@ class PackedEngine:
             windows=str(self._prompts.windows),
         )
 
+    @property
+    def prompts(self) -> PromptBuilder:
+        """Give what builds the prompts."""
+        return self._prompts
+
     def check_policies(self, policies: Iterable[Policy]) -> None:
         """Raise ConfigurationError where a guideline leaves no room for content."""
         self._prompts.check(policies)
