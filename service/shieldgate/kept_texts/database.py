@@ -165,11 +165,12 @@ class Database:
         self._engine.dispose()
 
     def _prepare(self) -> None:
-        try:
-            _TABLES.create_all(self._engine)
-        except DatabaseError:
-            # Another process was faster; a second time it is seen.
-            _TABLES.create_all(self._engine)
+        for table in _TABLES.sorted_tables:
+            try:
+                table.create(self._engine, checkfirst=True)
+            except DatabaseError:
+                # Another process was faster; a second time it is seen.
+                table.create(self._engine, checkfirst=True)
         self._prepared = True
 
 
