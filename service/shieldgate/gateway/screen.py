@@ -73,8 +73,8 @@ def _check_explained(services: Services, key: Key | None, exchanges: Sequence[Ex
         )
     if key is not None and not key.explain:
         raise NotAllowed(
-            "This API key asks for no explanations. The operator can give it `explain: true` in "
-            "the file of keys."
+            "This API key may not ask for explanations. The operator can give it `explain: true` "
+            "in the file of keys."
         )
     if len(exchanges) > 1:
         raise RequestError("One exchange is explained at a time.", "explain")

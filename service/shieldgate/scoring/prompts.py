@@ -51,7 +51,7 @@ class PromptBuilder:
         Each is its place in the prompt, and the range of characters of the text that it stands
         for; those on the seam to the words around it stand for what is the text's own of them.
         """
-        judged = exchange.prompt if exchange.response is None else exchange.response
+        judged = exchange.judged
         first, length = self.template.place(exchange, guideline)
         skipped = len(judged) - len(judged.lstrip()) if self.template.strip else 0
         found, token, begun = [], 0, 0
