@@ -187,6 +187,13 @@ def test_two_wordings_are_compared_on_the_same_rows(
     assert a.guidelines != b.guidelines
     assert [row.margins for row in rows_a] != [row.margins for row in rows_b]
     assert json.loads((out / "comparison.json").read_text())["pairs"]
+    side_by_side = out / "llm-comparator.json"
+    texts = [example["input_text"] for example in json.loads(side_by_side.read_text())["examples"]]
+    assert len(texts) == len(rows_a)
+    assert any("zebra" in text for text in texts)
+    side_by_side.unlink()
+    done(data, *one, "--out", out, "--compare", shipped_policies(), mine, "--no-examples")
+    assert not side_by_side.exists()
     assert f"policy book {b.book}" in result.stdout
 
 
