@@ -115,12 +115,17 @@ class Failure(_Wire):
 
 
 class ExchangeResult(_Wire):
-    """The verdict on one exchange; `error` and no policies where it passed unjudged."""
+    """The verdict on one exchange; `error` and no policies where it passed unjudged.
+
+    `unsupported_language` is a warning: the text's language, as an ISO 639 code, where the scorer
+    is said to know others, so that no violation means little.
+    """
 
     direction: Direction
     action: Action
     violated: list[str]
     policies: dict[str, PolicyResult]
+    unsupported_language: str | None
     error: Failure | None
     milliseconds: float
 
@@ -143,19 +148,24 @@ class ExchangeResult(_Wire):
                 )
                 for j in verdict.judgements
             },
+            unsupported_language=verdict.unsupported_language,
             error=Failure(code=failure.code, message=str(failure)) if failure else None,
             milliseconds=round(seconds * 1000, 3),
         )
 
 
 class ScorerInfo(_Wire):
-    """What the margins depend on besides the prompt."""
+    """What the margins depend on besides the prompt, and which languages it is said to know.
+
+    `languages` are ISO 639 codes, or null where nobody says.
+    """
 
     name: str
     weights: str
     dtype: str
     template: str
     windows: str
+    languages: list[str] | None
 
     @classmethod
     def of(cls, identity: Identity) -> Self:
@@ -166,6 +176,7 @@ class ScorerInfo(_Wire):
             dtype=identity.dtype,
             template=identity.template,
             windows=identity.windows,
+            languages=None if identity.languages is None else list(identity.languages),
         )
 
 

@@ -90,13 +90,15 @@ class Judgement:
 class Verdict:
     """The decision on one exchange; `judgements` is empty when the guard failed.
 
-    What was found `beside` them is no part of the decision.
+    What was found `beside` them is no part of the decision. `unsupported_language` is that of the
+    text, as an ISO 639 code, where the scorer is said to know others: then no violation means little.
     """
 
     direction: Direction
     action: Action
     judgements: tuple[Judgement, ...]
     beside: tuple[Judgement, ...] = ()
+    unsupported_language: str | None = None
 
     @property
     def violated(self) -> tuple[str, ...]:
