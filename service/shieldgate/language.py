@@ -25,7 +25,7 @@ def unsupported_language(text: str, known: Collection[str]) -> str | None:
     text = normalize("NFKC", text)
     if len("".join(filter(str.isalpha, text)).encode("utf-8", "replace")) < _SHORTEST:
         return None
-    share = dict(_identifier().rank(text))
+    share: dict[str, float] = dict(_identifier().rank(text))
     share["en"] += share.pop("pcm")  # Nigerian Pidgin, for which much slang is taken
     of_known = sum(share.pop(language, 0.0) for language in known)
     language, most = max(share.items(), key=itemgetter(1))

@@ -5,8 +5,8 @@ import math
 from collections.abc import Collection, Sequence
 from dataclasses import replace
 
+from shieldgate import language
 from shieldgate.errors import TooLong
-from shieldgate.language import unsupported_language
 from shieldgate.normalise import readings
 from shieldgate.passages import passages
 from shieldgate.policy import Policy, Profile, Rules, decide
@@ -36,7 +36,7 @@ async def judge(scorer: Scorer, exchange: Exchange, rules: Rules) -> Verdict:
     without a score.
     """
     profile, name = rules.profile, scorer.identity.name
-    unsupported = _unsupported_language(exchange, scorer.identity.languages)
+    unsupported = unsupported_language(exchange, scorer.identity.languages)
     if unsupported and profile.refuses_unsupported_language:
         return Verdict(
             exchange.direction, Action.FAILED_CLOSED, (), unsupported_language=unsupported
@@ -63,7 +63,7 @@ async def judge(scorer: Scorer, exchange: Exchange, rules: Rules) -> Verdict:
     )
 
 
-def _unsupported_language(exchange: Exchange, known: Sequence[str] | None) -> str | None:
+def unsupported_language(exchange: Exchange, known: Sequence[str] | None) -> str | None:
     """Tell in which language a part of the text under judgement is that is none of those `known`.
 
     Of a long text some passages are read, all over it.
@@ -72,7 +72,8 @@ def _unsupported_language(exchange: Exchange, known: Sequence[str] | None) -> st
         return None
     cut = passages(exchange.prompt if exchange.response is None else exchange.response, _SENTENCES)
     read = cut[:: math.ceil(len(cut) / _READ)]
-    return next(filter(None, (unsupported_language(passage, known) for passage in read)), None)
+    guesses = (language.unsupported_language(passage, known) for passage in read)
+    return next(filter(None, guesses), None)
 
 
 def _ways(ways: list[Exchange], profile: Profile, scorer: str) -> dict[Exchange, float]:

@@ -90,8 +90,8 @@ class Judgement:
 class Verdict:
     """The decision on one exchange; `judgements` is empty when the guard failed.
 
-    What was found `beside` them is no part of the decision. `unsupported_language` is that of the
-    text, as an ISO 639 code, where the scorer is said to know others: then no violation means little.
+    What was found `beside` them is no part of the decision. `unsupported_language` is a warning: in
+    which language, as an ISO 639 code, a part of the text is that the scorer is not said to know.
     """
 
     direction: Direction

@@ -155,14 +155,13 @@ def _show_all(reply: ScreenReply, exchanges: Sequence[Exchange], console: Consol
     table.add_column("", justify="right", no_wrap=True)
     table.add_column("text", no_wrap=True, ratio=1)
     for exchange, result in zip(exchanges, reply.results, strict=True):
-        found = {policy: f"{judged.probability:.3f}" for policy, judged in result.policies.items()}
         # None where the profile refuses the language.
-        policy = max(found, key=found.__getitem__, default="")
-        said = f"{_verdict(result)}{_mark(result)}"
-        table.add_row(said, policy, found.get(policy, ""), escape(exchange.prompt))
+        ranked = sorted(result.policies.items(), key=lambda found: -found[1].probability)
+        highest = [(policy, f"{judged.probability:.3f}") for policy, judged in ranked] or [("", "")]
+        table.add_row(f"{_verdict(result)}{_mark(result)}", *highest[0], escape(exchange.prompt))
     console.print(table)
-    if languages := sorted({r.unsupported_language for r in reply.results} - {None}):
-        console.print(_warning(reply, ", ".join(map(str, languages))), style="yellow")
+    if languages := {r.unsupported_language for r in reply.results if r.unsupported_language}:
+        console.print(_warning(reply, ", ".join(sorted(languages))), style="yellow")
 
 
 def _mark(result: ExchangeResult) -> str:

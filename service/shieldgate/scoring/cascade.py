@@ -281,7 +281,9 @@ def _identity(
     )
 
 
-def both_languages(first: Sequence[str] | None, second: Sequence[str] | None) -> Sequence[str] | None:
+def both_languages(
+    first: Sequence[str] | None, second: Sequence[str] | None
+) -> Sequence[str] | None:
     """Give the languages that both are said to know: either may be the one that decides."""
     if first is None or second is None:
         return second if first is None else first
