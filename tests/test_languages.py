@@ -16,6 +16,7 @@ from serving import Gateway, gateway
 from test_telemetry_audit import Records
 from upstream import streamed, whole
 
+from shieldgate import language
 from shieldgate.errors import ConfigurationError
 from shieldgate.given_settings import load
 from shieldgate.language import unsupported_language
@@ -32,17 +33,18 @@ GERMAN = "Kannst du mir helfen, einen Brief an meinen Vermieter zu schreiben?"
 ENGLISH = "How do I bake a loaf of bread without yeast?"
 
 
-@pytest.mark.parametrize("language", TEXTS["languages"])
-def test_other_languages_are_seen(language: str) -> None:
-    found = [unsupported_language(text, ["en"]) for text in TEXTS["languages"][language]]
-    assert found.count(language) >= 7
-    assert {unsupported_language(text, ["en", language]) for text in found if text} <= {None}
+@pytest.mark.parametrize("code", TEXTS["languages"])
+def test_other_languages_are_seen(code: str) -> None:
+    found = [unsupported_language(text, ["en"]) for text in TEXTS["languages"][code]]
+    assert found.count(code) >= 7
+    known = {unsupported_language(text, ["en", code]) for text in TEXTS["languages"][code]}
+    assert code not in known
 
 
 @pytest.mark.parametrize("kind", TEXTS["english"])
 def test_english_of_any_kind_is_not_taken_for_another_language(kind: str) -> None:
     found = {text: unsupported_language(text, ["en"]) for text in TEXTS["english"][kind]}
-    wrong = {text for text, language in found.items() if language}
+    wrong = {text for text, code in found.items() if code}
     # Nothing in these is English.
     assert wrong <= {"Søren Kierkegaard, Jürgen Habermas, José Saramago"}
 
@@ -53,6 +55,7 @@ def test_what_is_no_language_is_none(text: str) -> None:
 
 
 def knowing(*languages: str) -> FakeScorer:
+    language.load()  # gateways wait for that before they are ready
     scorer = FakeScorer()
     scorer.identity = replace(scorer.identity, languages=languages)
     return scorer

@@ -10,7 +10,8 @@ warned of are printed with --show, because some are in another language after al
 import argparse
 import gzip
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from time import process_time
 
@@ -21,7 +22,7 @@ from ruamel.yaml import YAML
 
 from shieldgate import language
 from shieldgate.moderation import unsupported_language
-from shieldgate.policy import load_book
+from shieldgate.policy import Policy, load_book
 from shieldgate.scoring.local import PackedEngine, load_engine
 from shieldgate.telemetry import configure_logging
 from shieldgate.types import Exchange
@@ -57,11 +58,13 @@ def main() -> None:
             for text, code in found.items():
                 console.print(f"{code} {text[:100]!r}", style="dim", markup=False)
     console.print(table)
-    engine = load_engine(arguments.model, device="cpu")
+    engine, book = load_engine(arguments.model, device="cpu"), load_book()
+    policies = book.select(book.profile("default"))
     table = Table("characters", "guess, ms", "scoring, ms", "share", box=box.SIMPLE_HEAD)
     for length in LENGTHS:
         text = " ".join(texts["english"]["sentences"] * (length // 600 + 1))[:length]
-        guess, score = timed(lambda t=text: guessed(t)), timed(lambda t=text: scored(engine, t))
+        guess = timed(partial(guessed, text))
+        score = timed(partial(scored, engine, text, policies))
         table.add_row(
             f"{length:,}", f"{guess * 1e3:.2f}", f"{score * 1e3:.1f}", f"{guess / score:.1%}"
         )
@@ -84,10 +87,8 @@ def prompts(file: Path) -> list[str]:
         return [json.loads(line)["prompt"] for line in lines]
 
 
-def scored(engine: PackedEngine, text: str) -> None:
-    book = load_book()
-    prepared = engine.prepare(Exchange(text), book.select(book.profile("default")))
-    for work in prepared.work:
+def scored(engine: PackedEngine, text: str, policies: Sequence[Policy]) -> None:
+    for work in engine.prepare(Exchange(text), policies).work:
         engine.forward([work])
 
 
