@@ -1,8 +1,6 @@
 """Text in a language that the scorer is not said to know gets a warning, or is refused."""
 
 import json
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -13,6 +11,7 @@ from fakes import FakeScorer, small_book
 from front import opening
 from ruamel.yaml import YAML
 from serving import Gateway, gateway
+from test_cli_score import score
 from test_telemetry_audit import Records
 from upstream import streamed, whole
 
@@ -140,9 +139,12 @@ async def test_what_is_refused_is_a_400_and_on_record() -> None:
             ("/v1/moderations", {"input": GERMAN}),
         ):
             assert await error(served, path, body) == "unsupported_language"
-    assert [(r["failure"], r["action"]) for r in records.written] == [
+        # Where an error would let it pass, it is a block.
+        reply = await served.client.post("/classify", json={"input": GERMAN})
+        assert reply.json()["data"][0]["label"] == "unscreenable"
+    assert [(r["failure"], r["action"]) for r in records.written[:4]] == [
         ("UnsupportedLanguage", "failed_closed")
-    ] * 3
+    ] * 4
     async with opening(knowing("en"))(profile=refusing) as f:
         body = f.body(GERMAN)
         assert await error(f.gateway, "/v1/chat/completions", body) == "unsupported_language"
@@ -176,13 +178,17 @@ def test_of_two_scorers_either_may_decide() -> None:
     assert both_languages(("en",), None) == ("en",)
 
 
-def test_score_warns_on_the_terminal() -> None:
-    def run(*arguments: str) -> str:
-        command = [sys.executable, "-m", "shieldgate.cli", "score", *arguments]
-        return subprocess.run(command, check=True, capture_output=True, text=True).stdout
-
-    said = " ".join(run(GERMAN).split())
+@pytest.mark.usefixtures("restored_logging")
+def test_score_warns_on_the_terminal(hot_checkpoint: Path, tmp_path: Path) -> None:
+    knows = ("--model", hot_checkpoint, "--languages", "en")
+    said = " ".join(score(GERMAN, *knows).stdout.split())
     assert "Language: de? The scorer is said to know en" in said
-    found = json.loads(run("--json", "--languages", "en,de", GERMAN))
+    assert "Language" not in score(ENGLISH, *knows).stdout
+    lines = tmp_path / "lines.txt"
+    lines.write_text(f"{ENGLISH}\n{GERMAN}\n")
+    said = score("--lines", lines, *knows).stdout
+    assert "(de?)" in said
+    assert "Language: de?" in said
+    found = json.loads(score(GERMAN, *knows[:3], "en,de", "--json").stdout)
     assert found["scorer"]["languages"] == ["en", "de"]
     assert found["results"][0]["unsupported_language"] is None

@@ -177,8 +177,8 @@ class UnsupportedLanguage(ScoringError):
     def __init__(self, which: str, language: str | None) -> None:
         """Say `which` text it is, and in what language, as an ISO 639 code."""
         super().__init__(
-            f"The {which} seems to be in another language ({language}) than the scorer is said to "
-            "know, and is refused for that."
+            f"The {which}, or a part of it, seems to be in a language ({language}) that the scorer "
+            "is not said to know, and is refused for that."
         )
 
 

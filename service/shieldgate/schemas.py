@@ -117,8 +117,8 @@ class Failure(_Wire):
 class ExchangeResult(_Wire):
     """The verdict on one exchange; `error` and no policies where it passed unjudged.
 
-    `unsupported_language` is a warning: the text's language, as an ISO 639 code, where the scorer
-    is said to know others, so that no violation means little.
+    `unsupported_language` is a warning: in which language, as an ISO 639 code, a part of the text
+    seems to be that the scorer is not said to know, so that no violation means little.
     """
 
     direction: Direction

@@ -16,7 +16,7 @@ export function verdict(action, about) {
 
 // Warn where nothing found says little, by the ISO 639 code of the text's language.
 export const languageWarning = (code) => code && h("p", { class: "notes" },
-  `The text seems to be in ${new Intl.DisplayNames(["en"], { type: "language" }).of(code)}, which the scorer is not said to know: that nothing is found is no sign that it is harmless.`);
+  `The text, or a part of it, seems to be in ${new Intl.DisplayNames(["en"], { type: "language" }).of(code)}, which the scorer is not said to know: that nothing is found is no sign that it is harmless.`);
 
 // A line for each policy: { name, policy, probability, violated }, with its `threshold` and
 // `calibrated` where they are known.
