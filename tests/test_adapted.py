@@ -14,8 +14,10 @@ from transformers import AutoModelForCausalLM
 
 from shieldgate.errors import ModelError
 from shieldgate.policy import Policy
+from shieldgate.prompt import find_template
 from shieldgate.scoring.factory import open_prompts
-from shieldgate.scoring.local import PackedEngine, load_engine
+from shieldgate.scoring.local import PackedEngine, load_checkpoint, load_engine
+from shieldgate.tuning.adapt import TrainableScorer
 from shieldgate.types import Exchange
 
 NAMES = {
@@ -116,6 +118,19 @@ def margins(engine: PackedEngine) -> list[float]:
 def test_base_and_adapter_score_as_the_merged_model(adapted: Path, whole: Path) -> None:
     found, merged = (load_engine(str(f), device="cpu") for f in (adapted, whole))
     assert margins(found) == pytest.approx(margins(merged), abs=1e-4)
+
+
+def test_what_is_tuned_from_both_is_a_checkpoint_without_a_base(
+    adapted: Path, base: Path, tmp_path: Path
+) -> None:
+    (adapted / "template.yaml").write_text(WORDS)
+    engine = PackedEngine(load_checkpoint(str(adapted), device="cpu"), find_template("chat"))
+    wanted = margins(engine)
+    TrainableScorer.of(engine, "full", tokens=2000, seed=0).save(tmp_path / "tuned")
+    base.unlink()
+    found = load_engine(str(tmp_path / "tuned"), device="cpu")
+    assert margins(found) == pytest.approx(wanted, abs=1e-4)
+    assert found.template == engine.template
 
 
 def test_the_scorers_name_hangs_on_the_adapter(adapted: Path) -> None:

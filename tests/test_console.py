@@ -4,6 +4,7 @@ import asyncio
 import re
 import subprocess
 from collections.abc import AsyncIterator
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,6 +19,7 @@ from structlog.testing import capture_logs
 from test_keys import entry, written
 from upstream import Script, delta, serving, streamed, whole
 
+from shieldgate import language
 from shieldgate.errors import ScorerUnavailable
 from shieldgate.gateway.console import PATHS
 from shieldgate.policy import Streaming, load_book
@@ -130,6 +132,27 @@ async def test_a_prompt_is_tried_and_its_verdict_seen(served: Gateway, browser: 
         assert "an answer" in await page.locator("dl").inner_text()
         await judge(page, "bread")
         assert await page.locator(".verdict").inner_text() == "Allowed"
+
+
+async def test_a_language_that_the_scorer_is_not_said_to_know_is_warned_of(
+    scorer: FakeScorer, browser: "Browser"
+) -> None:
+    german = "Kannst du mir helfen, einen Brief an meinen Vermieter zu schreiben?"
+    scorer.identity = replace(scorer.identity, languages=("en",))
+    language.load()
+    script = Baker(streamed(german))
+    async with (
+        serving(script) as url,
+        gateway(scorer, upstream=Upstream(url)) as served,
+        opened(browser, f"{served.url}/") as page,
+    ):
+        await judge(page, german)
+        assert "seems to be in German" in await page.locator(".notes").inner_text()
+        await judge(page, "How do I bake bread?")
+        assert await page.locator(".notes").count() == 0
+        await page.goto(f"{served.url}/#chat")
+        await send(page, "How do I bake bread?")
+        await page.get_by_role("log").get_by_text("seems to be in German").wait_for()
 
 
 async def test_a_verdict_on_another_text_is_pale(served: Gateway, browser: "Browser") -> None:

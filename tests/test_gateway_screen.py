@@ -41,6 +41,7 @@ async def test_a_verdict_comes_with_all_its_reasons(served: Gateway) -> None:
                 "prompt_omitted": 0,
             }
         },
+        "unsupported_language": None,
         "error": None,
     }
 

@@ -71,6 +71,7 @@ def bases() -> list[Profile]:
             window=2 + n % 4,
             instructions=("judge", "trust")[n % 2],
             normalise=n % 3 == 0,
+            unsupported_language=("warn", "refuse")[n % 3 == 2],
             passages=(None, Passages(200, 1.0), Passages(300, 0.5, ("a@*",)))[n % 3],
             streaming=streams[n % 3],
             on_block=("error", "refusal")[n % 2],
@@ -93,6 +94,9 @@ def test_blocking_takes_the_stricter_word_of_those_who_enforce() -> None:
                 assert joined.unscreenable == "refuse" or profile.unscreenable == "pass"
                 assert joined.references == "refuse" or profile.references == "resolve"
                 assert joined.normalise or not profile.normalise
+                assert (joined.unsupported_language == "refuse") or (
+                    profile.unsupported_language == "warn"
+                )
                 if cut := profile.passages:
                     assert joined.passages is not None
                     assert joined.passages.size <= cut.size

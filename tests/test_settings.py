@@ -14,6 +14,7 @@ VALUES = {
     "engine": "vllm",
     "served_model": "guard",
     "scorer_name": "shieldgemma-2b-may",
+    "languages": "en,de",
     "model_key": "sk-engine",
     "model_seconds": "2.5",
     "model_texts": "8",

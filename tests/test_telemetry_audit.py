@@ -70,6 +70,7 @@ async def test_a_record_says_who_and_by_what_and_not_what_was_written(
         "profile": "strict",
         "policy_book": "book-1",
         "scorer": "fake@0",
+        "unsupported_language": None,
         "failure": None,
         "prompt_digest": digest("bread"),
         "response_digest": digest("a crude answer"),

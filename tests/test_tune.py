@@ -213,9 +213,17 @@ def test_saving_merges_and_keeps_dtype_and_tokenizer(method: Method, tmp_path: P
     assert {tensor.dtype for tensor in saved.values()} == {torch.bfloat16}
     for name in ("tokenizer.json", "tokenizer_config.json"):
         assert (tmp_path / "mine" / name).read_bytes() == (base / name).read_bytes()
+    assert scorer(tmp_path / "mine").identity.languages is None
     again = TrainableScorer.of(scorer(tmp_path / "mine"), "full", tokens=2000, seed=0).ask(asked)
     for a, b in zip(again, trained, strict=True):
         assert a == pytest.approx(b, abs=0.05)  # rounded to bf16
+
+
+def test_what_is_saved_says_which_languages_the_base_knows(calm: Path, tmp_path: Path) -> None:
+    base = scorer(calm)
+    base.identity = replace(base.identity, languages=("en", "de"))
+    TrainableScorer.of(base, "full", tokens=2000, seed=0).save(tmp_path / "mine")
+    assert scorer(tmp_path / "mine").identity.languages == ["en", "de"]
 
 
 class _Stop(TuningCallback):

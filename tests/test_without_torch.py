@@ -17,7 +17,7 @@ from shieldgate.scoring.prompts import PromptBuilder
 __all__ = ["prompts", "tokenizer"]  # fixtures
 
 # What the extras bring.
-ABSENT = "torch transformers accelerate safetensors numpy datasets pyarrow peft"
+ABSENT = "torch transformers accelerate safetensors datasets pyarrow peft"
 
 BLOCK = f"""
 import sys

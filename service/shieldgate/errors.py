@@ -18,6 +18,7 @@
     ├── TextTaken               a kept text was to be labelled that somebody else was asked about
     └── ScoringError            no score could be had; the profile's `on_failure` decides
         ├── Unscreenable        an answer holds what no scorer here can read
+        ├── UnsupportedLanguage the scorer is not said to know the text's language
         ├── TooLong             the text takes more time than any may
         ├── Overloaded          the queue is full; try again after `retry_after` seconds
         └── ScorerUnavailable   not loaded yet, closed, failed, or past its deadline
@@ -195,6 +196,19 @@ class Unscreenable(ScoringError):
     """An answer holds what no scorer here can read, such as audio."""
 
     code = "unscreenable"
+
+
+class UnsupportedLanguage(ScoringError):
+    """A text seems to be in a language that the scorer is not said to know; the profile refuses."""
+
+    code = "unsupported_language"
+
+    def __init__(self, which: str, language: str | None) -> None:
+        """Say `which` text it is, and in what language, as an ISO 639 code."""
+        super().__init__(
+            f"The {which}, or a part of it, seems to be in a language ({language}) that the scorer "
+            "is not said to know, and is refused for that."
+        )
 
 
 class TooLong(ScoringError):

@@ -1,18 +1,24 @@
 """Exchange and rules in, verdict out: score, then decide; nothing else."""
 
 import asyncio
+import math
 from collections.abc import Sequence
 from dataclasses import replace
 
+from shieldgate import language
 from shieldgate.errors import TooLong
 from shieldgate.normalise import readings
 from shieldgate.passages import passages
 from shieldgate.policy import Policy, Profile, Rules, decide
 from shieldgate.scoring import Scorer, turn
-from shieldgate.types import Exchange, Score, Verdict
+from shieldgate.types import Action, Exchange, Score, Verdict
 
 # Characters from which on reading and cutting take long enough for others to wait.
 _LONG = 10_000
+
+# In what is longer than a sentence or two, as passages have them in characters, one in another
+# language is lost; and more of a text's passages are not read.
+_SENTENCES, _READ = 200, 64
 
 # How many ways of one exchange are scored at a time. A request may bring 32 exchanges, and others
 # are to find room in the batcher, too.
@@ -26,16 +32,24 @@ async def judge(scorer: Scorer, exchange: Exchange, rules: Rules) -> Verdict:
     """Judge one exchange, its parts, all their readings and passages; the worst score counts.
 
     Raises ScoringError when no score could be had. The caller turns that into the answer of its
-    surface, by way of `on_failure`.
+    surface, by way of `on_failure`. Where the profile refuses the text's language, it fails closed
+    without a score.
     """
     profile, name = rules.profile, scorer.identity.name
+    unsupported = unsupported_language(exchange, scorer.identity.languages)
+    if unsupported and profile.refuses_unsupported_language:
+        return Verdict(
+            exchange.direction, Action.FAILED_CLOSED, (), unsupported_language=unsupported
+        )
     scored = (await score_ways(scorer, exchange, rules)).values()
     worst = [_worst(column) for column in zip(*scored, strict=True)]
     pairs = list(zip((*rules.policies, *rules.beside), worst, strict=True))
     asked = len(rules.policies)
     verdict = decide(profile, pairs[:asked], exchange.direction, name)
     return replace(
-        verdict, beside=decide(profile, pairs[asked:], exchange.direction, name).judgements
+        verdict,
+        beside=decide(profile, pairs[asked:], exchange.direction, name).judgements,
+        unsupported_language=unsupported,
     )
 
 
@@ -61,6 +75,19 @@ async def score_ways(
         way: [replace(score, margin=score.margin - handicap) for score in known[way]]
         for way, handicap in ways.items()
     }
+
+
+def unsupported_language(exchange: Exchange, known: Sequence[str] | None) -> str | None:
+    """Tell in which language a part of the text under judgement is that is none of those `known`.
+
+    Of a long text some passages are read, all over it.
+    """
+    if known is None:
+        return None
+    cut = passages(exchange.prompt if exchange.response is None else exchange.response, _SENTENCES)
+    read = cut[:: math.ceil(len(cut) / _READ)]
+    guesses = (language.unsupported_language(passage, known) for passage in read)
+    return next(filter(None, guesses), None)
 
 
 def _ways(ways: list[Exchange], profile: Profile, scorer: str) -> dict[Exchange, float]:

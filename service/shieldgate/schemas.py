@@ -131,12 +131,16 @@ class ExchangeResult(_Wire):
     """The verdict on one exchange; `error` and no policies where it passed unjudged.
 
     There is an `explanation` only where one was asked for.
+
+    `unsupported_language` is a warning: in which language, as an ISO 639 code, a part of the text
+    seems to be that the scorer is not said to know, so that no violation means little.
     """
 
     direction: Direction
     action: Action
     violated: list[str]
     policies: dict[str, PolicyResult]
+    unsupported_language: str | None
     error: Failure | None
     milliseconds: float
     explanation: Explained | None = Field(None, exclude_if=lambda value: value is None)
@@ -166,6 +170,7 @@ class ExchangeResult(_Wire):
                 )
                 for j in verdict.judgements
             },
+            unsupported_language=verdict.unsupported_language,
             error=Failure(code=failure.code, message=str(failure)) if failure else None,
             milliseconds=round(seconds * 1000, 3),
             explanation=explanation,
@@ -173,13 +178,17 @@ class ExchangeResult(_Wire):
 
 
 class ScorerInfo(_Wire):
-    """What the margins depend on besides the prompt."""
+    """What the margins depend on besides the prompt, and which languages it is said to know.
+
+    `languages` are ISO 639 codes, or null where nobody says.
+    """
 
     name: str
     weights: str
     dtype: str
     template: str
     windows: str
+    languages: list[str] | None
 
     @classmethod
     def of(cls, identity: Identity) -> Self:
@@ -190,6 +199,7 @@ class ScorerInfo(_Wire):
             dtype=identity.dtype,
             template=identity.template,
             windows=identity.windows,
+            languages=None if identity.languages is None else list(identity.languages),
         )
 
 

@@ -101,13 +101,15 @@ class Judgement:
 class Verdict:
     """The decision on one exchange; `judgements` is empty when the guard failed.
 
-    What was found `beside` them is no part of the decision.
+    What was found `beside` them is no part of the decision. `unsupported_language` is a warning: in
+    which language, as an ISO 639 code, a part of the text is that the scorer is not said to know.
     """
 
     direction: Direction
     action: Action
     judgements: tuple[Judgement, ...]
     beside: tuple[Judgement, ...] = ()
+    unsupported_language: str | None = None
 
     @property
     def violated(self) -> tuple[str, ...]:

@@ -180,15 +180,29 @@ def _show_all(reply: ScreenReply, exchanges: Sequence[Exchange], console: Consol
     table.add_column("", justify="right", no_wrap=True)
     table.add_column("text", no_wrap=True, ratio=1)
     for exchange, result in zip(exchanges, reply.results, strict=True):
-        policy, highest = max(result.policies.items(), key=lambda found: found[1].probability)
-        table.add_row(
-            _verdict(result), policy, f"{highest.probability:.3f}", escape(exchange.prompt)
-        )
+        # None where the profile refuses the language.
+        ranked = sorted(result.policies.items(), key=lambda found: -found[1].probability)
+        highest = [(policy, f"{judged.probability:.3f}") for policy, judged in ranked] or [("", "")]
+        table.add_row(f"{_verdict(result)}{_mark(result)}", *highest[0], escape(exchange.prompt))
     console.print(table)
+    if languages := {r.unsupported_language for r in reply.results if r.unsupported_language}:
+        console.print(_warning(reply, ", ".join(sorted(languages))), style="yellow")
+
+
+def _mark(result: ExchangeResult) -> str:
+    return f" [yellow]({result.unsupported_language}?)[/]" if result.unsupported_language else ""
+
+
+def _warning(reply: ScreenReply, languages: str) -> str:
+    known = ", ".join(reply.scorer.languages or ()) if reply.scorer else ""
+    return (
+        f"Language: {languages}? The scorer is said to know {known}, so that nothing found is no "
+        "sign of a harmless text."
+    )
 
 
 def _verdict(result: ExchangeResult) -> str:
-    colour = "red" if result.violated else "green"
+    colour = "red" if result.violated or result.action.stops else "green"
     return f"[bold {colour}]{result.action.value.replace('_', ' ').upper()}[/]"
 
 
@@ -207,14 +221,17 @@ def _show(reply: ScreenReply, exchange: Exchange, console: Console) -> None:
             "[bold red]violated[/]" if found.violated else "",
         )
     console.print(f"{_verdict(result)} ({result.direction}, profile {reply.profile})")
-    console.print(table)
+    if result.policies:
+        console.print(table)
+    if result.unsupported_language:
+        console.print(_warning(reply, result.unsupported_language), style="yellow")
     notes = [f"{result.milliseconds:.0f} ms"]
     if reply.scorer:
         notes.insert(0, f"scorer {reply.scorer.name}")
-    windows = max(p.windows for p in result.policies.values())
+    windows = max((p.windows for p in result.policies.values()), default=0)
     if windows > 1:
         notes.append(f"judged in {windows} windows")
-    omitted = max(p.prompt_omitted for p in result.policies.values())
+    omitted = max((p.prompt_omitted for p in result.policies.values()), default=0)
     if omitted:
         notes.append(f"{omitted} characters of the prompt not shown beside the response")
     if not all(p.calibrated for p in result.policies.values()):

@@ -23,7 +23,7 @@ def tune(
         typer.Option(
             metavar="MODEL",
             help="What to start from: google/shieldgemma-2b (-9b, -27b), the path of a "
-            "checkpoint, or 'starter'.",
+            "checkpoint, 'starter' or 'small'.",
         ),
     ],
     data: Annotated[

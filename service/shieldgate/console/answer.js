@@ -2,7 +2,7 @@
 // said of both.
 
 import { count, failure, h, plural } from "./page.js";
-import { judged, verdict } from "./verdict.js";
+import { judged, languageWarning, verdict } from "./verdict.js";
 
 const TOGETHER_MS = 60; // what leaves after one check comes at once
 const seconds = (ms) => `${(ms / 1000).toFixed(2)} s`;
@@ -134,7 +134,9 @@ export class Answer {
     const rows = found.map((row) => ({ ...row, name: this.#titles.get(row.policy) ?? row.policy }));
     const violated = rows.filter((row) => row.violated).map((row) => row.name).join(", ");
     const action = !violated ? "allowed" : blocked ? "blocked" : "would_block";
-    element.append(h("details", { class: "side" }, h("summary", null, verdict(action, violated)), judged(rows)));
+    const language = side.results.find((result) => result.unsupported_language)?.unsupported_language;
+    element.append(h("details", { class: "side" }, h("summary", null, verdict(action, violated)), judged(rows)),
+      languageWarning(language) ?? "");
   }
 }
 

@@ -129,6 +129,7 @@ const facts = (record) => [
   ["policy book", record.policy_book],
   ["scorer", record.scorer || "none was loaded"],
   ["not judged", record.failure],
+  ["unknown to the scorer", record.unsupported_language && `the text's language, ${record.unsupported_language}`],
   ["digest of the prompt", record.prompt_digest && h("code", null, record.prompt_digest)],
   ["digest of the answer", record.response_digest && h("code", null, record.response_digest)],
 ].filter(([, value]) => value);

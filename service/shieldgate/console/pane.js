@@ -3,7 +3,7 @@
 import { ask } from "./api.js";
 import { count, duration, failure, field, h, plural } from "./page.js";
 import { choose, NO_PROFILE, profileChooser } from "./profiles.js";
-import { compare, judged, verdict } from "./verdict.js";
+import { compare, judged, languageWarning, verdict } from "./verdict.js";
 import { words } from "./words.js";
 
 const YOURS = "Your policy";
@@ -128,7 +128,7 @@ export class Pane {
     return Object.entries(policies).map(([policy, found]) => ({ policy, name: this.#titles.get(policy) ?? policy, ...found }));
   }
 
-  #show({ action, error, direction, profile, milliseconds, policy_book, explanation, judged: text }, rows) {
+  #show({ action, error, direction, profile, milliseconds, policy_book, unsupported_language, explanation, judged: text }, rows) {
     const violated = rows.filter((row) => row.violated).map((row) => row.name).join(", ");
     const scored = Math.max(1, ...rows.map((row) => row.windows ?? 0));
     const omitted = Math.max(0, ...rows.map((row) => row.prompt_omitted ?? 0));
@@ -139,7 +139,8 @@ export class Pane {
       rows.length && ["scored", scored === 1 ? "the text as it is" : `${plural(scored, "text")}: its readings, passages and windows; the worst counts`],
       omitted && ["not shown", `${count(omitted)} characters of the prompt, which is too long beside the answer`],
     ];
-    this.#said.replaceChildren(verdict(action, error ? error.message : violated));
+    this.#said.replaceChildren(verdict(action, error ? error.message : violated),
+      languageWarning(unsupported_language) ?? "");
     this.#reasons.replaceChildren(
       judged(rows),
       h("div", null, this.#words(explanation, text)),

@@ -14,6 +14,10 @@ export function verdict(action, about) {
   return h("span", { class: `verdict ${action}` }, h("strong", null, said), about ? `: ${about}` : null);
 }
 
+// Warn where nothing found says little, by the ISO 639 code of the text's language.
+export const languageWarning = (code) => code && h("p", { class: "notes" },
+  `The text, or a part of it, seems to be in ${new Intl.DisplayNames(["en"], { type: "language" }).of(code)}, which the scorer is not said to know: that nothing is found is no sign that it is harmless.`);
+
 // A line for each policy: { name, policy, probability, violated }, with its `threshold` and
 // `calibrated` where they are known.
 export const judged = (rows) => h("ul", { class: "judged" }, rows.map(line));

@@ -12,7 +12,10 @@ from shieldgate.types import Action, Judged, Verdict
 
 
 def moderation(verdicts: Verdicts) -> dict[str, Any]:
-    """Write the object `moderation`; a direction in which nothing was judged has no results."""
+    """Write the object `moderation`; a direction in which nothing was judged has no results.
+
+    A result has `unsupported_language`, which is ours, as a warning only.
+    """
     scorer = verdicts.scorer
     return {"input": _side(verdicts.inputs, scorer), "output": _side(verdicts.outputs, scorer)}
 
@@ -58,6 +61,7 @@ def _worst(judged: Sequence[Judged], scorer: str) -> dict[str, Any]:
     for found in side["results"]:
         worst["flagged"] |= found["flagged"]
         worst["category_applied_input_types"] |= found["category_applied_input_types"]
+        worst |= {key: value for key, value in found.items() if key == "unsupported_language"}
         for field in ("categories", "category_scores"):
             for policy, value in found[field].items():
                 worst[field][policy] = max(worst[field].get(policy, 0), value)
@@ -66,6 +70,7 @@ def _worst(judged: Sequence[Judged], scorer: str) -> dict[str, Any]:
 
 def _result(verdict: Verdict, scorer: str) -> dict[str, Any]:
     found = verdict.judgements
+    language = verdict.unsupported_language
     return {
         "type": "moderation_result",
         "model": scorer,
@@ -73,4 +78,5 @@ def _result(verdict: Verdict, scorer: str) -> dict[str, Any]:
         "categories": {j.policy: j.violated for j in found},
         "category_scores": {j.policy: j.probability for j in found},
         "category_applied_input_types": {j.policy: ["text"] for j in found},
+        **({"unsupported_language": language} if language else {}),
     }

@@ -29,6 +29,7 @@ from shieldgate.errors import (
     TooLong,
     UnknownKey,
     UnknownName,
+    UnsupportedLanguage,
     UpstreamError,
 )
 from shieldgate.gateway.state import state_of
@@ -49,6 +50,7 @@ _REPLIES: Mapping[type[ShieldgateError], tuple[int, str]] = {
     UnknownName: (400, "unknown_name"),
     # The template has no words for judging a response, or the guideline leaves no room for it.
     ConfigurationError: (400, "unsupported"),
+    UnsupportedLanguage: (400, UnsupportedLanguage.code),
     TooLong: (413, "text_too_long"),
     Overloaded: (429, "overloaded"),
     ScorerUnavailable: (503, ScorerUnavailable.code),

@@ -66,4 +66,5 @@ def _result(verdict: Verdict, book: PolicyBook) -> Moderation:
         categories=flags,
         category_scores=scores,
         category_applied_input_types={key: ["text"] if key in judged else [] for key in scores},
+        unsupported_language=verdict.unsupported_language,
     )

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from time import perf_counter
 from typing import TYPE_CHECKING
 
-from shieldgate.errors import ScorerUnavailable, ScoringError, TooLong
+from shieldgate.errors import ScorerUnavailable, ScoringError, TooLong, UnsupportedLanguage
 from shieldgate.explanations.explain import explain
 from shieldgate.gateway.concurrency import together
 from shieldgate.moderation import judge
@@ -64,6 +64,8 @@ class Screener:
             try:
                 with self.deadline():
                     verdict = await judge(self.scorer, exchange, rules)
+                if verdict.action is Action.FAILED_CLOSED:
+                    failure = UnsupportedLanguage(exchange.direction, verdict.unsupported_language)
             except TooLong as too_long:
                 if exchange.direction == "prompt":
                     raise

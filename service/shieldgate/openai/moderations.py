@@ -65,7 +65,8 @@ class Moderation(BaseModel):
 
     Holds OpenAI's 13 categories and, beside them, the ids of the policies that were judged.
     A category for which no policy speaks is false, 0.0, and has an empty list in
-    `category_applied_input_types`.
+    `category_applied_input_types`. `unsupported_language` is there as a warning only: the language
+    of a part of the text, as an ISO 639 code, where the scorer is not said to know it.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -74,6 +75,7 @@ class Moderation(BaseModel):
     categories: dict[str, bool]
     category_scores: dict[str, float]
     category_applied_input_types: dict[str, list[Literal["text"]]]
+    unsupported_language: str | None = Field(None, exclude_if=lambda language: language is None)
 
 
 class ModerationReply(BaseModel):

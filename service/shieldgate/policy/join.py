@@ -119,6 +119,9 @@ def _stricter(joined: Profile, enforcing: Sequence[Profile], direction: Directio
         ),
         normalise=joined.normalise or any(p.normalise for p in enforcing),
         passages=_shortest([p.passages for p in (joined, *enforcing) if p.passages]),
+        unsupported_language="refuse"
+        if any(p.unsupported_language == "refuse" for p in enforcing)
+        else "warn",
     )
 
 

@@ -26,6 +26,7 @@ Instructions = Literal["judge", "trust"]
 Unscreenable = Literal["refuse", "pass"]
 References = Literal["resolve", "refuse"]
 StreamMode = Literal["hold", "full", "async"]
+UnsupportedLanguage = Literal["warn", "refuse"]
 
 
 @dataclass(frozen=True)
@@ -161,6 +162,9 @@ class Profile:
     With `normalise`, text that is written to be missed is judged in each way in which it may be
     read, five at most, and the worst score counts. What is passed on is what came. With `passages`,
     long text is judged in passages as well.
+
+    `unsupported_language` is for text in a language that the scorer is not said to know: it is
+    judged with a warning, or refused. A profile that only monitors stops nothing, so it warns.
     """
 
     name: str
@@ -183,6 +187,12 @@ class Profile:
     streaming: Streaming = Streaming()
     normalise: bool = True
     passages: Passages | None = Passages()
+    unsupported_language: UnsupportedLanguage = "warn"
+
+    @property
+    def refuses_unsupported_language(self) -> bool:
+        """Tell whether text in such a language is stopped without being judged."""
+        return self.unsupported_language == "refuse" and self.mode == "enforce"
 
     def threshold(self, policy: Policy, direction: Direction, scorer: str) -> float:
         """Give the probability from which on a policy is violated.

@@ -33,6 +33,7 @@ from shieldgate.policy.model import (
     Streaming,
     StreamMode,
     Unscreenable,
+    UnsupportedLanguage,
 )
 from shieldgate.types import DIRECTIONS, Direction
 from shieldgate.yaml_document import suggest
@@ -252,6 +253,10 @@ class ProfileEntry(_Entry):
     streaming: StreamingEntry = StreamingEntry()
     normalise: Annotated[bool, _or_say("must be true or false, without quotes")] = Profile.normalise
     passages: Annotated[PassagesEntry | None, BeforeValidator(_or_off)] = PassagesEntry()
+    unsupported_language: Annotated[
+        UnsupportedLanguage,
+        _one_of(get_args(UnsupportedLanguage), "way to take unsupported languages"),
+    ] = Profile.unsupported_language
 
 
 class FileEntry(_Entry):

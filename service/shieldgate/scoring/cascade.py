@@ -100,10 +100,11 @@ class FirstScorer(_Entry):
     tokenizer: str | None = None
     served_model: str | None = None
     scorer_name: str | None = None
+    languages: str | None = None
 
     def settings(self, others: ScoringSettings) -> ScoringSettings:
         """Give the settings to open it with."""
-        names = ("revision", "cascade", "tokenizer", "served_model", "scorer_name")
+        names = ("revision", "cascade", "tokenizer", "served_model", "scorer_name", "languages")
         of_one_model = {"quantize": "none", **dict.fromkeys(names)}
         return others.model_copy(update=of_one_model | self.model_dump(exclude_none=True))
 
@@ -277,7 +278,17 @@ def _identity(
         dtype=second.dtype,
         template=second.template,
         windows=second.windows,
+        languages=both_languages(first.languages, second.languages),
     )
+
+
+def both_languages(
+    first: Sequence[str] | None, second: Sequence[str] | None
+) -> Sequence[str] | None:
+    """Give the languages that both are said to know: either may be the one that decides."""
+    if first is None or second is None:
+        return second if first is None else first
+    return [language for language in second if language in first]
 
 
 class _GrowingAnswers:

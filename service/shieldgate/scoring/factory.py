@@ -5,6 +5,7 @@ import logging
 import math
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from dataclasses import replace
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
@@ -209,5 +210,7 @@ def open_engine(settings: ScoringSettings, prefix_bytes: int = 0) -> "PackedEngi
         template=settings.template,
         prefix_bytes=prefix_bytes,
     )
+    if settings.known_languages:
+        engine.identity = replace(engine.identity, languages=settings.known_languages)
     engine.check()
     return engine

@@ -97,6 +97,7 @@ class _Result(BaseModel):
     direction: Direction
     action: Action
     policies: dict[str, _PolicyResult]
+    unsupported_language: str | None = None
 
 
 class _Screened(BaseModel):
@@ -197,7 +198,12 @@ class GatewayScorer:
             violated = any(result.policies[id].violated for id in ids)
             action = Action.BLOCKED if violated else Action.ALLOWED
         judgements = tuple(result.policies[id].judgement(id) for id in ids)
-        return Verdict(result.direction, action, judgements)
+        return Verdict(
+            result.direction,
+            action,
+            judgements,
+            unsupported_language=result.unsupported_language,
+        )
 
     async def _ask(
         self, exchange: Exchange, policies: Sequence[str], profile: str | None = None

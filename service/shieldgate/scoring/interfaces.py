@@ -1,7 +1,7 @@
 """The seam of scoring, and the engine behind the batcher."""
 
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Protocol
 
 from shieldgate.policy import Policy
@@ -17,6 +17,9 @@ class Identity:
     the first digits of its weights' digest, and `+paper` where it asks in another format than
     `chat`. `template` is the digest of its prompt format. `windows` names the rule by which long
     content is split, as CONTEXT/OVERLAP/VERSION, both in tokens: `8192/256/v1`.
+
+    `languages` are those that it is said to know, as ISO 639 codes, or None where nobody says; no
+    margin depends on that.
     """
 
     name: str
@@ -24,6 +27,7 @@ class Identity:
     dtype: str
     template: str
     windows: str
+    languages: Sequence[str] | None = field(default=None, compare=False)
 
     @property
     def key(self) -> str:

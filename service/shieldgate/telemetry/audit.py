@@ -79,6 +79,7 @@ class Audit:
             "profile": decision.profile,
             "policy_book": decision.book,
             "scorer": decision.scorer,
+            "unsupported_language": decision.verdict.unsupported_language,
             "failure": decision.failure,
         }
         if decision.exchange is not None:

@@ -115,6 +115,12 @@ class Telemetry:
         # What was shown stays a series: those of other processes can't be removed.
         self._parted: set[tuple[str, Direction]] = set()
         self._drifts: set[tuple[str, Direction, ExpectedScores]] = set()
+        self._unsupported_languages = counter(
+            "shieldgate_unsupported_language",
+            "Exchanges judged, or refused, whose text seems to be in a language that the scorer is "
+            "not said to know.",
+            ["language", "direction"],
+        )
         self._text_tokens = histogram(
             "shieldgate_text_tokens",
             "Tokens that scoring one text takes, with all its policies.",
@@ -228,6 +234,8 @@ class Telemetry:
 
     def verdict(self, verdict: Verdict, policies: Iterable[str]) -> None:
         """Count a verdict on `policies`, and the probabilities it rests on."""
+        if language := verdict.unsupported_language:
+            self._unsupported_languages.labels(language, verdict.direction).inc()
         violated = set(verdict.violated)
         for policy in policies:
             held = verdict.judgements and policy not in violated

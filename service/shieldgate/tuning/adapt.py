@@ -13,6 +13,7 @@ from transformers import AutoConfig, PreTrainedModel
 from shieldgate.errors import ConfigurationError, needed
 from shieldgate.policy import Policy
 from shieldgate.scoring.local import PackedEngine
+from shieldgate.scoring.local.checkpoint import LANGUAGES
 from shieldgate.scoring.local.decoder import sliding_window
 from shieldgate.scoring.pack import Pack
 from shieldgate.tuning.attention import PADDED, Padded, by_size
@@ -112,6 +113,8 @@ class TrainableScorer:
             _merge_adapters(model)
         kind = AutoConfig.from_pretrained(base, local_files_only=True).dtype or torch.float32
         model.activation_checkpointing_disable()
+        if self.scorer.identity.languages is not None:
+            setattr(model.config, LANGUAGES, list(self.scorer.identity.languages))
         # As the decoder that it is now, even if it was loaded as a part of a larger model.
         model.to(kind).save_pretrained(folder, save_original_format=False)
         for weights in folder.glob("*.safetensors"):

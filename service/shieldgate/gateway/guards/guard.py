@@ -13,7 +13,7 @@ from fastapi import Request
 from shieldgate.dialects import Dialect
 from shieldgate.dialects.interface import Answer, JsonObject
 from shieldgate.dialects.plan import Plan
-from shieldgate.errors import ScorerUnavailable, TooLong, Unscreenable
+from shieldgate.errors import ScorerUnavailable, TooLong, Unscreenable, UnsupportedLanguage
 from shieldgate.gateway.call import MOST_JUDGED, overload_as_unavailable, refuses_unscreenable
 from shieldgate.gateway.concurrency import while_connected
 from shieldgate.gateway.errors import RequestError
@@ -189,7 +189,7 @@ class Guard:
                 async with asyncio.timeout(self.seconds):
                     [judged] = await while_connected(self.request, [judging])
             return judged
-        except TooLong as refused:
+        except (TooLong, UnsupportedLanguage) as refused:
             return [self._unjudged(rules, direction, str(refused), _enforces)]
         except TimeoutError:
             late = ScorerUnavailable(f"There was no verdict within {self.seconds:g} s.")

@@ -3,7 +3,7 @@
 import hashlib
 import logging
 import sys
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,6 +42,9 @@ from shieldgate.scoring.local.quantization import Quantization, linear_layers
 from shieldgate.scoring.local.row_blocks import use_blocks
 from shieldgate.scoring.tokenizer_files import TEMPLATE, own_template
 
+LANGUAGES = "languages"
+"""The key of config.json under which tuning keeps which languages a checkpoint knows."""
+
 _WANTED = ("*.json", "*.safetensors", "*.jinja", TEMPLATE)
 
 log = structlog.get_logger(__name__)
@@ -52,7 +55,8 @@ class Checkpoint:
     """A loaded model with its tokenizer; `weights` identifies the content.
 
     `quantization` names how its weights are held in memory in fewer bits, if they are. `template`
-    is what it was trained to be asked, where its folder says so.
+    is what it was trained to be asked, and `languages` are those that it knows, where its folder
+    says so.
     """
 
     name: str
@@ -61,6 +65,7 @@ class Checkpoint:
     tokenizer: PreTrainedTokenizerBase
     quantization: str | None = None
     template: Template | None = None
+    languages: Sequence[str] | None = None
 
     @property
     def precision(self) -> str:
@@ -128,7 +133,15 @@ def load_checkpoint(
         device=str(place),
         **({"quantization": quantized} if quantized else {}),
     )
-    return Checkpoint(name, weights, loaded, tokenizer, quantized, own_template(source))
+    return Checkpoint(
+        name,
+        weights,
+        loaded,
+        tokenizer,
+        quantized,
+        own_template(source),
+        _languages(config),
+    )
 
 
 def _loaded(
@@ -298,6 +311,11 @@ def _config(
     with _refusal(model):
         found = find(config)
         return *found, check_config(folder, config)
+
+
+def _languages(config: PretrainedConfig) -> list[str] | None:
+    found = getattr(config, LANGUAGES, None)
+    return found if isinstance(found, list) and all(type(one) is str for one in found) else None
 
 
 def _device(wanted: str) -> torch.device:

@@ -14,6 +14,7 @@ from shieldgate.errors import ConfigurationError, ModelError
 from shieldgate.policy import Policy
 from shieldgate.prompt import Template, name_suffix
 from shieldgate.scoring.interfaces import Identity, Prepared
+from shieldgate.scoring.languages import languages_of
 from shieldgate.scoring.local import decoder
 from shieldgate.scoring.local.attention import PACKED
 from shieldgate.scoring.local.checkpoint import Checkpoint
@@ -74,6 +75,7 @@ class PackedEngine:
             else multiplies_as(checkpoint.model),
             template=self.template.digest,
             windows=str(self._prompts.windows),
+            languages=languages_of(checkpoint.name, checkpoint.languages),
         )
 
     @property

@@ -13,6 +13,7 @@ from shieldgate.errors import ConfigurationError, ModelError, ScorerUnavailable
 from shieldgate.given_settings import flag
 from shieldgate.prompt import Template, find_template, name_suffix
 from shieldgate.scoring.interfaces import Identity
+from shieldgate.scoring.languages import languages_of
 from shieldgate.scoring.prompts import PromptBuilder
 from shieldgate.scoring.remote.canary import agree, try_canary
 from shieldgate.scoring.remote.connection import (
@@ -183,6 +184,7 @@ class _Examiner:
             dtype=f"{served.engine} {served.version}".strip(),
             template=self._template.digest,
             windows=str(prompts.windows),
+            languages=languages_of(name, self._settings.known_languages),
         )
 
     def _weights(self, served: Served) -> str:
