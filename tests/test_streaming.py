@@ -211,7 +211,8 @@ async def test_strands_are_judged_whole_however_they_mix() -> None:
         await bench.guard.feed(text, [(strand, text)])
     bench.guard.end()
     await finish(bench, running)
-    assert bench.asked == [Exchange(bench.prompt, "xyz\n12", parts=("xyz", "12"))]
+    parts = ("xyz", "12", "x1y2z")
+    assert bench.asked == [Exchange(bench.prompt, "xyz\n12", parts=parts)]
     assert bench.guard.stopped
     assert bench.released == ""
 

@@ -1,18 +1,22 @@
 """Exchange and rules in, verdict out: score, then decide; nothing else."""
 
 import asyncio
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
+from functools import partial
 
-from shieldgate.errors import TooLong
+from shieldgate.errors import ScorerUnavailable, TooLong
 from shieldgate.normalise import readings
 from shieldgate.passages import passages
 from shieldgate.policy import Policy, Profile, Rules, decide
 from shieldgate.scoring import Scorer, turn
+from shieldgate.scoring.fair_threads import FairThreads
+from shieldgate.strands import whole_and_parts
 from shieldgate.types import Exchange, Score, Verdict
 
-# Characters from which on reading and cutting take long enough for others to wait.
-_LONG = 10_000
+# Characters up to which reading and cutting are done at once, and from which on they take so long
+# that a text is scored first as it came.
+_SHORT, _LONG = 100, 10_000
 
 # How many ways of one exchange are scored at a time. A request may bring 32 exchanges, and others
 # are to find room in the batcher, too.
@@ -22,22 +26,29 @@ AT_ONCE = 4
 _TELLING = 4 * AT_ONCE
 
 
-async def judge(scorer: Scorer, exchange: Exchange, rules: Rules) -> Verdict:
+async def judge(
+    scorer: Scorer, exchange: Exchange, rules: Rules, threads: FairThreads | None = None
+) -> Verdict:
     """Judge one exchange, its parts, all their readings and passages; the worst score counts.
+
+    What JSON in it says is one of its parts. At `threads`, where there are some, callers take turns
+    at having their texts read.
 
     Raises ScoringError when no score could be had. The caller turns that into the answer of its
     surface, by way of `on_failure`.
     """
     profile, name = rules.profile, scorer.identity.name
     policies = (*rules.policies, *rules.beside)
-    wholes = exchange.apart()
+    said = exchange.prompt if exchange.response is None else exchange.response
+    _, decoded = whole_and_parts([("content/", said)])
+    parts = tuple(dict.fromkeys((*exchange.parts, *decoded)))
+    wholes = replace(exchange, parts=parts).apart()
     known: dict[Exchange, list[Score]] = {}
-    if sum(len(whole.prompt) + len(whole.response or "") for whole in wholes) < _LONG:
-        ways = _ways(wholes, profile, name)
-    else:
+    characters = sum(len(whole.prompt) + len(whole.response or "") for whole in wholes)
+    if characters > _LONG:
         # First as it came: who can't be judged in time, or not now, should cost no reading.
         known = await _score_all(scorer, wholes, policies)
-        ways = await asyncio.to_thread(_ways, wholes, profile, name)
+    ways = await _read(partial(_ways, wholes, profile, name), characters, threads)
     known |= await _score_all(scorer, [way for way in ways if way not in known], policies)
     scored = [known[way] for way in ways]
     worst = [_worst(column, ways.values()) for column in zip(*scored, strict=True)]
@@ -47,6 +58,25 @@ async def judge(scorer: Scorer, exchange: Exchange, rules: Rules) -> Verdict:
     return replace(
         verdict, beside=decide(profile, pairs[asked:], exchange.direction, name).judgements
     )
+
+
+async def _read(
+    work: Callable[[], dict[Exchange, float]], characters: int, threads: FairThreads | None
+) -> dict[Exchange, float]:
+    """Do the reading of so many characters in its caller's turn, and before the deadline."""
+    if characters <= _SHORT:
+        return work()
+    if threads is None:
+        return await asyncio.to_thread(work)
+    job = threads.submit(turn.caller.get(), characters, work, long=characters > _LONG)
+    deadline = turn.deadline.get()
+    try:
+        async with asyncio.timeout_at(deadline.until if deadline else None):
+            return await job.done
+    except TimeoutError:
+        raise ScorerUnavailable("The text was not read in time.") from None
+    finally:
+        threads.withdraw(job)
 
 
 def _ways(ways: list[Exchange], profile: Profile, scorer: str) -> dict[Exchange, float]:

@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from time import perf_counter
 from typing import TYPE_CHECKING
 
@@ -12,6 +12,7 @@ from shieldgate.gateway.concurrency import together
 from shieldgate.moderation import judge
 from shieldgate.policy import Rules, fail
 from shieldgate.scoring import turn
+from shieldgate.scoring.fair_threads import FairThreads
 from shieldgate.scoring.loading import LoadingScorer
 from shieldgate.telemetry import Audit, Decision, Telemetry
 from shieldgate.types import Action, Exchange, Judged
@@ -37,6 +38,7 @@ class Screener:
     audit: Audit
     seconds: float
     keeper: "Keeper | None" = None
+    threads: FairThreads = field(default_factory=lambda: FairThreads("read"))
 
     @property
     def name(self) -> str:
@@ -58,7 +60,7 @@ class Screener:
             failure: ScoringError | None = None
             try:
                 with self.deadline():
-                    verdict = await judge(self.scorer, exchange, rules)
+                    verdict = await judge(self.scorer, exchange, rules, self.threads)
             except TooLong as too_long:
                 if exchange.direction == "prompt":
                     raise
