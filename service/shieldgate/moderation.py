@@ -14,8 +14,8 @@ from shieldgate.scoring.fair_threads import FairThreads
 from shieldgate.strands import whole_and_parts
 from shieldgate.types import Exchange, Score, Verdict
 
-# Characters up to which reading and cutting are done at once, and from which on they take so long
-# that a text is scored first as it came.
+# Characters up to which reading and cutting are done at once where callers take turns, and from
+# which on they take so long that a text is scored first as it came.
 _SHORT, _LONG = 100, 10_000
 
 # How many ways of one exchange are scored at a time. A request may bring 32 exchanges, and others
@@ -64,7 +64,7 @@ async def _read(
     work: Callable[[], dict[Exchange, float]], characters: int, threads: FairThreads | None
 ) -> dict[Exchange, float]:
     """Do the reading of so many characters in its caller's turn, and before the deadline."""
-    if characters <= _SHORT:
+    if characters <= (_LONG if threads is None else _SHORT):
         return work()
     if threads is None:
         return await asyncio.to_thread(work)

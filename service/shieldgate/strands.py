@@ -45,7 +45,7 @@ def whole_and_parts(strands: Strands, prefill: str = "") -> tuple[str, tuple[str
     plain = [(name, decoded(text)) for name, text in strands]
     if plain != strands:
         texts += _texts(plain, prefill)
-    texts.append(_short_strings(text for _, text in plain))
+    texts.append(in_pieces(said for _, text in plain for said in strings_in(text)))
     whole, *parts = dict.fromkeys(text for text in texts if text.strip()) or [""]
     return whole, tuple(parts)
 
@@ -66,11 +66,15 @@ def decoded(text: str) -> str:
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
-def _short_strings(texts: Iterable[str]) -> str:
-    """Join the strings of JSON and of code that are a word or two, as the words of a sentence."""
-    found = (one or other for text in texts for one, other in _STRING.findall(text))
-    words = [each for each in found if 0 <= each.strip().count(" ") < _FEW_WORDS - 1]
-    return " ".join(words) if len(words) >= _FEW_STRINGS else ""
+def in_pieces(texts: Iterable[str]) -> str:
+    """Join the texts of a word or two, as the words of a sentence; few of them say nothing."""
+    pieces = [text.strip() for text in texts if len(text.split(None, _FEW_WORDS)) < _FEW_WORDS]
+    return " ".join(filter(None, pieces)) if len(pieces) >= _FEW_STRINGS else ""
+
+
+def strings_in(text: str) -> list[str]:
+    """List the strings in JSON and in code that are values, wherever they stand in a text."""
+    return [one or other for one, other in _STRING.findall(text)]
 
 
 def strings_of(value: object) -> list[str]:
