@@ -165,9 +165,11 @@ class StreamGuard(Generic[P]):
     def _due(self) -> bool:
         if self._complete or self._ended:
             return self._read > self._covered or self.verdict is None
-        return self._streaming.mode != "full" and self._read >= self._streaming.next_check(
-            self._covered
-        )
+        if self._streaming.mode == "full":
+            return False
+        # Pieces that say nothing may come for ever.
+        too_many = len(self._held) > READ_AHEAD
+        return too_many or self._read >= self._streaming.next_check(self._covered)
 
     async def _check(self) -> None:
         start, end, pieces = self._covered, self._read, len(self._held)
