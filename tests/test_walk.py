@@ -592,7 +592,9 @@ PIECES: dict[str, dict[str, Any]] = {
     },
     "constants": {
         "messages": [user()],
-        "tools": [{"name": "", "parameters": {"const": word}} for word in WORDS],
+        "tools": [
+            {"name": "f", "description": "does", "parameters": {"const": word}} for word in WORDS
+        ],
     },
 }
 

@@ -1,5 +1,6 @@
 """The turns of a conversation: which of them are judged, as what, and what an answer answers."""
 
+from collections import defaultdict
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby, takewhile
@@ -164,28 +165,29 @@ def definitions(
     """Give definitions of tools, each with its place, as JSON, as a model is shown them.
 
     What of each is `known` to the protocol is judged without the rest, too; and so is what is
-    spread over them: their names, those of properties, and texts of a word or two. The schemas of
-    answers are definitions, too.
+    spread over them: their names, those of properties, and texts of a word or two under one name.
+    The schemas of answers are definitions, too.
     """
     for field, value in given:
         kept = {key: value[key] for key in known if key in value} if type(value) is dict else {}
         yield as_json(field, value, kept or value)
     said = list(names) if len(given) > 1 else []
-    short: list[str] = []
+    short: dict[str, list[str]] = defaultdict(list)
     ahead = [value for _, value in reversed(given)]
     while ahead:
         item = ahead.pop()
         if isinstance(item, list):
-            short += [each for each in item if isinstance(each, str)]
             ahead += item[::-1]
         elif isinstance(item, dict):
             for key, value in item.items():
                 if key in _NAMING and isinstance(value, dict):
                     said += value
-                elif key not in _OF_SCHEMAS and isinstance(value, str) and value.count(" ") < 2:
-                    short.append(value)
+                elif isinstance(value, list):
+                    short[key] += [each for each in value if isinstance(each, str)]
+                elif isinstance(value, str) and value.count(" ") < 2 and key not in _OF_SCHEMAS:
+                    short[key].append(value)
             ahead += [*item.values()][::-1]
-    for words in (said, short):
+    for words in (said, *short.values()):
         if many_words(words):
             yield Subject(given[0][0].partition("[")[0], Exchange(spaced(words)))
 
