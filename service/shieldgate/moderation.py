@@ -7,7 +7,7 @@ from functools import partial
 
 from shieldgate.errors import ScorerUnavailable, TooLong
 from shieldgate.normalise import readings
-from shieldgate.passages import passages
+from shieldgate.passages import between_signs, passages
 from shieldgate.policy import Policy, Profile, Rules, decide
 from shieldgate.scoring import Scorer, turn
 from shieldgate.scoring.fair_threads import FairThreads
@@ -94,13 +94,16 @@ def _ways(ways: list[Exchange], profile: Profile, scorer: str) -> dict[Exchange,
 
 def _passages(way: Exchange, size: int) -> list[Exchange]:
     """Cut what is under judgement; an answer's passages stand beside the end of its prompt."""
+    said = way.prompt if way.response is None else way.response
+    whole = passages(said, size)
+    cut = [text for passage in whole for text in (passage, *between_signs(passage))]
     if way.response is None:
-        return [replace(way, prompt=passage) for passage in passages(way.prompt, size)]
-    prompt, cut = way.prompt[-size:], passages(way.response, size)
-    if len(cut) == 1 and prompt == way.prompt:
-        return []
+        return [replace(way, prompt=text) for text in cut]
+    prompt = way.prompt[-size:]
+    if len(whole) == 1 and prompt == way.prompt:
+        cut = cut[1:]
     # None of them grows: all but the last stay as they are, and that is too short to be resumed.
-    return [replace(way, prompt=prompt, response=p, growing=False) for p in cut]
+    return [replace(way, prompt=prompt, response=text, growing=False) for text in cut]
 
 
 async def _score_all(
