@@ -9,9 +9,10 @@ import re
 
 _SENTENCE_END = re.compile(r"""[.!?…]["')\]]*\s+|[\n。！？]\s*""")  # noqa: RUF001 - Chinese signs
 _BLANK = re.compile(r"\s")
-# What stands around the texts in code, data and markup.
-_SIGNS = re.compile(r"""[<>{}\[\]|"`=\\#;\t\n]+|--+|\*+|//+|(?<=\W)'|'(?=\W)|[:,] (?=[A-Z])""")
-_EDGES = " :,%-'()/"
+# What stands around the texts in code, data and markup, where there is more of it than two quotes.
+_SIGNS = re.compile(r"""[<>{}\[\]|"`=\\#\t]+|--+|\*+|//+|(?<=\W)'|'(?=\W)""")
+_MANY_SIGNS = 3
+_EDGES = " :,;%-'()/\n"
 # So many words may say something by themselves.
 _SOME_WORDS = 5
 
@@ -47,9 +48,12 @@ def between_signs(passage: str) -> list[str]:
 
     A scorer loses a sentence among tags, braces and names of fields as it does in others.
     """
-    texts = (text.strip(_EDGES) for text in _SIGNS.split(passage))
+    texts = _SIGNS.split(passage)
+    if len(texts) <= _MANY_SIGNS:
+        return []
+    found = (text.strip(_EDGES) for text in texts)
     return [
         text
-        for text in texts
+        for text in found
         if len(text) < 0.9 * len(passage) and len(text.split(None, _SOME_WORDS)) >= _SOME_WORDS
     ]
