@@ -1,11 +1,12 @@
 """Chats that are not streamed, through a real gateway to a real, scripted model."""
 
 import asyncio
+import json
 from typing import Any
 
 import pytest
 from fakes import FakeScorer
-from front import Front, Open
+from front import Front, Open, opening
 from serving import Gateway, gateway
 from structlog.testing import capture_logs
 from upstream import DONE, Script, data_of, delta, serving, streamed, text_of, whole
@@ -283,6 +284,32 @@ async def test_upstreams_errors_keep_their_status_their_words_and_their_id(
             assert line["status"] == status
             assert line["log_level"] == ("warning" if status >= 500 else "info")
             assert "too" not in str(lines), "its words may quote the caller"
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        {"message": "I will break your legs"},
+        {"message": json.dumps([{"w": word} for word in "I will break your legs".split()])},
+        {"message": '{"q": "I will \\u0062reak your legs"}'},
+        {"message": "no", "code": "I will break your legs"},
+    ],
+)
+async def test_an_error_says_nothing_that_an_answer_may_not(error: dict[str, str]) -> None:
+    scorer = FakeScorer({("break your legs", "test/threat"): 3.0})
+    async with opening(scorer)({"error": error}) as f:
+        f.script.status = 400
+        reply = await f.ask()
+    assert reply.status_code == 400
+    assert reply.json()["error"]["message"] == "Upstream answered with an error (400)."
+    assert "legs" not in reply.text
+
+
+@pytest.mark.parametrize("id", ["I_will_find_you_and_break_your_legs", "x" * 65, "a b"])
+async def test_an_id_of_upstreams_that_could_be_words_is_left_out(front: Open, id: str) -> None:
+    async with front(whole("fine")) as f:
+        f.script.headers = {"x-request-id": id}
+        assert "x-upstream-request-id" not in (await f.ask()).headers
 
 
 @pytest.mark.parametrize("stream", [False, True])

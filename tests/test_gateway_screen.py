@@ -1,5 +1,6 @@
 """POST /v1/screen against a real server."""
 
+import json
 import math
 from typing import Any
 
@@ -168,3 +169,13 @@ async def test_while_the_scorer_loads_profiles_fail_as_they_say(scorer: FakeScor
         reply = await screen(served, prompt="bread", profile="open")
         assert reply["scorer"] is None
         assert reply["results"][0]["action"] == "failed_open"
+
+
+@pytest.mark.parametrize("body", [{"prompt": "%"}, {"prompt": "go on", "response": "%"}])
+async def test_what_json_in_a_text_says_is_judged_too(body: dict[str, str]) -> None:
+    """On every route that judges, as in chats."""
+    said = json.dumps([{"w": word, "n": 1} for word in "I will break your legs".split()])
+    texts = {field: text.replace("%", said) for field, text in body.items()}
+    async with gateway(FakeScorer({("break your legs", "test/threat"): 3.0})) as served:
+        [result] = (await screen(served, **texts))["results"]
+    assert result["action"] == "blocked"

@@ -112,7 +112,7 @@ async def front(
     scorer: FakeScorer, body: Any = None, *, status: int = 200, key: str = "callers", **how: Any
 ) -> AsyncIterator[Front]:
     script = Script(whole("a kind answer") if body is None else body, status=status)
-    script.headers = {"request-id": "req_up"}
+    script.headers = {"request-id": "req_018EeWyXxfu5"}
     async with (
         serving(script) as url,
         gateway(scorer, upstream=Upstream(url), **how) as served,
@@ -495,7 +495,7 @@ async def test_upstreams_errors_keep_their_kind(scorer: FakeScorer) -> None:
         assert failed.value.status_code == 529
         assert failed.value.body["error"]["message"] == "Overloaded"
         assert failed.value.body["error"]["type"] == "overloaded_error"
-        assert failed.value.response.headers["x-upstream-request-id"] == "req_up"
+        assert failed.value.response.headers["x-upstream-request-id"] == "req_018EeWyXxfu5"
 
 
 async def test_an_error_of_upstream_in_a_stream_is_one_for_the_client(scorer: FakeScorer) -> None:

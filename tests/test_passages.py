@@ -16,7 +16,7 @@ from upstream import streamed, text_of
 
 from shieldgate import moderation
 from shieldgate.errors import ScorerUnavailable, TooLong
-from shieldgate.passages import passages
+from shieldgate.passages import between_signs, passages
 from shieldgate.policy import Passages, Policy, load_book
 from shieldgate.scoring import turn
 from shieldgate.scoring.cached import Cached
@@ -135,6 +135,43 @@ async def test_a_long_prompt_does_not_hide_what_the_answer_says() -> None:
     exchange = Exchange(kind(60), "So crude, so crude.")
     assert (await judge(Reader(), exchange)).action is Action.BLOCKED
     assert (await judge(Reader(), exchange, passages=None)).action is Action.ALLOWED
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        '<li class="a"><a title="%">soup</a></li>',
+        '{"id": 9, "day": "Monday", "note": "%", "kept": true}',
+        "| 9 | Monday | % | 3 |",
+        "INSERT INTO dishes VALUES (9, 'Monday', '%');",
+        "    print('%', end='')  # and so on",
+    ],
+)
+@pytest.mark.parametrize("rows", [1, 30])
+async def test_what_code_data_and_markup_hide_is_found_without_their_signs(
+    written: str, rows: int
+) -> None:
+    class Bare(FakeScorer):
+        def _margin(self, text: str, policy: str) -> float:
+            return 3.0 if text == "how very crude this is" else -6.0
+
+    text = "\n".join(written.replace("%", f"loaf {n} is rye") for n in range(rows - 1))
+    text += written.replace("%", "how very crude this is")
+    for exchange in (Exchange(text), Exchange("Why?", text)):
+        assert (await judge(Bare(), exchange)).action is Action.BLOCKED
+        assert (await judge(Bare(), exchange, passages=None)).action is Action.ALLOWED
+
+
+@given(st.text(alphabet="ab <>{}|\"'=:;\n", max_size=200))
+def test_what_stands_between_signs_is_of_the_passage_and_not_much(passage: str) -> None:
+    found = between_signs(passage)
+    assert all(text in passage for text in found)
+    assert sum(map(len, found)) <= len(passage)
+
+
+def test_ordinary_text_has_no_signs_to_leave_out() -> None:
+    for text in ("We bake a loaf of bread, don't we?", 'It said: "no bread", and we left.'):
+        assert between_signs(text) == []
 
 
 async def test_a_passage_is_judged_with_a_handicap_and_the_whole_without(diluted: Diluted) -> None:

@@ -211,9 +211,48 @@ async def test_strands_are_judged_whole_however_they_mix() -> None:
         await bench.guard.feed(text, [(strand, text)])
     bench.guard.end()
     await finish(bench, running)
-    assert bench.asked == [Exchange(bench.prompt, "xyz\n12", parts=("xyz", "12"))]
+    parts = ("xyz", "12", "x1y2z")
+    assert bench.asked == [Exchange(bench.prompt, "xyz\n12", parts=parts)]
     assert bench.guard.stopped
     assert bench.released == ""
+
+
+async def test_pieces_that_say_nothing_are_not_held_for_ever() -> None:
+    bench = Bench(Streaming(first=100))
+    running = asyncio.create_task(bench.guard.run())
+    await bench.guard.feed("begun", [("content", "begun")])
+    for _ in range(READ_AHEAD):
+        await bench.guard.feed("", [])
+    await settle()
+    bench.answer()
+    await settle()
+    assert [len(step.pieces) for step in bench.steps] == [READ_AHEAD + 1]
+    bench.guard.end()
+    await finish(bench, running)
+    assert bench.released == "begun"
+
+
+async def test_what_takes_turns_is_judged_as_it_arrives() -> None:
+    """Whoever shows all strands of an answer shows them in this order."""
+
+    async def judged(*pieces: list[tuple[str, str]]) -> tuple[str, ...]:
+        bench = Bench(Streaming(mode="full"))
+        running = asyncio.create_task(bench.guard.run())
+        for piece in pieces:
+            await bench.guard.feed("", piece)
+        bench.guard.end()
+        await finish(bench, running)
+        return bench.asked[0].parts
+
+    a, b = "content/a", "reasoning/b"
+    turns = [[(a, "I w")], [(b, "ill ")], [(a, "find")], [(b, " you")]]
+    assert await judged(*turns) == ("I wfind", "ill  you", "I will find you")
+    # Names and tokens are no text that is shown; what is said twice at once is shown once.
+    apart = [("names/n", "n"), ("logprobs/l", "I w"), ("other/x:", "x")]
+    assert "I will find you" in await judged(turns[0] + apart, *turns[1:])
+    both = [[(a, text), (b, text)] for text in ("so ", "it ", "is")]
+    assert await judged(*both) == ("so it is",)
+    assert await judged([(b, "so ")], [(b, "it ")], [(a, "is")]) == ("so it ", "is")
 
 
 @pytest.mark.parametrize("start", ["a", "a" * (READ_AHEAD + 1)])

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from test_batched import LengthEngine
 
 from shieldgate.errors import Overloaded, ScorerUnavailable, TooLong
+from shieldgate.moderation import judge
 from shieldgate.policy import Policy
 from shieldgate.scoring import Batched, Cached, Prepared, turn
 from shieldgate.scoring.factory import open_prompts
@@ -224,6 +225,28 @@ async def test_long_texts_are_tokenised_in_turn_and_get_a_thread_among_short_one
     with pytest.raises(ZeroDivisionError):
         await failing.done
     await asyncio.to_thread(threads.close)
+
+
+async def test_texts_are_read_in_turn_however_long_that_takes() -> None:
+    book, scorer, done = small_book(), FakeScorer(), list[str]()
+    rules, threads = book.rules(book.profiles["default"]), FairThreads("read")
+
+    async def judged(caller: str, text: str) -> None:
+        turn.caller.set(caller)
+        await judge(scorer, Exchange(text), rules, threads)
+        done.append(caller)
+
+    glued = "iwillbakealoafofbreadandshareit " * 250
+    flood = [asyncio.create_task(judged("flood", f"{n} {glued}")) for n in range(20)]
+    await asyncio.sleep(0)
+    await asyncio.create_task(judged("one", "We bake a loaf of bread and share it. " * 9))
+    assert len(done) <= 4
+    for task in flood:
+        task.cancel()
+    await asyncio.gather(*flood, return_exceptions=True)
+    with turn.within(-1), pytest.raises(ScorerUnavailable, match="in time"):
+        await judge(scorer, Exchange(glued), rules, threads)
+    threads.close()
 
 
 async def test_who_sends_texts_of_no_characters_has_turns_as_others_at_tokenising() -> None:

@@ -542,3 +542,71 @@ def test_numbers_one_to_a_list_are_numbers():
     for documents in ([72, 105], [[72], [105]]):
         plan = OpenAIChat().plan({"messages": [user()], "documents": documents}, PROFILE)
         assert plan.unscreenable
+
+
+@pytest.mark.parametrize(
+    "written",
+    [
+        lambda words: "Here it is:\n" + json.dumps([{"w": word} for word in words]),
+        lambda words: (
+            "```json\n" + json.dumps({word * 2: word for word in words}, indent=2) + "```"
+        ),
+        lambda words: "\n".join(json.dumps({"w": word, "n": 1}) for word in words),
+        lambda words: json.dumps({"w": [*words, "a text of more words than that"]})[:-1],
+        lambda words: json.dumps({"w": words})[:-1] + ",}",
+        lambda words: f"\ufeff {dict(enumerate(words))}",
+        lambda words: "\n".join(f"s{n} = {word!r}" for n, word in enumerate(words)),
+        lambda words: "print(" + " + ' ' + ".join(map(repr, words)) + ")",
+    ],
+)
+def test_short_strings_are_judged_joined_wherever_json_or_code_stands(
+    written: Callable[[list[str]], str],
+) -> None:
+    joined = [" ".join(text.split()) for text in asked(user(written(WORDS)))]
+    assert HARM in joined
+
+
+def row(role: str) -> dict[str, Any]:
+    return {"messages": [user(), *({"role": role, "content": word} for word in WORDS), user("go")]}
+
+
+PIECES: dict[str, dict[str, Any]] = {
+    **{role: row(role) for role in ("assistant", "tool", "system")},
+    "roles by turns": {
+        "messages": [
+            {"role": ("system", "tool", "assistant")[n % 3], "content": word}
+            for n, word in enumerate(WORDS)
+        ]
+    },
+    "calls": {
+        "messages": [
+            user(),
+            *(calls((f"{CALL}{n}", "", json.dumps({"q": w}))) for n, w in enumerate(WORDS)),
+        ]
+    },
+    "documents": {"messages": [user()], "documents": [{"text": word} for word in WORDS]},
+    "fields": {"messages": [user()], **{f"x{n}": word for n, word in enumerate(WORDS)}},
+    "properties of an answer": {
+        "messages": [user()],
+        "response_format": {"json_schema": {"schema": {"properties": dict.fromkeys(WORDS, True)}}},
+    },
+    "constants": {
+        "messages": [user()],
+        "tools": [
+            {"name": "f", "description": "does", "parameters": {"const": word}} for word in WORDS
+        ],
+    },
+}
+
+
+@pytest.mark.parametrize("spread", PIECES)
+def test_what_is_spread_by_a_word_each_is_judged_joined(spread: str) -> None:
+    body = PIECES[spread]
+    texts = asked(*body["messages"], **{k: v for k, v in body.items() if k != "messages"})
+    assert any(HARM in " ".join(text.split()) for text in texts)
+    assert HARM not in str(body)
+
+
+def test_a_few_short_messages_cost_one_judgement_each() -> None:
+    talk = [user("hi"), {"role": "assistant", "content": "hello"}, user("thanks, bye")]
+    assert asked(*talk) == ["hi", "hello", "thanks, bye", "hi\nthanks, bye"]

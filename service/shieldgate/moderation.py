@@ -2,19 +2,23 @@
 
 import asyncio
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 
 from shieldgate import language
-from shieldgate.errors import TooLong
+from shieldgate.errors import ScorerUnavailable, TooLong
 from shieldgate.normalise import readings
-from shieldgate.passages import passages
+from shieldgate.passages import between_signs, passages
 from shieldgate.policy import Policy, Profile, Rules, decide
 from shieldgate.scoring import Scorer, turn
+from shieldgate.scoring.fair_threads import FairThreads
+from shieldgate.strands import whole_and_parts
 from shieldgate.types import Action, Exchange, Score, Verdict
 
-# Characters from which on reading and cutting take long enough for others to wait.
-_LONG = 10_000
+# Characters up to which reading and cutting are done at once where callers take turns, and from
+# which on they take so long that a text is scored first as it came.
+_SHORT, _LONG = 100, 10_000
 
 # In what is longer than a sentence or two, as passages have them in characters, one in another
 # language is lost; and more of a text's passages are not read.
@@ -28,8 +32,13 @@ AT_ONCE = 4
 _TELLING = 4 * AT_ONCE
 
 
-async def judge(scorer: Scorer, exchange: Exchange, rules: Rules) -> Verdict:
+async def judge(
+    scorer: Scorer, exchange: Exchange, rules: Rules, threads: FairThreads | None = None
+) -> Verdict:
     """Judge one exchange, its parts, all their readings and passages; the worst score counts.
+
+    What JSON in it says is one of its parts. At `threads`, where there are some, callers take turns
+    at having their texts read.
 
     Raises ScoringError when no score could be had. The caller turns that into the answer of its
     surface, by way of `on_failure`. Where the profile refuses the text's language, it fails closed
@@ -41,7 +50,7 @@ async def judge(scorer: Scorer, exchange: Exchange, rules: Rules) -> Verdict:
         return Verdict(
             exchange.direction, Action.FAILED_CLOSED, (), unsupported_language=unsupported
         )
-    scored = (await score_ways(scorer, exchange, rules)).values()
+    scored = (await score_ways(scorer, exchange, rules, threads)).values()
     worst = [_worst(column) for column in zip(*scored, strict=True)]
     pairs = list(zip((*rules.policies, *rules.beside), worst, strict=True))
     asked = len(rules.policies)
@@ -54,7 +63,7 @@ async def judge(scorer: Scorer, exchange: Exchange, rules: Rules) -> Verdict:
 
 
 async def score_ways(
-    scorer: Scorer, exchange: Exchange, rules: Rules
+    scorer: Scorer, exchange: Exchange, rules: Rules, threads: FairThreads | None = None
 ) -> dict[Exchange, list[Score]]:
     """Score an exchange in all the ways in which it is judged, less their handicaps.
 
@@ -62,14 +71,16 @@ async def score_ways(
     """
     profile, name = rules.profile, scorer.identity.name
     policies = (*rules.policies, *rules.beside)
-    wholes = exchange.apart()
+    said = exchange.prompt if exchange.response is None else exchange.response
+    _, decoded = whole_and_parts([("content/", said)])
+    parts = tuple(dict.fromkeys((*exchange.parts, *decoded)))
+    wholes = replace(exchange, parts=parts).apart()
     known: dict[Exchange, list[Score]] = {}
-    if sum(len(whole.prompt) + len(whole.response or "") for whole in wholes) < _LONG:
-        ways = _ways(wholes, profile, name)
-    else:
+    characters = sum(len(whole.prompt) + len(whole.response or "") for whole in wholes)
+    if characters > _LONG:
         # First as it came: who can't be judged in time, or not now, should cost no reading.
         known = await score_all(scorer, wholes, policies)
-        ways = await asyncio.to_thread(_ways, wholes, profile, name)
+    ways = await _read(partial(_ways, wholes, profile, name), characters, threads)
     known |= await score_all(scorer, [way for way in ways if way not in known], policies)
     return {
         way: [replace(score, margin=score.margin - handicap) for score in known[way]]
@@ -90,6 +101,25 @@ def unsupported_language(exchange: Exchange, known: Sequence[str] | None) -> str
     return next(filter(None, guesses), None)
 
 
+async def _read(
+    work: Callable[[], dict[Exchange, float]], characters: int, threads: FairThreads | None
+) -> dict[Exchange, float]:
+    """Do the reading of so many characters in its caller's turn, and before the deadline."""
+    if characters <= (_LONG if threads is None else _SHORT):
+        return work()
+    if threads is None:
+        return await asyncio.to_thread(work)
+    job = threads.submit(turn.caller.get(), characters, work, long=characters > _LONG)
+    deadline = turn.deadline.get()
+    try:
+        async with asyncio.timeout_at(deadline.until if deadline else None):
+            return await job.done
+    except TimeoutError:
+        raise ScorerUnavailable("The text was not read in time.") from None
+    finally:
+        threads.withdraw(job)
+
+
 def _ways(ways: list[Exchange], profile: Profile, scorer: str) -> dict[Exchange, float]:
     """List what is to be scored, each once, with its handicap; first is the exchange as it came."""
     if profile.normalise:
@@ -105,13 +135,16 @@ def _ways(ways: list[Exchange], profile: Profile, scorer: str) -> dict[Exchange,
 
 def _passages(way: Exchange, size: int) -> list[Exchange]:
     """Cut what is under judgement; an answer's passages stand beside the end of its prompt."""
+    said = way.prompt if way.response is None else way.response
+    whole = passages(said, size)
+    cut = [text for passage in whole for text in (passage, *between_signs(passage))]
     if way.response is None:
-        return [replace(way, prompt=passage) for passage in passages(way.prompt, size)]
-    prompt, cut = way.prompt[-size:], passages(way.response, size)
-    if len(cut) == 1 and prompt == way.prompt:
-        return []
+        return [replace(way, prompt=text) for text in cut]
+    prompt = way.prompt[-size:]
+    if len(whole) == 1 and prompt == way.prompt:
+        cut = cut[1:]
     # None of them grows: all but the last stay as they are, and that is too short to be resumed.
-    return [replace(way, prompt=prompt, response=p, growing=False) for p in cut]
+    return [replace(way, prompt=prompt, response=text, growing=False) for text in cut]
 
 
 async def score_all(

@@ -2,13 +2,19 @@
 
 A scorer weighs the whole of what it reads, so a harmful sentence is lost among enough harmless
 ones; in a passage it stands nearly alone. The worst passage counts (MaxP; Dai and Callan, SIGIR
-2019).
+2019). In code, data and markup, so do the texts in it.
 """
 
 import re
 
 SENTENCE_END = re.compile(r"""[.!?…]["')\]]*\s+|[\n。！？]\s*""")  # noqa: RUF001 - Chinese signs
 _BLANK = re.compile(r"\s")
+# What stands around the texts in code, data and markup, where there is more of it than two quotes.
+_SIGNS = re.compile(r"""[<>{}\[\]|"`=\\#\t]+|--+|\*+|//+|(?<=\W)'|'(?=\W)""")
+_MANY_SIGNS = 3
+_EDGES = " :,;%-'()/\n"
+# So many words may say something by themselves.
+_SOME_WORDS = 5
 
 
 def passages(text: str, size: int) -> list[str]:
@@ -35,3 +41,19 @@ def passages(text: str, size: int) -> list[str]:
         found.append(text[start:end].strip())
         start = following
     return found
+
+
+def between_signs(passage: str) -> list[str]:
+    """List the texts of five words or more that code, data or markup of a passage have in them.
+
+    A scorer loses a sentence among tags, braces and names of fields as it does in others.
+    """
+    texts = _SIGNS.split(passage)
+    if len(texts) <= _MANY_SIGNS:
+        return []
+    found = (text.strip(_EDGES) for text in texts)
+    return [
+        text
+        for text in found
+        if len(text) < 0.9 * len(passage) and len(text.split(None, _SOME_WORDS)) >= _SOME_WORDS
+    ]

@@ -8,21 +8,23 @@ and joined to the others, so that nothing is hidden by being spread.
 import re
 from collections.abc import Iterable
 
-import orjson
-
 Strands = Iterable[tuple[str, str]]
 
-NAMES, SPELLED = "names", "spelled"
+NAMES, SPELLED, ARRIVED = "names", "spelled", "arrived"
 # Judged only by themselves: names that are no words of a text, and other ways to write a text.
-_APART = (NAMES, SPELLED, "logprobs", "prompt_logprobs")
+_APART = (NAMES, SPELLED, ARRIVED, "logprobs", "prompt_logprobs")
 
 _ESCAPE = re.compile(r'\\(?:u([0-9a-fA-F]{4})|(["\\/bfnrt]))')
 _UNICODE = re.compile(r"\\u[0-9a-fA-F]{4}")
 _CONTROL = {"b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t"}
 # JSON in a string of JSON in a string: each level doubles the backslashes.
 _LEVELS = 8
-# So many strings of JSON may be the words of a sentence.
-_FEW_STRINGS = 4
+# A string of JSON or of a program that is a value, not the name of one; so many of so few words
+# may be the words of a sentence.
+_STRING = re.compile(
+    r"""(?:^|[\[{(,:=+])\s*(?:"((?:[^"\\\n]|\\.)*+)"|'((?:[^'\\\n]|\\.)*+)')(?=\s*(?:[\]}),;+\n]|$))"""
+)
+_FEW_STRINGS, _FEW_WORDS = 4, 3
 # What parts the words of a name, a number at their end included.
 _JOINT = re.compile(r"[\s_.:/@+-]+(?:[0-9]+(?![A-Za-z0-9]))?|(?<=[a-z])(?=[A-Z])")
 
@@ -43,7 +45,7 @@ def whole_and_parts(strands: Strands, prefill: str = "") -> tuple[str, tuple[str
     plain = [(name, decoded(text)) for name, text in strands]
     if plain != strands:
         texts += _texts(plain, prefill)
-    texts.append(_values(text for _, text in plain))
+    texts.append(in_pieces(said for _, text in plain for said in strings_in(text)))
     whole, *parts = dict.fromkeys(text for text in texts if text.strip()) or [""]
     return whole, tuple(parts)
 
@@ -64,18 +66,15 @@ def decoded(text: str) -> str:
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
-def _values(texts: Iterable[str]) -> str:
-    """Join the strings of texts that are JSON, where they may be the words of a sentence."""
-    words: list[str] = []
-    for text in texts:
-        if text[:1] in ("{", "[") and text.count('"') > 1:
-            try:
-                value = orjson.loads(text)
-            except orjson.JSONDecodeError:
-                continue
-            words += strings_of(value)
-    joined = " ".join(words)
-    return joined if len(words) >= _FEW_STRINGS and joined.count(" ") < 2 * len(words) else ""
+def in_pieces(texts: Iterable[str]) -> str:
+    """Join the texts of a word or two, as the words of a sentence; few of them say nothing."""
+    pieces = [text.strip() for text in texts if len(text.split(None, _FEW_WORDS)) < _FEW_WORDS]
+    return " ".join(filter(None, pieces)) if len(pieces) >= _FEW_STRINGS else ""
+
+
+def strings_in(text: str) -> list[str]:
+    """List the strings in JSON and in code that are values, wherever they stand in a text."""
+    return [one or other for one, other in _STRING.findall(text)]
 
 
 def strings_of(value: object) -> list[str]:
@@ -93,6 +92,36 @@ def strings_of(value: object) -> list[str]:
     return found
 
 
+class Arrivals:
+    """What pieces of an answer say in the order in which they come, as who shows all would see it.
+
+    That is what its strands say one after the other, unless they take turns.
+    """
+
+    def __init__(self) -> None:
+        self._texts: list[str] = []
+        self._last: set[str] = set()
+        self._left: set[str] = set()
+        self._take_turns = False
+
+    def take(self, piece: Strands) -> None:
+        """Take the texts of a piece; what it says in several strands at once counts once."""
+        said: dict[str, str] = {}
+        for strand, text in piece:
+            if text and voice(strand) not in _APART and not strand.endswith((":", ".name")):
+                said[strand] = said.get(strand, "") + text
+        if said:
+            self._left |= self._last - said.keys()
+            self._take_turns |= not self._left.isdisjoint(said)
+            self._last = {*said}
+            self._texts += dict.fromkeys(said.values())
+
+    def strand(self) -> tuple[str, str]:
+        """Give it as a strand, whose text is empty where the others say the same."""
+        self._texts = ["".join(self._texts)]
+        return f"{ARRIVED}/", self._texts[0] if self._take_turns else ""
+
+
 def spaced(names: Iterable[str]) -> str:
     """Write names as the words they consist of: `i_will` and `iWill` as two."""
     return " ".join(filter(None, (_JOINT.sub(" ", name).strip() for name in names)))
@@ -107,7 +136,13 @@ def _texts(strands: list[tuple[str, str]], prefill: str) -> list[str]:
         voices.setdefault(voice(strand), [])
         said.setdefault(voice(strand), []).append(text)
     joined: dict[str, str] = {}
-    apart = ["\n".join(text for strand, text in strands if _is_value(strand))]
+    # What stands in fields of somebody's own is judged without their names, too.
+    named = {voice(strand) for strand, _ in strands if strand.endswith(":")} - {*_APART}
+    apart = [
+        "\n".join(text for strand, text in strands if voice(strand) == each and strand[-1] != ":")
+        for each in voices
+        if each in named
+    ]
     for each, texts in voices.items():
         if each in _APART:
             apart.append(spaced(texts) if each in (NAMES, SPELLED) else "\n".join(texts))
@@ -118,11 +153,6 @@ def _texts(strands: list[tuple[str, str]], prefill: str) -> list[str]:
     if "content" in joined:
         joined["content"] = prefill + joined["content"]
     return [whole, *joined.values(), *apart]
-
-
-def _is_value(strand: str) -> bool:
-    """Tell whether it is of a field that nobody knows, and not its name."""
-    return strand.startswith("other/") and not strand.endswith(":")
 
 
 def _character(escape: re.Match[str]) -> str:

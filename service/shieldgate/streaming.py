@@ -13,7 +13,7 @@ from time import perf_counter
 from typing import Generic, TypeVar
 
 from shieldgate.policy import Streaming
-from shieldgate.strands import whole_and_parts
+from shieldgate.strands import Arrivals, whole_and_parts
 from shieldgate.types import Exchange, Judged, Verdict
 
 Judge = Callable[[Exchange], Awaitable[Judged]]
@@ -74,6 +74,7 @@ class StreamGuard(Generic[P]):
         self._emit = emit
         self._hold = hold
         self._texts: dict[str, list[str]] = {}
+        self._arrivals = Arrivals()
         self._held: deque[tuple[P, int, float]] = deque()
         self._held_size = 0
         self._read = 0
@@ -104,13 +105,16 @@ class StreamGuard(Generic[P]):
     ) -> None:
         """Take a piece and its texts, each with the name of the strand that it continues.
 
-        Strands (the content, the arguments of a tool call) may come in any mixture, and each is
-        judged in one run. `complete` says that no more text is expected, so that the judgement
-        need not wait for the end. Waits while the reading is too far ahead of the judgement
-        under way. What comes after the answer was stopped is dropped.
+        Strands (the content, the arguments of a tool call) may come in any mixture. Each is judged
+        in one run, and where they take turns all in the order in which they come. `complete` says
+        that no more text is expected, so that the judgement need not wait for the end. Waits while
+        the reading is too far ahead of the judgement under way. What comes after the answer was
+        stopped is dropped.
         """
         if self.stopped:
             return
+        texts = list(texts)
+        self._arrivals.take(texts)
         size = 0
         for strand, text in texts:
             self._texts.setdefault(strand, []).append(text)
@@ -161,9 +165,11 @@ class StreamGuard(Generic[P]):
     def _due(self) -> bool:
         if self._complete or self._ended:
             return self._read > self._covered or self.verdict is None
-        return self._streaming.mode != "full" and self._read >= self._streaming.next_check(
-            self._covered
-        )
+        if self._streaming.mode == "full":
+            return False
+        # Pieces that say nothing may come for ever.
+        too_many = len(self._held) > READ_AHEAD
+        return too_many or self._read >= self._streaming.next_check(self._covered)
 
     async def _check(self) -> None:
         start, end, pieces = self._covered, self._read, len(self._held)
@@ -188,6 +194,7 @@ class StreamGuard(Generic[P]):
         """Put together what has been read so far."""
         self._texts = {strand: ["".join(texts)] for strand, texts in self._texts.items()}
         strands = [(strand, text) for strand, [text] in self._texts.items()]
+        strands.append(self._arrivals.strand())
         answer, parts = whole_and_parts(strands, self._prefill)
         growing = not (self._complete or self._ended)
         return Exchange(self._prompt, answer, growing=growing, parts=parts)

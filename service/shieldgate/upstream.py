@@ -18,6 +18,7 @@ import aiohttp
 import orjson
 
 from shieldgate.dialects.interface import Endpoint
+from shieldgate.dialects.looks import machine_made
 from shieldgate.errors import ConfigurationError, UpstreamError
 from shieldgate.lenient_json import JsonReader
 from shieldgate.sse import Decoder, Event
@@ -443,7 +444,8 @@ def _request_id(response: aiohttp.ClientResponse) -> str | None:
     # The other one may be that of a proxy between us.
     names = ("request-id", "x-request-id")
     given = next((response.headers[name] for name in names if name in response.headers), "")
-    return given if len(given) <= 200 and _VISIBLE.fullmatch(given) else None
+    # One that could be somebody's words is left out, as it can't be judged in a header.
+    return given if machine_made(given) else None
 
 
 def _seconds(value: str) -> float | None:

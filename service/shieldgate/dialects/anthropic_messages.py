@@ -15,7 +15,7 @@ from shieldgate.dialects.anthropic_stream import (
     stop,
 )
 from shieldgate.dialects.beside import field_items, material_beside
-from shieldgate.dialects.conversation import INSTRUCTING, Message, as_json, converse, definitions
+from shieldgate.dialects.conversation import INSTRUCTING, Message, converse, definitions
 from shieldgate.dialects.fields import Anything, Object, Passed, Unscreenable, known
 from shieldgate.dialects.interface import (
     Answer,
@@ -251,7 +251,7 @@ def _formats(body: JsonObject) -> Iterator[Subject]:
     within = config.get("format") if isinstance(config, dict) else None
     for field, form in (("output_config", within), ("output_format", body.get("output_format"))):
         if form:
-            yield as_json(field, form)
+            yield from definitions([(field, form)], (), ())
 
 
 def _refused(

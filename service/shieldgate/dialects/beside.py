@@ -10,7 +10,8 @@ from shieldgate.dialects.fields import Anything
 from shieldgate.dialects.looks import are_numbers, is_unreadable, many_words
 from shieldgate.dialects.plan import Subject
 from shieldgate.dialects.text import OTHER, Field, Found, read
-from shieldgate.strands import spaced
+from shieldgate.strands import in_pieces, spaced
+from shieldgate.types import Exchange
 
 
 def material_beside(
@@ -49,6 +50,9 @@ def material_beside(
             unreadable += [each or where for each in found.unscreenable]
     if many_words(unknown):
         subjects.append(Subject.of("body", [("other/", spaced(unknown))]))
+    pieces = in_pieces(subject.exchange.prompt for subject in subjects)
+    if many_words([pieces]):
+        subjects.append(Subject("body", Exchange(pieces)))
     return subjects, unreadable
 
 

@@ -1,5 +1,6 @@
 """The turns of a conversation: which of them are judged, as what, and what an answer answers."""
 
+from collections import defaultdict
 from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from itertools import groupby, takewhile
@@ -11,10 +12,23 @@ from shieldgate.dialects.looks import many_words
 from shieldgate.dialects.plan import Subject
 from shieldgate.dialects.text import Contents
 from shieldgate.policy import Profile
-from shieldgate.strands import NAMES, Strands, decoded, spaced, strings_of, voice, whole_and_parts
+from shieldgate.strands import (
+    NAMES,
+    Strands,
+    decoded,
+    in_pieces,
+    spaced,
+    strings_in,
+    strings_of,
+    voice,
+    whole_and_parts,
+)
 from shieldgate.types import Exchange
 
 INSTRUCTING = ("system", "developer")
+# What of a JSON Schema has names of somebody's own, and what has words of the protocol.
+_NAMING = ("properties", "patternProperties", "dependentSchemas", "definitions", "$defs")
+_OF_SCHEMAS = ("type", "name", "format", "$ref", "$schema", "contentEncoding", "syntax")
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,9 +67,13 @@ def converse(
     older = 1 if profile.history == "latest" else profile.window
     users = [turn for turn in turns if turn.role == "user"][-older:]
     window = Subject.of("messages", [strand for turn in users for strand in turn.strands])
-    subjects = [*_judged(turns, profile), window, _names(messages, tools)]
-    if profile.instructions == "judge":
-        subjects += [turn.subject() for turn in turns if turn.role in INSTRUCTING]
+    judged = list(_judged(turns, profile))
+    subjects = [turn.subject(asked) for turn, asked in judged if turn.role not in INSTRUCTING]
+    subjects += [window, _names(messages, tools)]
+    subjects += [turn.subject() for turn, _ in judged if turn.role in INSTRUCTING]
+    pieces = in_pieces(piece for turn, _ in judged for piece in turn.pieces)
+    if many_words([pieces]):
+        subjects.append(Subject("messages", Exchange(pieces)))
     unscreenable = [
         f"{message.field}.{field}".rstrip(".")
         for message in messages
@@ -80,6 +98,11 @@ class _Turn:
     def of(cls, role: str, field: str, strands: Strands) -> "_Turn":
         return cls(role, field, strands, *whole_and_parts(strands))
 
+    @property
+    def pieces(self) -> Sequence[str]:
+        """Give the strings in it, or itself."""
+        return strings_in(self.text) or [self.text]
+
     def subject(self, asked: str | None = None) -> Subject:
         """Judge it as a prompt, or as the answer to what was `asked`."""
         if asked is None:
@@ -103,7 +126,8 @@ def _said(message: Message) -> list[tuple[str, str]]:
     return [strand for strand in message.contents.strands if voice(strand[0]) != NAMES]
 
 
-def _judged(turns: Sequence[_Turn], profile: Profile) -> Iterator[Subject]:
+def _judged(turns: Sequence[_Turn], profile: Profile) -> Iterator[tuple[_Turn, str | None]]:
+    """Give the turns that are judged, those that are answers with what was asked."""
     users = [place for place, turn in enumerate(turns) if turn.role == "user"]
     first = 0
     if profile.history == "latest" and users:
@@ -114,8 +138,11 @@ def _judged(turns: Sequence[_Turn], profile: Profile) -> Iterator[Subject]:
     for place, turn in enumerate(turns):
         if turn.role == "user":
             asked = turn.text
-        if place >= first and turn.role not in INSTRUCTING:
-            yield turn.subject(asked if turn.role == "assistant" else None)
+        if turn.role in INSTRUCTING:
+            if profile.instructions == "judge":
+                yield turn, None
+        elif place >= first:
+            yield turn, asked if turn.role == "assistant" else None
 
 
 def _names(messages: Sequence[Message], tools: Collection[str]) -> Subject:
@@ -138,28 +165,31 @@ def definitions(
     """Give definitions of tools, each with its place, as JSON, as a model is shown them.
 
     What of each is `known` to the protocol is judged without the rest, too; and so is what is
-    spread over them: their names, those of properties, and texts of a word or two.
+    spread over them: their names, those of properties, and texts of a word or two under one name.
+    The schemas of answers are definitions, too.
     """
     for field, value in given:
         kept = {key: value[key] for key in known if key in value} if type(value) is dict else {}
         yield as_json(field, value, kept or value)
     said = list(names) if len(given) > 1 else []
-    short: list[str] = []
+    short: dict[str, list[str]] = defaultdict(list)
     ahead = [value for _, value in reversed(given)]
     while ahead:
         item = ahead.pop()
         if isinstance(item, list):
-            short += [each for each in item if isinstance(each, str)]
             ahead += item[::-1]
         elif isinstance(item, dict):
-            if isinstance(properties := item.get("properties"), dict):
-                said += properties
-            if isinstance(text := item.get("description"), str) and text.count(" ") < 2:
-                short.append(text)
+            for key, value in item.items():
+                if key in _NAMING and isinstance(value, dict):
+                    said += value
+                elif isinstance(value, list):
+                    short[key] += [each for each in value if isinstance(each, str)]
+                elif isinstance(value, str) and value.count(" ") < 2 and key not in _OF_SCHEMAS:
+                    short[key].append(value)
             ahead += [*item.values()][::-1]
-    for words in (said, short):
+    for words in (said, *short.values()):
         if many_words(words):
-            yield Subject("tools", Exchange(spaced(words)))
+            yield Subject(given[0][0].partition("[")[0], Exchange(spaced(words)))
 
 
 def as_json(field: str, *values: Any) -> Subject:

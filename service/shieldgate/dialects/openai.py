@@ -303,7 +303,7 @@ class OpenAIStream:
             self._passed, self._beside, unknown = split(around)
             self._read_fields(unknown)
             # By many of them, anything could be spelled.
-            for name in ("id", "model"):
+            for name in ("id", "model", "provider"):
                 value = self._passed.get(name)
                 if not isinstance(value, str) or not value:
                     continue

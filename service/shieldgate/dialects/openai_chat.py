@@ -6,7 +6,7 @@ from typing import Any
 from pydantic import BaseModel
 
 from shieldgate.dialects.beside import field_items, material_beside
-from shieldgate.dialects.conversation import Message, as_json, converse, definitions
+from shieldgate.dialects.conversation import Message, converse, definitions
 from shieldgate.dialects.interface import Endpoint, JsonObject, Refusal
 from shieldgate.dialects.openai import ACCOUNT, BEARER, FILTERED, OpenAI
 from shieldgate.dialects.openai_request import CHAT_FIELDS
@@ -105,4 +105,4 @@ def _tool_name(tool: Any) -> str:
 def _response_format(body: JsonObject) -> Iterator[Subject]:
     form = body.get("response_format")
     if form not in (None, {}, {"type": "text"}, {"type": "json_object"}):
-        yield as_json("response_format", form)
+        yield from definitions([("response_format", form)], (), ())

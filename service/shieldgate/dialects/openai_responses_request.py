@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from shieldgate.dialects.beside import field_items, material_beside
-from shieldgate.dialects.conversation import Message, as_json, converse, definitions
+from shieldgate.dialects.conversation import Message, converse, definitions
 from shieldgate.dialects.fields import Numbers, Object, Text, known
 from shieldgate.dialects.interface import JsonObject
 from shieldgate.dialects.openai_responses_text import (
@@ -135,7 +135,7 @@ def _format(body: JsonObject) -> Iterator[Subject]:
     text = body.get("text")
     form = text.get("format") if isinstance(text, dict) else None
     if form not in (None, {}, {"type": "text"}, {"type": "json_object"}):
-        yield as_json("text.format", form)
+        yield from definitions([("text.format", form)], (), ())
 
 
 def _unseen(body: JsonObject) -> Iterator[str]:

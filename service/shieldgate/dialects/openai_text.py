@@ -199,7 +199,7 @@ _REPLY = Object(
         "x_groq": Object({"id": _ID, "usage": MEASURES}),
         "prompt_logprobs": Tokens("prompt_logprobs", _TOKEN_FIELDS, _TOKEN_NUMBERS),
         # Those of a stream that differ from its first, and names of fields in many chunks.
-        **dict.fromkeys(("ids", "models", "fields"), known()),
+        **dict.fromkeys(("ids", "models", "providers", "fields"), known()),
         "kv_transfer_params": Anything(),
         **dict.fromkeys(("token_ids", "prompt_token_ids", "output_ids"), Unscreenable()),
     }

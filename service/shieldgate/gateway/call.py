@@ -29,6 +29,7 @@ from shieldgate.gateway.errors import UPSTREAM_ID, RequestError
 from shieldgate.gateway.services import Services
 from shieldgate.gateway.state import RequestState, state_of
 from shieldgate.policy import Profile, Rules, screening_rules
+from shieldgate.strands import whole_and_parts
 from shieldgate.types import Action, Direction, Exchange, Judged, Verdict
 from shieldgate.upstream import Upstream
 
@@ -143,10 +144,11 @@ class Call:
 
         Gives the failure without its words where they must not pass.
         """
-        words = (failure.body or {}).values()
-        if not (said := "\n".join(word for word in words if isinstance(word, str))):
+        words = (failure.body or {}).items()
+        said, parts = whole_and_parts((f"error {f}/", w) for f, w in words if isinstance(w, str))
+        if not said:
             return failure
-        exchange = Exchange(self.plan.context(0), said)
+        exchange = Exchange(self.plan.context(0), said, parts=parts)
         try:
             judged = await self.services.screener.screen(exchange, self.rules["response"])
         except ShieldgateError:  # no scorer, or none that could judge this

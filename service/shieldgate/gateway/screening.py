@@ -3,7 +3,7 @@
 import asyncio
 from collections.abc import Iterable
 from contextlib import AbstractContextManager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from time import perf_counter
 from typing import TYPE_CHECKING
 
@@ -13,6 +13,7 @@ from shieldgate.gateway.concurrency import together
 from shieldgate.moderation import judge
 from shieldgate.policy import Rules, fail
 from shieldgate.scoring import turn
+from shieldgate.scoring.fair_threads import FairThreads
 from shieldgate.scoring.loading import LoadingScorer
 from shieldgate.shadow.shadow import Shadow
 from shieldgate.telemetry import Audit, Decision, Telemetry
@@ -42,6 +43,7 @@ class Screener:
     seconds: float
     keeper: "Keeper | None" = None
     shadow: Shadow | None = None
+    threads: FairThreads = field(default_factory=lambda: FairThreads("read"))
 
     @property
     def name(self) -> str:
@@ -63,7 +65,7 @@ class Screener:
             failure: ScoringError | None = None
             try:
                 with self.deadline():
-                    verdict = await judge(self.scorer, exchange, rules)
+                    verdict = await judge(self.scorer, exchange, rules, self.threads)
                 if verdict.action is Action.FAILED_CLOSED:
                     failure = UnsupportedLanguage(exchange.direction, verdict.unsupported_language)
             except TooLong as too_long:
