@@ -4,7 +4,7 @@ from typing import Any
 
 from fastapi import APIRouter, Request
 from fastapi.responses import JSONResponse, Response
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, StrictBool
 
 from shieldgate.dialects.openai_chat import OpenAIChat
 from shieldgate.gateway.errors import WITH_A_BODY, declared
@@ -29,7 +29,7 @@ class GuardChatRequest(WritableRequest):
     messages: list[Any] = Field(
         min_length=1, max_length=10_000, examples=[[{"role": "user", "content": "Hello"}]]
     )
-    stream: bool | None = None
+    stream: StrictBool | None = None
 
 
 class GuardMessage(BaseModel):
