@@ -1,8 +1,8 @@
 """The scores of the last day, as histograms that forget."""
 
-import time
 from collections import Counter, defaultdict, deque
 from collections.abc import Callable
+from time import monotonic
 
 from shieldgate.drift import bin_of
 from shieldgate.types import Direction, Verdict
@@ -19,7 +19,7 @@ class ScoreWindow:
     It holds at most 25 hours, each with a count for each bin in use. `clock` is in seconds.
     """
 
-    def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
+    def __init__(self, clock: Callable[[], float] = monotonic) -> None:
         self._clock = clock
         self._slices: deque[tuple[int, Histograms]] = deque()
 
