@@ -383,3 +383,17 @@ async def test_calls_of_one_key_are_not_those_of_another(
         other = await ask(served, LITELLM, answered("kind"), **{"x-api-key": "sg-two"})
         own = await ask(served, LITELLM, answered("kind"), **{"x-api-key": "sg-one"})
     assert (other["judged_with_prompt"], own["judged_with_prompt"]) == (False, True)
+
+
+@pytest.mark.parametrize(
+    ("path", "body"),
+    [
+        ("/v1/guards/chat/completions", {"messages": [user("hi")], "stream": "yes"}),
+        (AZURE, {"text": "hi", "haltOnBlocklistHit": 1}),
+        ("/v1/screen", {"prompt": "hi", "explain": "no"}),
+    ],
+)
+async def test_what_is_declared_true_or_false_is_nothing_else(
+    served: Gateway, path: str, body: Any
+) -> None:
+    assert (await served.client.post(path, json=body)).status_code == 400

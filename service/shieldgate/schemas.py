@@ -8,6 +8,7 @@ from pydantic import (
     ConfigDict,
     Field,
     PlainSerializer,
+    StrictBool,
     StringConstraints,
     create_model,
     model_validator,
@@ -72,7 +73,7 @@ class ScreenRequest(_Wire):
     exchanges: Annotated[list[ExchangeIn], Field(min_length=1)] | None = None
     profile: Name | None = None
     policies: list[Name] = Field(default_factory=list, max_length=100)
-    explain: bool = False
+    explain: StrictBool = False
 
     @model_validator(mode="after")
     def _one_shape(self) -> Self:

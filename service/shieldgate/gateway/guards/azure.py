@@ -6,7 +6,7 @@ https://learn.microsoft.com/rest/api/contentsafety/text-operations/analyze-text
 from typing import Annotated, Literal
 
 from fastapi import APIRouter, Query, Request, Response
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, Field, StrictBool
 
 from shieldgate.gateway.errors import WITH_A_BODY, RequestError, declared
 from shieldgate.gateway.guards.guard import Found, Guard, grade
@@ -43,7 +43,7 @@ class AnalyzeRequest(WritableRequest):
     text: Annotated[Text, Field(max_length=_MOST_CHARS, examples=["How do I bake bread?"])]
     categories: Annotated[list[AzureCategory], Field(max_length=4)] | None = None
     blocklistNames: list[Name] | None = None  # noqa: N815
-    haltOnBlocklistHit: bool | None = None  # noqa: N815
+    haltOnBlocklistHit: StrictBool | None = None  # noqa: N815
     outputType: Literal["FourSeverityLevels", "EightSeverityLevels"] | None = None  # noqa: N815
 
 
