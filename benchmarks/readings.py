@@ -1,9 +1,12 @@
 """What it costs to see through disguises: the time to read texts, and judgements beyond the first.
 
-Ordinary text and code are this repository's own; `--data` adds texts of a file, a line each.
+Judgements are those of the default profile under a scorer that needs no passages: a text's
+readings, and what the JSON or code in it says. Ordinary text and code are this repository's own;
+`--data` adds texts of a file, a line each.
 """
 
 import argparse
+import asyncio
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -12,7 +15,11 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.timing import fastest
+from shieldgate.moderation import score_ways
 from shieldgate.normalise import readings
+from shieldgate.policy import Policy, load_book
+from shieldgate.scoring import Identity
+from shieldgate.types import Exchange, Score
 
 ROOT = Path(__file__).parent.parent
 FOREIGN = (
@@ -63,13 +70,30 @@ def ordinary() -> dict[str, Sequence[str]]:
     }
 
 
+class Unmoved:
+    """A scorer that finds nothing in any text, and computes nothing."""
+
+    identity = Identity("shieldgemma-2b", "", "float32", "", "")
+
+    async def score(self, exchange: Exchange, policies: Sequence[Policy]) -> list[Score]:
+        """Score an exchange as harmless."""
+        return [Score(-1.0)] * len(policies)
+
+
+async def judgements(texts: Sequence[str]) -> list[int]:
+    """Count in how many ways each text is judged."""
+    book = load_book(None)
+    rules = book.rules(book.profile("default"))
+    return [len(await score_ways(Unmoved(), Exchange(text), rules)) for text in texts]
+
+
 def table(kinds: Mapping[str, Sequence[str]]) -> Table:
     """Read all texts of each kind."""
     report = Table(title="Readings")
     for column in ("text", "texts", "ms per 1,000 characters", "judged again", "judgements"):
         report.add_column(column, justify="left" if column == "text" else "right")
     for kind, texts in kinds.items():
-        ways = [len(set(readings(text))) for text in texts]
+        ways = asyncio.run(judgements(texts))
         seconds = fastest({kind: lambda texts=texts: [*map(readings, texts)]}, 1, time.process_time)
         report.add_row(
             kind,
