@@ -75,7 +75,7 @@ def test_check_tells_every_problem_one_a_line_with_its_place_and_exits_1(directo
     assert result.exit_code == 1
     assert result.stdout == ""
     assert [line.split(": ")[0] for line in result.stderr.splitlines()] == [
-        f"{directory}/profiles.yaml:{line}" for line in (13, 64, 72)
+        f"{directory}/profiles.yaml:{line}" for line in (13, 66, 74)
     ]
 
 

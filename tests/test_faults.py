@@ -367,6 +367,8 @@ def test_the_clock_on_the_wall_decides_nothing() -> None:
         "telemetry/recent_decisions.py",  # when a decision was
         "kept_texts/keeper.py",  # when a text was kept, and which are too old
         "cli/review_run.py",  # the same
+        "cli/review.py",  # the same
+        "review/desk.py",  # when a label was given, and until when a text is one reviewer's
         "review/session.py",  # when a label was given
     }
 

@@ -408,7 +408,7 @@ def test_ctrl_c_stops_the_work_and_the_same_call_goes_on(
         passes.append(len(work))
         if len(passes) == 3:
             signal.pthread_kill(threading.main_thread().ident or 0, signal.SIGINT)
-            threading.Event().wait(0.2)
+            threading.Event().wait(1)
         return forward(engine, work)
 
     scorer.evaluate(data, options=STEPS, out=tmp_path / "whole")

@@ -63,7 +63,7 @@ async def test_every_reply_is_declared_and_none_is_a_500(
         *("/v1/policies", "/v1/models", "/v1/models/{model}", "/healthz", "/readyz", "/metrics"),
         *(
             f"/admin/{what}"
-            for what in ("figures", "decisions", "policies/files", "policies/draft")
+            for what in ("figures", "decisions", "shadow", "policies/files", "policies/draft")
         ),
         *(f"/admin/review/{what}" for what in ("next", "label", "leave", "labels")),
     }

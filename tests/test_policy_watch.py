@@ -98,7 +98,7 @@ async def test_a_bad_file_keeps_the_old_book_and_a_good_one_heals(
     edit(directory / "profiles.yaml", "shieldgemma/hate: 0.3", "shieldgemma/hate: 3")
     await watched.until(lambda: watched.last_error is not None)
     assert watched.current is before
-    assert "profiles.yaml:72: profiles.strict.max_thresholds.shieldgemma/hate: 3: " in (
+    assert "profiles.yaml:74: profiles.strict.max_thresholds.shieldgemma/hate: 3: " in (
         watched.last_error or ""
     )
     edit(directory / "profiles.yaml", "shieldgemma/hate: 3", "shieldgemma/hate: 0.4")
@@ -183,7 +183,7 @@ async def test_a_reload_is_logged_with_the_reason_or_with_both_versions(
         await live.reload()
     refused, replaced = logs  # the first one changed nothing, so it isn't worth a line
     assert (refused["event"], refused["log_level"]) == ("policies_refused", "error")
-    assert (refused["kept"], "profiles.yaml:72: " in refused["why"]) == (old, True)
+    assert (refused["kept"], "profiles.yaml:74: " in refused["why"]) == (old, True)
     assert (replaced["event"], replaced["old"]) == ("policies_replaced", old)
     assert replaced["new"] == live.current.version
 
