@@ -161,32 +161,31 @@ async def score_all(
     ways = list(dict.fromkeys(ways))
     if len(ways) == 1:
         return {ways[0]: await scorer.score(ways[0], policies)}
-    places = asyncio.Semaphore(at_once)
     clock, deadline = asyncio.get_running_loop().time, turn.deadline.get()
-    began, done = clock(), 0
+    began = clock()
+    ahead, scored = iter(ways), dict[Exchange, list[Score]]()
 
-    async def score(way: Exchange) -> list[Score]:
-        nonlocal done
-        async with places:
-            scores = await scorer.score(way, policies)
-        done += 1
-        if deadline and done >= _TELLING:
-            needed = (clock() - began) / done * (len(ways) - done)
-            if needed > deadline.left:
-                seconds = deadline.seconds - deadline.left + needed
-                raise TooLong(
-                    f"The text is judged in {len(ways):,} pieces, which is about {seconds:,.0f} "
-                    f"seconds of this server's time, and at most {deadline.seconds:g} are spent. "
-                    "Send less at once."
-                )
-        return scores
+    async def score() -> None:
+        for way in ahead:
+            scored[way] = await scorer.score(way, policies)
+            if deadline and len(scored) >= _TELLING:
+                needed = (clock() - began) / len(scored) * (len(ways) - len(scored))
+                if needed > deadline.left:
+                    seconds = deadline.seconds - deadline.left + needed
+                    raise TooLong(
+                        f"The text is judged in {len(ways):,} pieces, which is about "
+                        f"{seconds:,.0f} seconds of this server's time, and at most "
+                        f"{deadline.seconds:g} are spent. Send less at once."
+                    )
 
     try:
         async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(score(way)) for way in ways]
+            # A text may have tens of thousands of ways: no task for each.
+            for _ in range(min(at_once, len(ways))):
+                group.create_task(score())
     except ExceptionGroup as failures:
         raise failures.exceptions[0] from None
-    return {way: task.result() for way, task in zip(ways, tasks, strict=True)}
+    return {way: scored[way] for way in ways}
 
 
 def _worst(scores: Sequence[Score]) -> Score:
