@@ -259,7 +259,8 @@ async def test_a_text_of_many_pieces_has_no_more_tasks_than_are_scored_at_a_time
 
     ways = [Exchange(f"piece {n}") for n in range(1000)]
     scores = await score_all(Counting(), ways, [POLICY])
-    assert list(scores) == ways and len(running) == len(ways)
+    assert list(scores) == ways
+    assert len(running) == len(ways)
     assert max(running) <= 1 + AT_ONCE
 
 

@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
+from typing import TypeVar
 
 from shieldgate import language
 from shieldgate.errors import ScorerUnavailable, TooLong
@@ -15,6 +16,8 @@ from shieldgate.scoring import Scorer, turn
 from shieldgate.scoring.fair_threads import FairThreads
 from shieldgate.strands import whole_and_parts
 from shieldgate.types import Action, Exchange, Score, Verdict
+
+T = TypeVar("T")
 
 # Characters up to which reading and cutting are done at once where callers take turns, and from
 # which on they take so long that a text is scored first as it came.
@@ -45,7 +48,9 @@ async def judge(
     without a score.
     """
     profile, name = rules.profile, scorer.identity.name
-    unsupported = unsupported_language(exchange, scorer.identity.languages)
+    known = scorer.identity.languages
+    guess = partial(unsupported_language, exchange, known)
+    unsupported = await _read(guess, len(exchange.judged), threads) if known is not None else None
     if unsupported and profile.refuses_unsupported_language:
         return Verdict(
             exchange.direction, Action.FAILED_CLOSED, (), unsupported_language=unsupported
@@ -71,8 +76,9 @@ async def score_ways(
     """
     profile, name = rules.profile, scorer.identity.name
     policies = (*rules.policies, *rules.beside)
-    said = exchange.prompt if exchange.response is None else exchange.response
-    _, decoded = whole_and_parts([("content/", said)])
+    said = exchange.judged
+    decode = partial(whole_and_parts, [("content/", said)])
+    _, decoded = await _read(decode, len(said), threads)
     parts = tuple(dict.fromkeys((*exchange.parts, *decoded)))
     wholes = replace(exchange, parts=parts).apart()
     known: dict[Exchange, list[Score]] = {}
@@ -95,15 +101,13 @@ def unsupported_language(exchange: Exchange, known: Sequence[str] | None) -> str
     """
     if known is None:
         return None
-    cut = passages(exchange.prompt if exchange.response is None else exchange.response, _SENTENCES)
+    cut = passages(exchange.judged, _SENTENCES)
     read = cut[:: math.ceil(len(cut) / _READ)]
     guesses = (language.unsupported_language(passage, known) for passage in read)
     return next(filter(None, guesses), None)
 
 
-async def _read(
-    work: Callable[[], dict[Exchange, float]], characters: int, threads: FairThreads | None
-) -> dict[Exchange, float]:
+async def _read(work: Callable[[], T], characters: int, threads: FairThreads | None) -> T:
     """Do the reading of so many characters in its caller's turn, and before the deadline."""
     if characters <= (_LONG if threads is None else _SHORT):
         return work()
