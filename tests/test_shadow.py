@@ -245,6 +245,21 @@ async def test_texts_are_read_behind_those_of_callers(
     assert {name.rstrip("01") for name in where} == {"read_"}
 
 
+async def test_many_that_nothing_is_scored_for_leave_room_for_requests(
+    scorer: FakeScorer,
+) -> None:
+    made = rig(STRICT)
+    async with gateway(scorer, shadow=made.shadow, telemetry=made.telemetry) as served:
+        for _ in range(40):
+            await screen(served, "bread")
+        with made.shadow.judging_by(scorer):
+            rounds = 0
+            while made.metric("texts_total", outcome="judged") < 40:
+                await asyncio.sleep(0)
+                rounds += 1
+    assert rounds >= 40 / 4
+
+
 async def test_a_candidate_that_fails_is_counted_and_tried_again(scorer: FakeScorer) -> None:
     made, other = rig(), OtherScorer(failure=ScorerUnavailable("It is away."))
     with capture_logs() as lines:

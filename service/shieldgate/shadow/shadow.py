@@ -137,6 +137,8 @@ class Shadow:
                     why = str(failure) if known else type(failure).__name__
                     log.warning("the candidate fails", why=why, exc_info=not known)
                 self._failing = True
+            # What needs no scoring waits for nothing, and a thousand of these are not to be one.
+            await asyncio.sleep(0)
 
     async def _judge(self, offered: _Waiting, scorer: Scorer, threads: FairThreads) -> None:
         decision, name = offered.decision, scorer.identity.name
