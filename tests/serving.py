@@ -3,15 +3,19 @@
 import asyncio
 import contextlib
 import socket
+import threading
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import httpx
+import pytest
 import uvicorn
 from fakes import FakeScorer, FixedPolicies, small_book
 from prometheus_client import CollectorRegistry
 
+from shieldgate import moderation
 from shieldgate.access.keys import LiveKeys
 from shieldgate.access.rate_limits import RateLimiter
 from shieldgate.dialects import DIALECTS, Dialect
@@ -30,6 +34,19 @@ from shieldgate.telemetry import Audit, Sink, Telemetry
 from shieldgate.upstream import Upstream
 
 AUDIT_SECRET = b"the key of the audit's digests"
+
+
+def read_where(monkeypatch: pytest.MonkeyPatch, how: str = "readings") -> list[str]:
+    """Collect the names of the threads in which texts are read from now on."""
+    threads: list[str] = []
+    read = getattr(moderation, how)
+
+    def seen(*given: Any) -> Any:
+        threads.append(threading.current_thread().name)
+        return read(*given)
+
+    monkeypatch.setattr(moderation, how, seen)
+    return threads
 
 
 class _Server(uvicorn.Server):

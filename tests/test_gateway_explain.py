@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 from fakes import FakeScorer
-from serving import Gateway, gateway
+from serving import Gateway, gateway, read_where
 from structlog.testing import capture_logs
 from test_keys import SECRET, entry, written
 
@@ -51,6 +51,16 @@ async def test_a_verdict_is_counted_and_recorded_once(served: Gateway) -> None:
         await ask(served, prompt="What is it?", response=TEXT)
     assert [line["event"] for line in logged].count("decision") == 1
     assert "canary" not in str(logged)
+
+
+async def test_a_text_is_read_where_callers_take_turns(
+    served: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    where = read_where(monkeypatch)
+    text = f"{TEXT} {'We bake a loaf of bread and share it. ' * 20}"
+    assert (await ask(served, prompt=text))["results"][0]["explanation"]["policies"]
+    assert len(where) > 1
+    assert {name.rstrip("01") for name in where} == {"read_"}
 
 
 async def test_it_is_a_right_of_the_key(scorer: FakeScorer, tmp_path: Path) -> None:

@@ -10,7 +10,7 @@ import pytest
 from fakes import FakeScorer, small_book
 from front import opening
 from ruamel.yaml import YAML
-from serving import Gateway, gateway
+from serving import Gateway, gateway, read_where
 from test_cli_score import score
 from test_telemetry_audit import Records
 from upstream import streamed, whole
@@ -63,6 +63,16 @@ def knowing(*languages: str) -> FakeScorer:
 async def judged(scorer: FakeScorer, exchange: Exchange, **profile: Any) -> Verdict:
     book = small_book(**profile)
     return await judge(scorer, exchange, book.rules(book.profile("default")))
+
+
+async def test_languages_and_json_are_read_where_callers_take_turns(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    async with gateway(knowing("en")) as served:
+        for name in ("unsupported_language", "whole_and_parts"):
+            where = read_where(monkeypatch, name)
+            await served.client.post("/v1/screen", json={"prompt": f"{ENGLISH} " * 20})
+            assert {thread.rstrip("01") for thread in where} == {"read_"}
 
 
 @pytest.mark.parametrize(
@@ -142,7 +152,7 @@ async def test_what_is_refused_is_a_400_and_on_record() -> None:
         # Where an error would let it pass, it is a block.
         reply = await served.client.post("/classify", json={"input": GERMAN})
         assert reply.json()["data"][0]["label"] == "unscreenable"
-    assert [(r["failure"], r["action"]) for r in records.written[:4]] == [
+    assert [(r["failure"], r["action"]) for r in records.written] == [
         ("UnsupportedLanguage", "failed_closed")
     ] * 4
     async with opening(knowing("en"))(profile=refusing) as f:

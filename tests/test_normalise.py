@@ -323,6 +323,19 @@ def test_most_words_in_disguise_are_read(trick: Callable[[str], str]) -> None:
         assert len(words & read) >= 0.7 * len(words)
 
 
+NUMBERS = ("binary", "binary of seven digits", "decimal in lines", "hexadecimal", "octal")
+
+
+@pytest.mark.parametrize("name", NUMBERS)
+@pytest.mark.parametrize("around", [("Read this: ", " now"), ("Read this:\n", "\n1, 2, 3")])
+def test_numbers_for_letters_are_read_between_words(name: str, around: tuple[str, str]) -> None:
+    before, behind = around
+    for text in SIX:
+        assert f"{before.strip()} {text}" in " ".join(
+            " ".join(readings(before + TRICKS[name](text) + behind)).split()
+        )
+
+
 class Starter:
     """The shipped scorer, without threads."""
 
@@ -472,6 +485,8 @@ NASTY = {
     "ends of tags": "<p>a" + "</strong>" * (SIZE // 9),
     "ends of tags within a word": "a" + "</strong>" * (SIZE // 9),
     "binary": "0" * SIZE + "x",
+    "binary and a bit": "01000001 " * (SIZE // 9) + "01",
+    "binary glued to a word": "01000001 " * (SIZE // 9) + "010000011",
     "money": "a1a " + "€" * SIZE,
     "ideographs and a twin": "a Ꭰ " + "一" * SIZE,
     "base64 of marks out of order": b64encode("\u0300\u0316".encode() * (SIZE * 3 // 16)).decode(),

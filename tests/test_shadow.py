@@ -14,7 +14,7 @@ from fakes import FakeScorer, small_book
 from front import Open
 from prometheus_client import CollectorRegistry
 from prometheus_client.metrics import MetricWrapperBase
-from serving import Gateway, gateway
+from serving import Gateway, gateway, read_where
 from structlog.testing import capture_logs
 from test_cli_serve import screened, serving
 from test_keys import entry, written
@@ -231,6 +231,33 @@ async def test_a_candidate_that_hangs_delays_nobody_and_what_finds_no_room_is_dr
         await made.until(dropped=3)
     # And the server stops, though it still hangs.
     assert made.metric("texts_total", outcome="judged") == 0
+
+
+async def test_texts_are_read_behind_those_of_callers(
+    scorer: FakeScorer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made = rig()
+    async with shadowed(made, scorer, OtherScorer()) as served:
+        where = read_where(monkeypatch)
+        await screen(served, "We bake a loaf of bread and share it. " * 20)
+        await made.until(judged=1)
+    assert len(where) > 1
+    assert {name.rstrip("01") for name in where} == {"read_"}
+
+
+async def test_many_that_nothing_is_scored_for_leave_room_for_requests(
+    scorer: FakeScorer,
+) -> None:
+    made = rig(STRICT)
+    async with gateway(scorer, shadow=made.shadow, telemetry=made.telemetry) as served:
+        for _ in range(40):
+            await screen(served, "bread")
+        with made.shadow.judging_by(scorer):
+            rounds = 0
+            while made.metric("texts_total", outcome="judged") < 40:
+                await asyncio.sleep(0)
+                rounds += 1
+    assert rounds >= 40 / 4
 
 
 async def test_a_candidate_that_fails_is_counted_and_tried_again(scorer: FakeScorer) -> None:

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from test_batched import LengthEngine
 
 from shieldgate.errors import Overloaded, ScorerUnavailable, TooLong
-from shieldgate.moderation import judge
+from shieldgate.moderation import AT_ONCE, judge, score_all
 from shieldgate.policy import Policy
 from shieldgate.scoring import Batched, Cached, Prepared, turn
 from shieldgate.scoring.factory import open_prompts
@@ -247,6 +247,21 @@ async def test_texts_are_read_in_turn_however_long_that_takes() -> None:
     with turn.within(-1), pytest.raises(ScorerUnavailable, match="in time"):
         await judge(scorer, Exchange(glued), rules, threads)
     threads.close()
+
+
+async def test_a_text_of_many_pieces_has_no_more_tasks_than_are_scored_at_a_time() -> None:
+    running: list[int] = []
+
+    class Counting(FakeScorer):
+        async def score(self, exchange: Exchange, policies: Sequence[Policy]) -> list[Score]:
+            running.append(len(asyncio.all_tasks()))
+            return await super().score(exchange, policies)
+
+    ways = [Exchange(f"piece {n}") for n in range(1000)]
+    scores = await score_all(Counting(), ways, [POLICY])
+    assert list(scores) == ways
+    assert len(running) == len(ways)
+    assert max(running) <= 1 + AT_ONCE
 
 
 async def test_who_sends_texts_of_no_characters_has_turns_as_others_at_tokenising() -> None:

@@ -42,7 +42,9 @@ _OCTAL_NUMBERS = re.compile(
     r"(?<!\w)(?:(?:0o?)?(?:1[0-7][0-7]|0?[4-7][0-7])[\s,;:|-]{1,3}){8,}"
     r"(?:0o?)?(?:1[0-7][0-7]|0?[4-7][0-7])(?!\w)"
 )
-_BINARY = re.compile(rf"(?<!\w)(?:(?:0b)?0?[01]{{7}}{_BETWEEN}){{6,}}+(?!\w)")
+_BITS = r"(?:(?:0b)?0?[01]{7})++(?![^\W_])"
+_BINARY = re.compile(rf"(?<!\w){_BITS}(?:{_BETWEEN}{_BITS})*+")
+_FEW_BYTES = 6
 _BASE64 = re.compile(r"(?<![\w+/-])[A-Za-z0-9+/_-]{20,}={0,2}(?![\w+/=-])")
 # In pieces, of words or of a line each.
 _BASE64_PIECES = re.compile(
@@ -87,9 +89,8 @@ def _binary(found: re.Match[str]) -> str:
     words = re.findall("[01]+", digits)
     each = 7 if {len(word) for word in words} == {7} else 8
     joined = "".join(words)
-    return _said(
-        found.group(), bytes(int(joined[n : n + each], 2) for n in range(0, len(joined), each))
-    )
+    read = bytes(int(joined[n : n + each], 2) for n in range(0, len(joined), each))
+    return _said(found.group(), read) if len(read) >= _FEW_BYTES else found.group()
 
 
 def _bytes(found: re.Match[str]) -> str:

@@ -5,6 +5,7 @@ import math
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from functools import partial
+from typing import TypeVar
 
 from shieldgate import language
 from shieldgate.errors import ScorerUnavailable, TooLong
@@ -15,6 +16,8 @@ from shieldgate.scoring import Scorer, turn
 from shieldgate.scoring.fair_threads import FairThreads
 from shieldgate.strands import whole_and_parts
 from shieldgate.types import Action, Exchange, Score, Verdict
+
+T = TypeVar("T")
 
 # Characters up to which reading and cutting are done at once where callers take turns, and from
 # which on they take so long that a text is scored first as it came.
@@ -45,7 +48,9 @@ async def judge(
     without a score.
     """
     profile, name = rules.profile, scorer.identity.name
-    unsupported = unsupported_language(exchange, scorer.identity.languages)
+    known = scorer.identity.languages
+    guess = partial(unsupported_language, exchange, known)
+    unsupported = await _read(guess, len(exchange.judged), threads) if known is not None else None
     if unsupported and profile.refuses_unsupported_language:
         return Verdict(
             exchange.direction, Action.FAILED_CLOSED, (), unsupported_language=unsupported
@@ -71,8 +76,9 @@ async def score_ways(
     """
     profile, name = rules.profile, scorer.identity.name
     policies = (*rules.policies, *rules.beside)
-    said = exchange.prompt if exchange.response is None else exchange.response
-    _, decoded = whole_and_parts([("content/", said)])
+    said = exchange.judged
+    decode = partial(whole_and_parts, [("content/", said)])
+    _, decoded = await _read(decode, len(said), threads)
     parts = tuple(dict.fromkeys((*exchange.parts, *decoded)))
     wholes = replace(exchange, parts=parts).apart()
     known: dict[Exchange, list[Score]] = {}
@@ -95,15 +101,13 @@ def unsupported_language(exchange: Exchange, known: Sequence[str] | None) -> str
     """
     if known is None:
         return None
-    cut = passages(exchange.prompt if exchange.response is None else exchange.response, _SENTENCES)
+    cut = passages(exchange.judged, _SENTENCES)
     read = cut[:: math.ceil(len(cut) / _READ)]
     guesses = (language.unsupported_language(passage, known) for passage in read)
     return next(filter(None, guesses), None)
 
 
-async def _read(
-    work: Callable[[], dict[Exchange, float]], characters: int, threads: FairThreads | None
-) -> dict[Exchange, float]:
+async def _read(work: Callable[[], T], characters: int, threads: FairThreads | None) -> T:
     """Do the reading of so many characters in its caller's turn, and before the deadline."""
     if characters <= (_LONG if threads is None else _SHORT):
         return work()
@@ -161,32 +165,31 @@ async def score_all(
     ways = list(dict.fromkeys(ways))
     if len(ways) == 1:
         return {ways[0]: await scorer.score(ways[0], policies)}
-    places = asyncio.Semaphore(at_once)
     clock, deadline = asyncio.get_running_loop().time, turn.deadline.get()
-    began, done = clock(), 0
+    began = clock()
+    ahead, scored = iter(ways), dict[Exchange, list[Score]]()
 
-    async def score(way: Exchange) -> list[Score]:
-        nonlocal done
-        async with places:
-            scores = await scorer.score(way, policies)
-        done += 1
-        if deadline and done >= _TELLING:
-            needed = (clock() - began) / done * (len(ways) - done)
-            if needed > deadline.left:
-                seconds = deadline.seconds - deadline.left + needed
-                raise TooLong(
-                    f"The text is judged in {len(ways):,} pieces, which is about {seconds:,.0f} "
-                    f"seconds of this server's time, and at most {deadline.seconds:g} are spent. "
-                    "Send less at once."
-                )
-        return scores
+    async def score() -> None:
+        for way in ahead:
+            scored[way] = await scorer.score(way, policies)
+            if deadline and len(scored) >= _TELLING:
+                needed = (clock() - began) / len(scored) * (len(ways) - len(scored))
+                if needed > deadline.left:
+                    seconds = deadline.seconds - deadline.left + needed
+                    raise TooLong(
+                        f"The text is judged in {len(ways):,} pieces, which is about "
+                        f"{seconds:,.0f} seconds of this server's time, and at most "
+                        f"{deadline.seconds:g} are spent. Send less at once."
+                    )
 
     try:
         async with asyncio.TaskGroup() as group:
-            tasks = [group.create_task(score(way)) for way in ways]
+            # A text may have tens of thousands of ways: no task for each.
+            for _ in range(min(at_once, len(ways))):
+                group.create_task(score())
     except ExceptionGroup as failures:
         raise failures.exceptions[0] from None
-    return {way: task.result() for way, task in zip(ways, tasks, strict=True)}
+    return {way: scored[way] for way in ways}
 
 
 def _worst(scores: Sequence[Score]) -> Score:

@@ -14,6 +14,7 @@ from shieldgate.moderation import score_all, score_ways
 from shieldgate.passages import passages
 from shieldgate.policy import Policy, Rules
 from shieldgate.scoring import Scorer
+from shieldgate.scoring.fair_threads import FairThreads
 from shieldgate.types import Exchange, Explanation, Judgement, Part, Score
 
 # What bounds the cost: policies, characters of a text, and parts that are left out one by one.
@@ -41,12 +42,15 @@ async def explain(
     rules: Rules,
     judgements: Sequence[Judgement],
     gradients: Gradients | None = None,
+    *,
+    threads: FairThreads | None = None,
 ) -> dict[str, Explanation]:
     """Explain what a verdict says of one exchange, by policy.
 
     Of the violated policies the MOST_POLICIES most probable are explained; of none the most
     probable. What is explained is the reading or passage that scored worst. Words are left out, or
-    weighed by `gradients` where they are given. Raises ScoringError, and what `gradients` raises.
+    weighed by `gradients` where they are given. At `threads`, where there are some, callers take
+    turns at having their texts read. Raises ScoringError, and what `gradients` raises.
     """
     asked = {policy.id: policy for policy in rules.policies}
     ranked = sorted(judgements, key=lambda j: (j.violated, j.probability), reverse=True)
@@ -54,7 +58,7 @@ async def explain(
     policies = [asked[j.policy] for j in chosen]
     rules = replace(rules, policies=tuple(policies), beside=())
     found: dict[str, Explanation] = {}
-    ways = _by_worst(await score_ways(scorer, exchange, rules), policies)
+    ways = _by_worst(await score_ways(scorer, exchange, rules, threads), policies)
     for way, of_way in ways.items():
         for policy, explained in (await explain_whole(scorer, way, of_way, gradients)).items():
             at = exchange.judged.find(way.judged)

@@ -187,7 +187,7 @@ async def _run(services: Services, figures: RecentFigures) -> None:
             if services.worker:
                 group.create_task(services.worker.run())
             if services.screener.shadow:
-                group.create_task(services.screener.shadow.run())
+                group.create_task(services.screener.shadow.run(services.screener.threads))
     except ExceptionGroup as failures:
         services.stop(failures.exceptions[0])
     finally:

@@ -103,7 +103,8 @@ class Screener:
     ) -> dict[str, Explanation]:
         """Say which words carried a verdict's scores, in as much time again; raise ScoringError."""
         with self.deadline():
-            return await explain(self.scorer, exchange, rules, judged.verdict.judgements)
+            judgements = judged.verdict.judgements
+            return await explain(self.scorer, exchange, rules, judgements, threads=self.threads)
 
     async def screen(self, exchange: Exchange, rules: Rules, *, may_open: bool = True) -> Judged:
         """Judge one exchange and record the verdict.

@@ -7,6 +7,7 @@ from shieldgate.errors import UnknownName
 from shieldgate.moderation import judge
 from shieldgate.policy import PolicyBook, Profile, Rules, decide, join_profiles
 from shieldgate.scoring import Identity, Scorer
+from shieldgate.scoring.fair_threads import FairThreads
 from shieldgate.types import Direction, Exchange, Verdict
 
 
@@ -65,10 +66,12 @@ class Candidate:
         made = join_profiles(*both, "block", book=book, direction=direction, scorer=scorer)
         return replace(made, name=given.name)
 
-    async def judge(self, judged: Judged, rules: Rules, scorer: Scorer) -> Verdict:
+    async def judge(
+        self, judged: Judged, rules: Rules, scorer: Scorer, threads: FairThreads | None = None
+    ) -> Verdict:
         """Judge what was judged before; what the same scorer said under the same words holds.
 
-        Raises what the scorer raises.
+        Its text is read at `threads`, where there are some. Raises what the scorer raises.
         """
         exchange, before = replace(judged.exchange, growing=False), judged.rules
         direction, name = exchange.direction, scorer.identity.name
@@ -80,7 +83,8 @@ class Candidate:
             known = {words[j.policy]: j.score for j in judged.verdict.judgements}
         rest = tuple(p for p in rules.policies if p.guidelines[direction] not in known)
         if rest:
-            found = await judge(scorer, exchange, replace(rules, policies=rest, beside=()))
+            asked = replace(rules, policies=rest, beside=())
+            found = await judge(scorer, exchange, asked, threads)
             by_id = {policy.id: policy for policy in rest}
             known |= {by_id[j.policy].guidelines[direction]: j.score for j in found.judgements}
         scores = [(policy, known[policy.guidelines[direction]]) for policy in rules.policies]

@@ -13,6 +13,7 @@ import structlog
 from shieldgate.errors import ShieldgateError
 from shieldgate.policy import Rules
 from shieldgate.scoring import Identity, Scorer, turn
+from shieldgate.scoring.fair_threads import FairThreads
 from shieldgate.shadow.candidate import Candidate, Judged
 from shieldgate.telemetry import Decision, SecondOpinion, ShadowTelemetry
 from shieldgate.types import Exchange
@@ -104,18 +105,22 @@ class Shadow:
         self._characters += offered.size
         self._arrived()
 
-    async def run(self) -> None:
-        """Judge until cancelled; what waits then is not judged."""
+    async def run(self, threads: FairThreads) -> None:
+        """Judge until cancelled; what waits then is not judged.
+
+        Texts are read at `threads`, behind those of callers.
+        """
         turn.caller.set(turn.BACKGROUND)
+        judging = [self._judge_all(threads) for _ in range(_AT_ONCE)]
         async with asyncio.TaskGroup() as running:
-            for work in (*(self._judge_all,) * _AT_ONCE, *self._beside):
-                running.create_task(work(), name="second opinion")
+            for work in (*judging, *(begin() for begin in self._beside)):
+                running.create_task(work, name="second opinion")
 
     def _arrived(self) -> None:
         if self._waiting and self._scorer:
             self._work.set()
 
-    async def _judge_all(self) -> None:
+    async def _judge_all(self, threads: FairThreads) -> None:
         while True:
             await self._work.wait()
             if not self._waiting or self._scorer is None:
@@ -124,7 +129,7 @@ class Shadow:
             offered = self._waiting.popleft()
             self._characters -= offered.size
             try:
-                await self._judge(offered, self._scorer)
+                await self._judge(offered, self._scorer, threads)
             except Exception as failure:  # whatever it is, the next ones are to be judged
                 self._telemetry.texts("failed")
                 if not self._failing:
@@ -132,8 +137,10 @@ class Shadow:
                     why = str(failure) if known else type(failure).__name__
                     log.warning("the candidate fails", why=why, exc_info=not known)
                 self._failing = True
+            # What needs no scoring waits for nothing, and a thousand of these are not to be one.
+            await asyncio.sleep(0)
 
-    async def _judge(self, offered: _Waiting, scorer: Scorer) -> None:
+    async def _judge(self, offered: _Waiting, scorer: Scorer, threads: FairThreads) -> None:
         decision, name = offered.decision, scorer.identity.name
         rules = self.candidate.rules(offered.rules, decision.verdict.direction, name)
         if rules is None:
@@ -141,7 +148,7 @@ class Shadow:
             return
         judged = Judged(offered.exchange, offered.rules, offered.scorer, decision.verdict)
         with turn.metered() as meter:
-            verdict = await self.candidate.judge(judged, rules, scorer)
+            verdict = await self.candidate.judge(judged, rules, scorer, threads)
         if self._failing:
             log.info("the candidate judges again")
         self._failing = False

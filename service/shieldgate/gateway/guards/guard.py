@@ -189,8 +189,10 @@ class Guard:
                 async with asyncio.timeout(self.seconds):
                     [judged] = await while_connected(self.request, [judging])
             return judged
-        except (TooLong, UnsupportedLanguage) as refused:
+        except TooLong as refused:
             return [self._unjudged(rules, direction, str(refused), _enforces)]
+        except UnsupportedLanguage as refused:  # which is on record
+            return [Judged(Verdict(direction, Action.FAILED_CLOSED, ()), refused)]
         except TimeoutError:
             late = ScorerUnavailable(f"There was no verdict within {self.seconds:g} s.")
             failed = Judged(fail(rules.profile, direction), late)
