@@ -172,6 +172,17 @@ def test_what_can_not_be_shown_is_refused(
     assert words in str(result.exception)
 
 
+@pytest.mark.parametrize("scorer", [("--model", "http://vllm:8000/v1"), ("--cascade", "c.yaml")])
+@pytest.mark.parametrize("command", ["features", "train-features"])
+def test_a_scorer_whose_states_are_not_seen_is_refused(
+    command: str, scorer: tuple[str, str], tmp_path: Path
+) -> None:
+    more = ("--sae", tmp_path) if command == "features" else ("--layer", "0", "--out", tmp_path)
+    result = invoke(command, TEXT, *more, *scorer)
+    assert isinstance(result.exception, ConfigurationError), result.output
+    assert "of one model in this process" in str(result.exception)
+
+
 def test_a_dataset_without_texts_is_refused(model: Path, tmp_path: Path) -> None:
     rows: Any = tmp_path / "rows.jsonl"
     rows.write_text('{"text": "kind word"}\n')
