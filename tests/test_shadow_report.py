@@ -174,4 +174,5 @@ def test_the_stream_beside_that_of_decisions_is_read(tmp_path: Path) -> None:
         flags = ("--redis-url", server.url, "--audit-stream")
         result = run(*flags, "audit", "--json")
         assert json.loads(result.output)[0]["exchanges"] == 101
+        assert run(*flags, "audit", "--since", "1969-01-01").exit_code == 0
         assert "There is no stream 'other:shadow'" in refusal(*flags, "other")

@@ -57,7 +57,10 @@ async def read_audit_stream(
                 f"There is no stream {stream!r} in this Redis, or it is empty. 'shieldgate serve "
                 "--audit-stream' writes it."
             )
-        last, after = newest[0][0], str(int(since.timestamp() * 1000)) if since else "-"
+        last, after = newest[0][0], "-"
+        if since:
+            # Its ids count from 1970 on.
+            after = str(max(0, int(since.timestamp() * 1000)))
         while page := await redis.xrange(stream, after, last, count=_PAGE):
             yield [(_time(id), f[b"record"]) for id, f in page if b"record" in f]
             after = b"(" + page[-1][0]
