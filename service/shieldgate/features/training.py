@@ -213,8 +213,8 @@ def _check(engine: PackedEngine, exchanges: Sequence[Exchange], recipe: Recipe) 
         )
     if recipe.l0 >= recipe.features:
         raise ConfigurationError(
-            f"Of {recipe.features:,} features not all may fire at once: ask for fewer than "
-            f"--l0 {recipe.l0:,}."
+            f"Of {recipe.features:,} features {recipe.l0:,} can't fire at once: give a lower "
+            "--l0, or more --features."
         )
 
 
