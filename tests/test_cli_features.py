@@ -180,7 +180,7 @@ def test_a_scorer_whose_states_are_not_seen_is_refused(
     more = ("--sae", tmp_path) if command == "features" else ("--layer", "0", "--out", tmp_path)
     result = invoke(command, TEXT, *more, *scorer)
     assert isinstance(result.exception, ConfigurationError), result.output
-    assert "of one model in this process" in str(result.exception)
+    assert "a model in this process, and of one" in str(result.exception)
 
 
 def test_a_dataset_without_texts_is_refused(model: Path, tmp_path: Path) -> None:

@@ -210,6 +210,6 @@ def _check(settings: ScoringSettings) -> None:
     """Refuse scorers whose states can't be seen; raise ConfigurationError."""
     if settings.servers or settings.cascade:
         raise ConfigurationError(
-            "Features are of the states of one model in this process: give a checkpoint as "
-            "--model, and no --cascade."
+            "Features are of the states of a model in this process, and of one: give a checkpoint "
+            "as --model, and no --cascade."
         )
