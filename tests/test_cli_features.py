@@ -155,8 +155,6 @@ def test_a_verdict_that_rests_on_another_reading_is_told(
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("--model", "http://localhost:1/v1", "--tokenizer", "starter"), "a model in this process"),
-        (("--cascade", "cascade.yaml"), "and no --cascade"),
         (("--layer", "1"), "is for layer 0, and --layer says 1"),
         (("--policy", "no/such"), "--policy: There is no policy named 'no/such'"),
         (("--labels", "no-such.json"), "no-such.json can't be read: No such file"),
