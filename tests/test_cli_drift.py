@@ -222,17 +222,43 @@ def test_records_come_from_standard_input_and_since_a_time(book: Path, tmp_path:
     said = json.loads(result.stdout)
     assert (said["decisions"], said["first"]) == (100, "2026-11-11T12:00:00+00:00")
     late = run(drift, "-", "--since", "2026-12-01T00:00+02:00", "--json", input=text)
-    assert "all 200 decisions in it were made before --since" in str(late.exception)
+    assert "it has 200 decisions from before --since, and none after" in str(late.exception)
+
+
+def test_records_of_several_logs_are_taken_together(book: Path, tmp_path: Path) -> None:
+    logs = [logged(decisions(margins(100, n)), tmp_path / f"log-{n}") for n in (1, 2)]
+    assert found(run(drift, *logs, "--policies", book, "--json"))["scores"] == 200
+
+
+def test_what_a_log_says_is_shown_as_it_is(book: Path, tmp_path: Path) -> None:
+    log = logged(decisions([1.0], scorer="odd [red]@1"), tmp_path / "log")
+    log.write_text(log.read_text().replace(SPAM, "test/[red]spam"))
+    shown = run(drift, log, "--policies", book).stdout
+    table, _, _ = shown.partition("test/[red]spam (prompt)")
+    assert "odd [red]@1" in table
+    assert "[red]spam" in table
+
+
+def test_a_margin_that_is_no_number_is_no_record(book: Path, tmp_path: Path) -> None:
+    log = logged(decisions(margins(100, 1)), tmp_path / "log")
+    endless = json.loads(log.read_text().splitlines()[-1])
+    endless["policies"][SPAM]["margin"] = "Infinity"
+    with log.open("a") as file:
+        file.write(json.dumps(endless))
+    assert found(run(drift, log, "--policies", book, "--json"))["scores"] == 100
 
 
 @pytest.mark.parametrize(
     ("arguments", "why"),
     [
-        ([], "There is nothing to compare"),
+        ([], "Give the records: a log, "),
         (["{tmp}/log"], "no record of a decision in it. 'shieldgate serve --log-format json'"),
         (["{tmp}/nowhere"], "can't be read: No such file"),
         (["{tmp}/log", "--since", "yesterday"], "--since: 'yesterday' is no time"),
         (["{tmp}/log", "--policy", "spam"], "--policy: "),
+        (["{tmp}/log", "--accept", "{tmp}/nowhere.yaml"], "nowhere.yaml: there is no such file"),
+        (["{tmp}/log", "--accept", "{tmp}/log", "--json"], "--json is for comparing"),
+        (["{tmp}/log", "--dry-run"], "--dry-run is for --accept"),
         (
             ["--audit-stream", "s", "--redis-url", "redis://:secret@127.0.0.1:1/0"],
             "Redis can't be read (ConnectionError)",

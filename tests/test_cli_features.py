@@ -155,8 +155,6 @@ def test_a_verdict_that_rests_on_another_reading_is_told(
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
-        (("--model", "http://localhost:1/v1", "--tokenizer", "starter"), "a model in this process"),
-        (("--cascade", "cascade.yaml"), "and no --cascade"),
         (("--layer", "1"), "is for layer 0, and --layer says 1"),
         (("--policy", "no/such"), "--policy: There is no policy named 'no/such'"),
         (("--labels", "no-such.json"), "no-such.json can't be read: No such file"),
@@ -170,6 +168,17 @@ def test_what_can_not_be_shown_is_refused(
     result = invoke("features", TEXT, "--sae", training[1], *given, *arguments)
     assert isinstance(result.exception, ConfigurationError), result.output
     assert words in str(result.exception)
+
+
+@pytest.mark.parametrize("scorer", [("--model", "http://vllm:8000/v1"), ("--cascade", "c.yaml")])
+@pytest.mark.parametrize("command", ["features", "train-features"])
+def test_a_scorer_whose_states_are_not_seen_is_refused(
+    command: str, scorer: tuple[str, str], tmp_path: Path
+) -> None:
+    more = ("--sae", tmp_path) if command == "features" else ("--layer", "0", "--out", tmp_path)
+    result = invoke(command, TEXT, *more, *scorer)
+    assert isinstance(result.exception, ConfigurationError), result.output
+    assert "a model in this process, and of one" in str(result.exception)
 
 
 def test_a_dataset_without_texts_is_refused(model: Path, tmp_path: Path) -> None:

@@ -306,7 +306,7 @@ def test_training_goes_on_where_it_was_stopped(
     [
         ({"layer": 2}, 60, "There is no layer 2"),
         ({}, 5, "5 texts"),
-        ({"l0": 96}, 60, "fewer than --l0 96"),
+        ({"l0": 96}, 60, "96 can't fire at once"),
     ],
 )
 def test_what_can_not_be_trained_is_refused(

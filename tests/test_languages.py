@@ -178,7 +178,7 @@ def test_who_says_which_languages_a_scorer_knows() -> None:
     assert languages_of("my-starter@1f6c2a9b03de", None) is None
     assert languages_of("small@1f6c2a9b03de", ["en", "de"]) == ["en", "de"]
     assert load(ScoringSettings, {"languages": "en, de"}).known_languages == ("en", "de")
-    with pytest.raises(ConfigurationError, match="--languages"):
+    with pytest.raises(ConfigurationError, match=r"^--languages 'English' is refused: languages"):
         load(ScoringSettings, {"languages": "English"})
 
 

@@ -227,6 +227,22 @@ def test_a_callers_texts_are_forgotten_wherever_they_are(file: Path, out: Path) 
     assert [text.caller for text in store.read()] == ["stays"]
 
 
+@pytest.mark.parametrize(
+    "given",
+    [("--export", "--dry-run"), ("--forget", "web", "--dry-run"), ("--export", "--forget", "web")],
+)
+def test_what_would_be_passed_over_is_refused(
+    file: Path, out: Path, given: tuple[str, ...]
+) -> None:
+    """Who asks for a dry run must not lose texts by it."""
+    keep(file, "dec_1", caller="web")
+    key = {"SHIELDGATE_KEEP_TEXTS_KEY": KEY}
+    refused = invoke("review", "--keep-texts", file, *given, "--out", out, **key)
+    assert re.match(r"--(dry-run|export and --forget) ", str(refused.exception)), refused.output
+    assert [text.id for text in TextStore.at(str(file)).read()] == ["dec_1"]
+    assert not out.exists()
+
+
 def label_in_console(file: Path, **labels: Mapping[str, int]) -> None:
     store = TextStore.at(str(file))
     desk = Desk(KeptTexts(store, LabelStore(store.database), Seal([KEY])), keep_seconds=90 * DAY)

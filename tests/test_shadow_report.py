@@ -1,7 +1,6 @@
 """`shieldgate shadow report`: what records of second opinions say, and how sure that is."""
 
 import gzip
-import io
 import json
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -12,7 +11,6 @@ from redis_server import redis_server
 from typer.testing import CliRunner
 
 from shieldgate.cli import app
-from shieldgate.cli.shadow_report import read_files
 from shieldgate.errors import ConfigurationError
 from shieldgate.shadow.records import ShadowRecord
 from shieldgate.shadow.report import report
@@ -118,17 +116,21 @@ def test_a_log_is_read_past_its_other_lines(tmp_path: Path) -> None:
     assert "…" not in result.output, "it fits into a terminal"
 
 
-def test_several_files_and_standard_input_are_read_as_one(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_several_files_and_standard_input_are_read_as_one(tmp_path: Path) -> None:
     records = many()
     packed = tmp_path / "old.log.gz"
     packed.write_bytes(gzip.compress(log_of(tmp_path / "a", records[:50]).read_bytes()))
     rest = "".join(json.dumps(record) + "\n" for record in records[50:])
-    given = io.BufferedReader(io.BytesIO(rest.encode()))  # type: ignore[arg-type]
-    monkeypatch.setattr("sys.stdin", io.TextIOWrapper(given))
-    [pair] = read_files([str(packed), "-"], None)
-    assert pair.otherwise.count == 5
+    [pair] = json.loads(run(packed, "-", "--json", input=rest).output)
+    assert pair["otherwise"]["count"] == 5
+
+
+def test_a_probability_that_is_no_number_is_no_record(tmp_path: Path) -> None:
+    endless = opinion(1)
+    endless["policies"][THREAT]["candidate"]["probability"] = "Infinity"
+    log = log_of(tmp_path / "gateway.log", [*many(), endless])
+    [pair] = json.loads(run(log, "--json").output)
+    assert pair["exchanges"] == 101
 
 
 def test_all_figures_are_there_for_programs(tmp_path: Path) -> None:
@@ -158,7 +160,9 @@ def test_what_is_wrong_is_said(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert "can't be read" in refusal(tmp_path / "nowhere.log")
     assert "is no time" in refusal(empty, "--since", "yesterday")
     log = log_of(tmp_path / "gateway.log", many())
-    assert "came before --since" in refusal(log, "--since", "2026-11-27")
+    assert "it has 101 second opinions from before --since, and none after" in refusal(
+        log, "--since", "2026-11-27"
+    )
     assert run(log, "--since", "2026-11-26T09:00").exit_code == 0
 
 
@@ -170,4 +174,5 @@ def test_the_stream_beside_that_of_decisions_is_read(tmp_path: Path) -> None:
         flags = ("--redis-url", server.url, "--audit-stream")
         result = run(*flags, "audit", "--json")
         assert json.loads(result.output)[0]["exchanges"] == 101
+        assert run(*flags, "audit", "--since", "1969-01-01").exit_code == 0
         assert "There is no stream 'other:shadow'" in refusal(*flags, "other")

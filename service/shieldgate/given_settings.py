@@ -73,6 +73,7 @@ def _explain(field: str, reason: str, model: type[Settings], flags: Mapping[str,
     is_url = "HttpUrl" in kind
     secret = "SecretStr" in kind or ((is_url or "://" in given) and "@" in given)
     value = "" if secret else f" {given!r}"
+    reason = reason.removeprefix("Value error, ")
     # But not "uRL".
     reason = reason if reason[1:2].isupper() else f"{reason[0].lower()}{reason[1:]}"
     sentence = f"{key}{value} is refused: {reason}."

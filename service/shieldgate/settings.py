@@ -199,7 +199,6 @@ class ScoringSettings(RemoteSettings, ComputeSettings):
     )
     languages: str | None = Field(
         None,
-        pattern=r"^[a-z]{2,3}(\s*,\s*[a-z]{2,3})*$",
         description="The languages that the scorer knows, as ISO 639 codes parted by commas: "
         "en,de, for example. A text that seems to be in another gets a warning. Default: en for "
         "starter, small, ShieldGemma and what was tuned from them; of others nobody says, and "
@@ -217,6 +216,13 @@ class ScoringSettings(RemoteSettings, ComputeSettings):
         if not self.model.startswith(("http://", "https://")):
             return ()
         return tuple(re.split(r"\s*,\s*", self.model))
+
+    @field_validator("languages")
+    @classmethod
+    def _check_languages(cls, languages: str | None) -> str | None:
+        if languages is None or re.fullmatch(r"[a-z]{2,3}(\s*,\s*[a-z]{2,3})*", languages):
+            return languages
+        raise ValueError("Languages are ISO 639 codes parted by commas, such as en,de")
 
     @field_validator("model")
     @classmethod

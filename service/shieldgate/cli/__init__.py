@@ -199,7 +199,7 @@ def score(
         typer.Option(
             "--explain",
             help="Show which words carried the scores, by leaving them out one by one: as much "
-            "work as some 50 scores.",
+            "work as up to some 60 scores.",
         ),
     ] = False,
     gradient: Annotated[

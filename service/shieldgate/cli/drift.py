@@ -1,28 +1,29 @@
 """`shieldgate drift`: whether scores come as they did when thresholds were calibrated."""
 
-from datetime import datetime
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
+from shieldgate.cli.records import (
+    LogsArgument,
+    RecordSource,
+    RedisFlag,
+    SinceFlag,
+    StreamFlag,
+    since_time,
+)
 from shieldgate.errors import ConfigurationError, UnknownName, needed
-from shieldgate.given_settings import flag, variable
+from shieldgate.evaluation.decision_records import DecisionRecord
+from shieldgate.given_settings import variable
 from shieldgate.policy import load_book
+from shieldgate.telemetry.record_reader import RecordReader
 
-_REDIS = "In Redis"
 _ACCEPT = "What to expect from now on"
 
 
 def drift(
-    given: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="FILE|-",
-            help="Records of decisions: the log of `serve --log-format json`, plain or .gz, or - "
-            "for standard input. Default: the stream in Redis.",
-        ),
-    ] = None,
+    logs: LogsArgument = None,
     *,
     policies: Annotated[
         Path | None,
@@ -35,37 +36,12 @@ def drift(
         list[str] | None,
         typer.Option(help="Compare this policy only. May be repeated. Default: all."),
     ] = None,
-    since: Annotated[
-        str | None,
-        typer.Option(
-            metavar="TIME",
-            help="Pass over what was decided before: 2026-11-26, or 2026-11-26T08:00 (UTC, where "
-            "it names no other).",
-        ),
-    ] = None,
+    since: SinceFlag = None,
     as_json: Annotated[
         bool, typer.Option("--json", help="Write what was found as JSON, for programs.")
     ] = False,
-    redis_url: Annotated[
-        str | None,
-        typer.Option(
-            flag("redis_url"),
-            metavar="URL",
-            envvar=variable("redis_url"),
-            help="The Redis of the gateways. Flags show in process lists: prefer the variable.",
-            rich_help_panel=_REDIS,
-        ),
-    ] = None,
-    audit_stream: Annotated[
-        str | None,
-        typer.Option(
-            flag("audit_stream"),
-            metavar="NAME",
-            envvar=variable("audit_stream"),
-            help="The stream that they append records to.",
-            rich_help_panel=_REDIS,
-        ),
-    ] = None,
+    redis_url: RedisFlag = None,
+    audit_stream: StreamFlag = None,
     accept: Annotated[
         Path | None,
         typer.Option(
@@ -111,27 +87,21 @@ def drift(
     with needed("Measuring drift", "eval"):
         # Here, because they import numpy and SciPy, which serving does without.
         from shieldgate.cli.drift_run import DriftCommand  # noqa: PLC0415
+    if dry_run and accept is None:
+        raise ConfigurationError("--dry-run is for --accept FILE, which alone writes anything.")
+    if as_json and accept:
+        raise ConfigurationError("--json is for comparing. It can't go with --accept.")
+    if accept and not accept.is_file():
+        raise ConfigurationError(f"--accept {accept}: there is no such file.")
     book_path = policies or (accept.parent if accept else None)
     book = load_book(book_path)
     try:
         only = [found.id for found in book.find(policy or ())]
-        after = datetime.fromisoformat(since) if since else None
     except UnknownName as unknown:
         raise ConfigurationError(f"--policy: {unknown}") from None
-    except ValueError:
-        raise ConfigurationError(
-            f"--since: {since!r} is no time; write 2026-11-26 or 2026-11-26T08:00."
-        ) from None
-    command = DriftCommand(book, only, after)
-    if given is not None:
-        command.read_file(given)
-    elif redis_url and audit_stream:
-        command.read_stream(redis_url, audit_stream)
-    else:
-        raise ConfigurationError(
-            "There is nothing to compare: give a file of records, or - for standard input; or "
-            f"{flag('audit_stream')} and {variable('redis_url')} where gateways write to Redis."
-        )
+    reader = RecordReader(DecisionRecord, since_time(since))
+    command = DriftCommand(book, only, reader)
+    command.add(RecordSource(logs, redis_url, audit_stream).read(reader))
     if accept and book_path:
         command.accept(accept, book_path, dry_run=dry_run)
     else:

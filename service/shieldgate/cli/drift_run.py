@@ -1,29 +1,26 @@
-"""What `shieldgate drift` does: reads records, compares, says what it means, and accepts."""
+"""What `shieldgate drift` does with records: compares, says what it means, and accepts."""
 
-import asyncio
 import json
-import sys
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import asdict, replace
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
 import typer
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from shieldgate.drift import ENOUGH
 from shieldgate.errors import ConfigurationError
 from shieldgate.evaluation import writeback
-from shieldgate.evaluation.decision_records import DecisionRecord, RecordReader
+from shieldgate.evaluation.decision_records import DecisionRecord
 from shieldgate.evaluation.score_drift import CollectedScores, ScoreDrift
-from shieldgate.evaluation.text_lines import lines, opened
 from shieldgate.plural import counted
 from shieldgate.policy import Calibration, PolicyBook
-from shieldgate.redis.audit_stream import read_audit_stream
 from shieldgate.statistics import Estimate
+from shieldgate.telemetry.record_reader import RecordReader
 from shieldgate.types import Direction
 
 # Beside a calibration's own rows, which seldom are like traffic, and beside accepted scores.
@@ -34,51 +31,19 @@ _MOVED = {"steady": "as expected", "shifted": "has shifted", "drifted": "has dri
 class DriftCommand:
     """Compares the scores of records with those of a book, for the policies of `only`."""
 
-    def __init__(self, book: PolicyBook, only: Sequence[str], since: datetime | None) -> None:
-        """Take the time before which records are passed over; without a zone it is UTC."""
-        in_utc = since.replace(tzinfo=UTC) if since and since.tzinfo is None else since
+    def __init__(
+        self, book: PolicyBook, only: Sequence[str], reader: RecordReader[DecisionRecord]
+    ) -> None:
+        """Take the reader of the records, which knows what it passed over."""
         self._book = book
         self._only = only
-        self._since = in_utc
-        self._reader = RecordReader(in_utc)
+        self._reader = reader
         self._scores = CollectedScores(book)
 
-    def read_file(self, given: str) -> None:
-        """Read a file, or standard input where it is `-`; raise ConfigurationError."""
-        if given == "-":
-            self._add(self._reader.of_lines(enumerate(sys.stdin.buffer, 1)))
-        else:
-            path = Path(given)
-            with opened(path) as file:
-                self._add(self._reader.of_lines(lines(file, path)))
-        self._check(given)
-
-    def read_stream(self, url: str, stream: str) -> None:
-        """Read a stream in Redis; raise ConfigurationError."""
-
-        async def read() -> None:
-            async for at, data in read_audit_stream(url, stream, self._since):
-                self._add(self._reader.read(data, at))
-
-        asyncio.run(read())
-        self._check(stream)
-
-    def _add(self, records: Iterable[DecisionRecord]) -> None:
+    def add(self, records: Iterable[DecisionRecord]) -> None:
+        """Take the scores of records."""
         for record in records:
             self._scores.add(record)
-
-    def _check(self, source: str) -> None:
-        if self._scores.decisions:
-            return
-        if self._reader.earlier:
-            raise ConfigurationError(
-                f"{source}: all {counted(self._reader.earlier, 'decision')} in it were made before "
-                "--since."
-            )
-        raise ConfigurationError(
-            f"{source}: there is no record of a decision in it. 'shieldgate serve --log-format "
-            "json' writes one a line, with 'decision' as its event."
-        )
 
     def report(self, *, as_json: bool) -> int:
         """Print what was found, and give the exit code."""
@@ -161,7 +126,9 @@ class DriftCommand:
     def _show(self, found: Sequence[ScoreDrift]) -> None:
         console = Console()
         for scorer in dict.fromkeys(one.key.scorer for one in found):
-            table = Table(box=box.SIMPLE_HEAD, padding=0, title=scorer, title_justify="left")
+            table = Table(
+                box=box.SIMPLE_HEAD, padding=0, title=escape(scorer), title_justify="left"
+            )
             table.add_column("policy", overflow="fold")
             for column in ("scores", "PSI", "KS", "flagged then", "now"):
                 table.add_column(column, justify="right", no_wrap=True)
@@ -201,7 +168,7 @@ def _cells(one: ScoreDrift, *, whole_id: bool) -> list[str]:
     flags = f", {one.flags} is flagged" if one.flags else ""
     index = one.index
     return [
-        f"{policy}\n[dim]{one.key.direction}[/]",
+        f"{escape(policy)}\n[dim]{one.key.direction}[/]",
         f"{one.scores:,}\n[dim]of {one.expected:,.0f}[/]" if one.expected else f"{one.scores:,}",
         f"{index.psi:.3f}\n[dim]chance {index.by_chance:.3f}[/]" if index else "-",
         _test(one),

@@ -109,6 +109,7 @@ def features(
 
     - `git log -1 --format=%B | shieldgate features - --sae params.npz --layer 12 --json`
     """
+    _check(settings)
     with needed("Looking at features", "local"):
         # Here, because they import torch, which most commands do without.
         from shieldgate.cli.features_run import FeaturesTask, run  # noqa: PLC0415
@@ -190,6 +191,7 @@ def train_features(
     - `shieldgate train-features rows.csv --map prompt=text --model google/shieldgemma-2b
     --layer 12 --features 16384 --l0 80 --out my-features`
     """
+    _check(settings)
     with needed("Training features", "tune"):
         from shieldgate.cli.features_train import run  # noqa: PLC0415
         from shieldgate.evaluation.adapters import choose_adapter  # noqa: PLC0415
@@ -202,3 +204,12 @@ def train_features(
         raise ConfigurationError(f"{data}: it holds no texts. Name your column: --map prompt=text.")
     changes = {"l0": l0, "steps": steps, "rate": rate, "seed": seed}
     run(settings, exchanges, out, layer=layer, features=width, **changes)
+
+
+def _check(settings: ScoringSettings) -> None:
+    """Refuse scorers whose states can't be seen; raise ConfigurationError."""
+    if settings.servers or settings.cascade:
+        raise ConfigurationError(
+            "Features are of the states of a model in this process, and of one: give a checkpoint "
+            "as --model, and no --cascade."
+        )

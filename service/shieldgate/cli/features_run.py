@@ -64,11 +64,6 @@ def run(task: FeaturesTask, exchanges: Sequence[Exchange], *, tokens: bool, as_j
     """
     configure_logging("warning", as_json=False)
     settings = task.settings
-    if settings.servers or settings.cascade:
-        raise ConfigurationError(
-            "Features are looked at in a model in this process, and in one: give a checkpoint as "
-            "--model, and no --cascade."
-        )
     autoencoder = load_autoencoder(task.sae, layer=task.layer)
     labels = (
         load_labels(task.labels, layer=autoencoder.layer, features=autoencoder.features)

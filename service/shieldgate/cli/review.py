@@ -200,6 +200,10 @@ def review(
 
     - `shieldgate review --keep-texts review.db --forget web-app --out labelled.jsonl`
     """
+    if dry_run and (export or forget is not None):
+        raise ConfigurationError("--dry-run is for asking. --export and --forget ask nothing.")
+    if export and forget is not None:
+        raise ConfigurationError("--export and --forget are two commands. Give one at a time.")
     if forget is not None:
         _forget(forget, settings, out)
         return

@@ -1,12 +1,7 @@
-"""Reads records of second opinions, and shows what they say."""
+"""Shows what records of second opinions say."""
 
-import asyncio
 import json
-import sys
-from collections.abc import Iterable, Iterator, Sequence
-from datetime import datetime
-from pathlib import Path
-from typing import Any
+from collections.abc import Iterator, Sequence
 
 import typer
 from rich import box
@@ -14,58 +9,8 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from shieldgate.errors import ConfigurationError
-from shieldgate.evaluation.text_lines import lines, opened
 from shieldgate.plural import counted
-from shieldgate.redis.audit_stream import read_audit_stream
-from shieldgate.shadow.records import STREAM, ShadowRecord, ShadowRecords
-from shieldgate.shadow.report import DirectionReport, PairReport, PolicyReport, Share, report
-
-
-def read_files(given: Sequence[str], since: datetime | None) -> list[PairReport]:
-    """Report of files, or standard input where one is `-`; raise ConfigurationError."""
-    reader = ShadowRecords(since)
-
-    def found() -> Iterator[ShadowRecord]:
-        for name in given:
-            path = Path("standard input" if name == "-" else name)
-            if name == "-":
-                yield from _of_file(reader, sys.stdin.buffer, path)
-            else:
-                with opened(path) as file:
-                    yield from _of_file(reader, file, path)
-
-    return _reported(found(), reader, ", ".join(given))
-
-
-def read_stream(url: str, audit_stream: str, since: datetime | None) -> list[PairReport]:
-    """Report of the stream in Redis that is beside the one of decisions; ConfigurationError."""
-    reader, stream = ShadowRecords(since), audit_stream + STREAM
-
-    async def read() -> list[ShadowRecord]:
-        found = read_audit_stream(url, stream, since)
-        return [record async for at, data in found for record in reader.read(data, at)]
-
-    return _reported(asyncio.run(read()), reader, stream)
-
-
-def _of_file(reader: ShadowRecords, file: Any, path: Path) -> Iterator[ShadowRecord]:
-    return reader.of_lines(line for _, line in lines(file, path))
-
-
-def _reported(
-    records: Iterable[ShadowRecord], reader: ShadowRecords, source: str
-) -> list[PairReport]:
-    if found := report(records):
-        return found
-    if reader.earlier:
-        raise ConfigurationError(
-            f"{source}: all {counted(reader.earlier, 'second opinion')} in it came before --since."
-        )
-    raise ConfigurationError(
-        f"{source}: there is no record of a second opinion in it. 'shieldgate serve "
-        "--shadow-policies DIR --log-format json' writes one a line, with 'shadow' as its event."
-    )
+from shieldgate.shadow.report import DirectionReport, PairReport, PolicyReport, Share
 
 
 def show(found: Sequence[PairReport], *, as_json: bool) -> None:

@@ -133,13 +133,8 @@ def prepare_shadow(
                 f"{flag('shadow_model')} or {flag('shadow_template')}."
             )
         return None
-    if scorer is None:  # else who started this process has said so
-        log.info(
-            "a second opinion, which decides nothing, is given on live traffic",
-            **{name: str(value) for name, value in settings.shadow_settings().items()},
-        )
     sink = audit_sink(settings, shared, telemetry, suffix=STREAM)
-    return ServedShadow(
+    served = ServedShadow(
         settings,
         live,
         ShadowTelemetry(telemetry.registry, sink),
@@ -148,6 +143,12 @@ def prepare_shadow(
         second=second,
         socket=candidate_socket(scorer) if scorer else None,
     )
+    if scorer is None:  # else who started this process has said so
+        log.info(
+            "a second opinion, which decides nothing, is given on live traffic",
+            **{name: str(value) for name, value in settings.shadow_settings().items()},
+        )
+    return served
 
 
 def _profile(settings: ServeSettings) -> str:

@@ -208,13 +208,13 @@ def _check(engine: PackedEngine, exchanges: Sequence[Exchange], recipe: Recipe) 
         )
     if len(exchanges) < _FEWEST:
         raise ConfigurationError(
-            f"There are {counted(len(exchanges), 'text')}, and one in {_HELD_OUT} is held out to "
-            f"measure on: give at least {_FEWEST}, and better thousands."
+            f"{counted(len(exchanges), 'text')} can't be enough, where one in {_HELD_OUT} is held "
+            f"out to measure on: give at least {_FEWEST}, and better thousands."
         )
     if recipe.l0 >= recipe.features:
         raise ConfigurationError(
-            f"Of {recipe.features:,} features not all may fire at once: ask for fewer than "
-            f"--l0 {recipe.l0:,}."
+            f"Of {recipe.features:,} features {recipe.l0:,} can't fire at once: give a lower "
+            "--l0, or more --features."
         )
 
 

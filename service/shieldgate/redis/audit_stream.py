@@ -42,10 +42,11 @@ class RedisAuditStream:
 
 async def read_audit_stream(
     url: str, stream: str, since: datetime | None = None
-) -> AsyncIterator[tuple[datetime, bytes]]:
+) -> AsyncIterator[list[tuple[datetime, bytes]]]:
     """Read the records of a stream as JSON, with their times, until those that are the last now.
 
-    Raises ConfigurationError where Redis can't be read, or there is no such stream.
+    They come some at a time. Raises ConfigurationError where Redis can't be read, or there is no
+    such stream.
     """
     redis: Any
     redis, close = client(url, protocol=2)
@@ -56,12 +57,12 @@ async def read_audit_stream(
                 f"There is no stream {stream!r} in this Redis, or it is empty. 'shieldgate serve "
                 "--audit-stream' writes it."
             )
-        last, after = newest[0][0], str(int(since.timestamp() * 1000)) if since else "-"
+        last, after = newest[0][0], "-"
+        if since:
+            # Its ids count from 1970 on.
+            after = str(max(0, int(since.timestamp() * 1000)))
         while page := await redis.xrange(stream, after, last, count=_PAGE):
-            for id, fields in page:
-                if b"record" in fields:
-                    milliseconds = int(id.partition(b"-")[0])
-                    yield datetime.fromtimestamp(milliseconds / 1000, UTC), fields[b"record"]
+            yield [(_time(id), f[b"record"]) for id, f in page if b"record" in f]
             after = b"(" + page[-1][0]
     except (RedisError, OSError) as failure:
         # What redis-py says may quote the URL, which may hold a password.
@@ -71,3 +72,7 @@ async def read_audit_stream(
         ) from None
     finally:
         await close()
+
+
+def _time(id: bytes) -> datetime:
+    return datetime.fromtimestamp(int(id.partition(b"-")[0]) / 1000, UTC)
