@@ -13,7 +13,15 @@ from shieldgate.cli.doctor import doctor
 from shieldgate.cli.drift import drift
 from shieldgate.cli.evaluate import evaluate
 from shieldgate.cli.features import features, train_features
-from shieldgate.cli.options import with_settings
+from shieldgate.cli.options import (
+    BesideFlag,
+    FileFlag,
+    LinesFlag,
+    ResponseFlag,
+    TextArgument,
+    TextFlag,
+    with_settings,
+)
 from shieldgate.cli.review import review
 from shieldgate.cli.tune import tune
 from shieldgate.cli.watermark import app as watermark
@@ -158,42 +166,13 @@ def worker(
 @with_settings
 def score(
     settings: ScoringSettings,
-    given: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="TEXT|-|FILE",
-            help="What to judge: a file where there is one of that name, `-` for standard "
-            "input, else the text itself. What looks like the name of a file must be one.",
-        ),
-    ] = None,
+    given: TextArgument = None,
     *,
-    text: Annotated[
-        str | None, typer.Option(help="Judge this text, whatever it looks like.")
-    ] = None,
-    file: Annotated[
-        str | None, typer.Option(metavar="FILE|-", help="Judge the content of this file.")
-    ] = None,
-    lines: Annotated[
-        str | None,
-        typer.Option(
-            metavar="FILE|-",
-            help="Judge each line of this file as a text of its own; blank ones are left out.",
-        ),
-    ] = None,
-    response: Annotated[
-        str | None,
-        typer.Option(
-            metavar="TEXT|-|FILE",
-            help="Judge this answer of a model, with what is given as the prompt before it.",
-        ),
-    ] = None,
-    policy: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Judge this policy too, beside the profile's: hate, or shieldgemma/hate. May be "
-            "repeated."
-        ),
-    ] = None,
+    text: TextFlag = None,
+    file: FileFlag = None,
+    lines: LinesFlag = None,
+    response: ResponseFlag = None,
+    policy: BesideFlag = None,
     explain: Annotated[
         bool,
         typer.Option(

@@ -5,7 +5,18 @@ from typing import Annotated
 
 import typer
 
-from shieldgate.cli.options import DATA, AdapterFlag, MapFlag, with_settings
+from shieldgate.cli.options import (
+    DATA,
+    AdapterFlag,
+    BesideFlag,
+    FileFlag,
+    LinesFlag,
+    MapFlag,
+    ResponseFlag,
+    TextArgument,
+    TextFlag,
+    with_settings,
+)
 from shieldgate.errors import ConfigurationError, needed
 from shieldgate.settings import ScoringSettings
 
@@ -15,14 +26,7 @@ _RUN = "Training"
 @with_settings
 def features(
     settings: ScoringSettings,
-    given: Annotated[
-        str | None,
-        typer.Argument(
-            metavar="TEXT|-|FILE",
-            help="The text: a file where there is one of that name, `-` for standard input, else "
-            "the text itself. What looks like the name of a file must be one.",
-        ),
-    ] = None,
+    given: TextArgument = None,
     *,
     sae: Annotated[
         Path,
@@ -48,33 +52,11 @@ def features(
             "Neuronpedia (JSON, or JSON lines, also .gz).",
         ),
     ] = None,
-    text: Annotated[
-        str | None, typer.Option(help="Take this text, whatever it looks like.")
-    ] = None,
-    file: Annotated[
-        str | None, typer.Option(metavar="FILE|-", help="Take the content of this file.")
-    ] = None,
-    lines: Annotated[
-        str | None,
-        typer.Option(
-            metavar="FILE|-",
-            help="Take each line of this file as a text of its own; blank ones are left out.",
-        ),
-    ] = None,
-    response: Annotated[
-        str | None,
-        typer.Option(
-            metavar="TEXT|-|FILE",
-            help="Look at this answer of a model, with what is given as the prompt before it.",
-        ),
-    ] = None,
-    policy: Annotated[
-        list[str] | None,
-        typer.Option(
-            help="Judge this policy too, beside the profile's: hate, or shieldgemma/hate. May be "
-            "repeated."
-        ),
-    ] = None,
+    text: TextFlag = None,
+    file: FileFlag = None,
+    lines: LinesFlag = None,
+    response: ResponseFlag = None,
+    policy: BesideFlag = None,
     top: Annotated[
         int,
         typer.Option(

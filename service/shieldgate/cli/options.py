@@ -45,6 +45,41 @@ LabelFlag = Annotated[
     ),
 ]
 
+# What to judge, as `score` and `features` take it.
+TextArgument = Annotated[
+    str | None,
+    typer.Argument(
+        metavar="TEXT|-|FILE",
+        help="The text: a file where there is one of that name, `-` for standard input, else the "
+        "text itself. What looks like the name of a file must be one.",
+    ),
+]
+TextFlag = Annotated[str | None, typer.Option(help="Take this text, whatever it looks like.")]
+FileFlag = Annotated[
+    str | None, typer.Option(metavar="FILE|-", help="Take the content of this file.")
+]
+LinesFlag = Annotated[
+    str | None,
+    typer.Option(
+        metavar="FILE|-",
+        help="Take each line of this file as a text of its own; blank ones are left out.",
+    ),
+]
+ResponseFlag = Annotated[
+    str | None,
+    typer.Option(
+        metavar="TEXT|-|FILE",
+        help="Judge this answer of a model, with what is given as the prompt before it.",
+    ),
+]
+BesideFlag = Annotated[
+    list[str] | None,
+    typer.Option(
+        help="Judge this policy too, beside the profile's: hate, or shieldgemma/hate. May be "
+        "repeated."
+    ),
+]
+
 
 def with_settings(command: Callable[..., None]) -> Callable[..., None]:
     """Give a command one flag for each field of its parameter `settings`.
