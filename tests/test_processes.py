@@ -69,12 +69,15 @@ def test_two_gateways_share_a_scorer_a_port_and_their_figures(  # noqa: PLR0915 
 
         # Both answer, and alike, though none but the scorer has loaded anything.
         verdicts = []
-        for gateway in gateways:
+        for number, gateway in enumerate(gateways, 1):
             with alone(gateway, gateways):
                 assert httpx.get(f"{url}/readyz").status_code == 200
                 reply = screened(url, "bread")
                 assert reply.status_code == 200
                 verdicts.append(reply.json()["results"][0]["policies"])
+                # It counts once it has answered.
+                while metric(url, "shieldgate_requests_total", route="/v1/screen") < number:
+                    time.sleep(0.05)
         assert verdicts[0] == verdicts[1]
         if Path("/proc").is_dir():
             assert [holds_torch(p) for p in (scorer, *gateways)] == [True, False, False]
