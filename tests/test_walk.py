@@ -557,6 +557,14 @@ def test_numbers_one_to_a_list_are_numbers():
         lambda words: f"\ufeff {dict(enumerate(words))}",
         lambda words: "\n".join(f"s{n} = {word!r}" for n, word in enumerate(words)),
         lambda words: "print(" + " + ' ' + ".join(map(repr, words)) + ")",
+        lambda words: "\n".join(f'"{word}"' for word in words),
+        lambda words: "\n".join(f"    yield {word!r}" for word in words),
+        lambda words: "\n".join(f"if x == {n}: return {w!r}" for n, w in enumerate(words)),
+        lambda words: "\n".join(f"s = {word!r}  # bread" for word in words),
+        lambda words: "[" + ", ".join(f"f{word!r}" for word in words) + "]",
+        lambda words: "".join(f'<a b="{word}"/>' for word in words),
+        lambda words: "<a " + " ".join(f'k{n}="{word}"' for n, word in enumerate(words)) + ">",
+        lambda words: "It is:\n" + json.dumps({"a": json.dumps([{"w": word} for word in words])}),
     ],
 )
 def test_short_strings_are_judged_joined_wherever_json_or_code_stands(

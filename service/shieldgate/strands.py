@@ -19,10 +19,12 @@ _UNICODE = re.compile(r"\\u[0-9a-fA-F]{4}")
 _CONTROL = {"b": "\b", "f": "\f", "n": "\n", "r": "\r", "t": "\t"}
 # JSON in a string of JSON in a string: each level doubles the backslashes.
 _LEVELS = 8
-# A string of JSON or of a program that is a value, not the name of one; so many of so few words
-# may be the words of a sentence.
+# A string of JSON, markup or a program that is a value, not the name of one; so many of so few
+# words may be the words of a sentence.
 _STRING = re.compile(
-    r"""(?:^|[\[{(,:=+])\s*(?:"((?:[^"\\\n]|\\.)*+)"|'((?:[^'\\\n]|\\.)*+)')(?=\s*(?:[\]}),;+\n]|$))"""
+    r"""(?:(?m:^)[^\S\n]*|[\[{(,:=+?]\s*|\b(?:return|yield|print)\s+)[bfru]?"""
+    r"""(?:"((?:[^"\\\n]|\\.)*+)"|'((?:[^'\\\n]|\\.)*+)')"""
+    r"""(?=\s*(?:[\]}),;+\n>#]|/[/>]|[\w:.-]++=|$))"""
 )
 _FEW_STRINGS, _FEW_WORDS = 4, 3
 # What parts the words of a name, a number at their end included.
@@ -73,8 +75,16 @@ def in_pieces(texts: Iterable[str]) -> str:
 
 
 def strings_in(text: str) -> list[str]:
-    """List the strings in JSON and in code that are values, wherever they stand in a text."""
-    return [one or other for one, other in _STRING.findall(text)]
+    """List the strings in JSON and in code that are values, wherever they stand in a text.
+
+    Of a string that is JSON itself, its strings.
+    """
+    found: list[str] = []
+    for one, other in _STRING.findall(text):
+        said = one or other
+        plain = decoded(said)
+        found += [said] if plain == said else strings_in(plain) or [said]
+    return found
 
 
 def strings_of(value: object) -> list[str]:
