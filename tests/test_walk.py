@@ -216,6 +216,15 @@ def test_what_is_spread_over_voices_is_judged_joined():
     assert asked(user(HARM[:6], x=HARM[7:]))[0] == f"{HARM[:6]}\nx\n{HARM[7:]}"
 
 
+@pytest.mark.parametrize("voices", [("content", "reasoning"), ("content", "tools", "other")])
+def test_voices_that_take_turns_are_judged_in_their_order(voices: tuple[str, ...]):
+    said = [(f"{voices[n % len(voices)]}/[{n}]", word) for n, word in enumerate(WORDS)]
+    assert "\n".join(WORDS) in whole_and_parts(said)[1]
+    # One after the other they say it anyway.
+    whole, parts = whole_and_parts([("a/0", "I"), ("a/1", "will"), ("b/", "find")])
+    assert (whole, parts) == ("I\nwill\nfind", ("I\nwill", "find"))
+
+
 def test_a_tool_is_judged_without_what_is_no_field_of_a_tool_too():
     tool = {"type": "function", "function": {"name": "f", "description": HARM}}
     texts = asked(user(), tools=[{**tool, "x": BENIGN}])

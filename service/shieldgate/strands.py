@@ -7,6 +7,7 @@ and joined to the others, so that nothing is hidden by being spread.
 
 import re
 from collections.abc import Iterable
+from itertools import groupby
 
 Strands = Iterable[tuple[str, str]]
 
@@ -39,8 +40,9 @@ def voice(strand: str) -> str:
 def whole_and_parts(strands: Strands, prefill: str = "") -> tuple[str, tuple[str, ...]]:
     """Join strands to one text, and list the other texts that are to be judged as well.
 
-    These are each voice alone, what JSON in a string says once it is decoded, and its strings
-    joined where each is a word or two. `prefill` is what the content goes on with.
+    These are each voice alone, all in their order where voices take turns, what JSON in a string
+    says once it is decoded, and its strings joined where each is a word or two. `prefill` is what
+    the content goes on with.
     """
     strands = list(strands)
     texts = _texts(strands, prefill)
@@ -162,6 +164,14 @@ def _texts(strands: list[tuple[str, str]], prefill: str) -> list[str]:
     whole = prefill + "\n".join(joined.values())
     if "content" in joined:
         joined["content"] = prefill + joined["content"]
+    shown = [
+        (voice(strand), text)
+        for strand, text in strands
+        if voice(strand) not in _APART and not strand.endswith((":", ".name"))
+    ]
+    turns = [each for each, _ in groupby(each for each, _ in shown)]
+    if len(turns) > len({*turns}):
+        apart.append(prefill + "\n".join(text for _, text in shown))
     return [whole, *joined.values(), *apart]
 
 
