@@ -20,6 +20,7 @@ from test_admin import asked, screen
 from shieldgate.drift import (
     PARTS,
     WIDTH,
+    Drift,
     ScoreHistogram,
     _chi_squared,
     bin_of,
@@ -27,7 +28,7 @@ from shieldgate.drift import (
     in_parts,
 )
 from shieldgate.policy import Calibration, PolicyBook, load_book, shipped_policies
-from shieldgate.telemetry import DriftWatch, Telemetry
+from shieldgate.telemetry import DriftWatch, Figures, Telemetry
 from shieldgate.telemetry.score_window import ScoreWindow
 from shieldgate.types import Action, Judgement, Score, Verdict
 
@@ -212,6 +213,18 @@ async def test_the_gateway_shows_how_far_scores_have_moved(scorer: FakeScorer) -
         assert metric("scores", part="0") == 0
         assert math.isnan(metric("psi", expected="accepted") or 0)
         assert (await asked(served, "/admin/figures"))["drift"] == []
+
+
+def test_of_processes_that_expect_different_scores_each_drift_is_read() -> None:
+    """One of them has read the new policies, and the other is still to do so."""
+    telemetry = Telemetry(CollectorRegistry())
+    shown = {
+        ("p", "prompt", "calibration"): Drift(0.9, 0.3),
+        ("p", "prompt", "accepted"): Drift(0.2, 0.1),
+    }
+    telemetry.drifted(shown)
+    found = Figures.of(telemetry.gathered().collect(), lambda route: True)
+    assert found.drift == shown
 
 
 JUDGING = """

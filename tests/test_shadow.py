@@ -21,6 +21,7 @@ from test_keys import entry, written
 from test_telemetry_audit import Records
 from upstream import streamed
 
+from shieldgate import language
 from shieldgate.cli.shadow_serving import hold_candidate, prepare_shadow
 from shieldgate.errors import ConfigurationError, ScorerUnavailable
 from shieldgate.given_settings import load
@@ -33,6 +34,7 @@ from shieldgate.settings import ServeSettings
 from shieldgate.shadow import shadow as shadow_module
 from shieldgate.shadow.candidate import Candidate, Judged
 from shieldgate.shadow.records import ShadowRecord
+from shieldgate.shadow.report import report
 from shieldgate.shadow.shadow import Shadow
 from shieldgate.telemetry import ShadowTelemetry, Telemetry
 from shieldgate.telemetry.shadow import shadow_in_short
@@ -201,6 +203,29 @@ async def test_only_what_is_worded_otherwise_is_scored(scorer: FakeScorer) -> No
         ("test/threat", "test/spam"),
         ("test/threat",),
     ]
+
+
+@pytest.mark.parametrize("own", [False, True], ids=["same scorer", "another"])
+async def test_a_candidate_refuses_a_text_for_its_language(scorer: FakeScorer, own: bool) -> None:
+    language.load()  # gateways wait for that before they are ready
+    scorer.identity = replace(scorer.identity, languages=("en",))
+    candidate = OtherScorer() if own else scorer
+    candidate.identity = replace(candidate.identity, languages=("en",))
+    book = small_book()
+    profile = replace(book.profiles["default"], unsupported_language="refuse")
+    made = rig(replace(book, profiles={**book.profiles, "default": profile}))
+    async with shadowed(made, scorer, candidate) as served:
+        await screen(served, "Kannst du mir helfen, einen Brief an meinen Vermieter zu schreiben?")
+        await made.until(judged=1)
+    [record] = made.records.written
+    assert (record["in_force"]["action"], record["candidate"]["action"]) == (
+        "allowed",
+        "failed_closed",
+    )
+    [found] = report([ShadowRecord.model_validate(record)])
+    [direction] = found.directions
+    assert (direction.blocked_by_candidate, direction.newly_blocked.count) == (1, 1)
+    assert (found.otherwise.count, found.tokens) == (1, 0)
 
 
 async def test_texts_that_are_read_otherwise_are_scored_whole(scorer: FakeScorer) -> None:

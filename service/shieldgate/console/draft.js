@@ -3,7 +3,7 @@
 import { ask } from "./api.js";
 import { chooser, count, failure, field, h, plural, probability } from "./page.js";
 import { stacked, written } from "./tables.js";
-import { ACTIONS } from "./verdict.js";
+import { ACTIONS, stops } from "./verdict.js";
 
 const WHOLE = "the whole book";
 const NEW = "a new file";
@@ -157,7 +157,6 @@ function changed(changes) {
     rows.length > SHOWN ? h("details", null, h("summary", null, `${count(rows.length - SHOWN)} more`), stacked(heads, rows.slice(SHOWN))) : null);
 }
 
-const stops = (action) => ["blocked", "failed_closed"].includes(action);
 function tried(results, rows) {
   const all = results.map((result, i) => ({ ...result, row: rows[i], number: i + 1 }));
   const differs = all.filter(({ changed: does }) => does);

@@ -1,6 +1,7 @@
 // A second opinion: what a candidate that decides nothing says of live traffic.
 
 import { count, duration, h, plural, table, tile } from "./page.js";
+import { stops } from "./verdict.js";
 
 // Its part of Now; nothing where no candidate judges.
 export function secondOpinion(found) {
@@ -9,8 +10,8 @@ export function secondOpinion(found) {
   const decided = (wanted) => found.decisions.filter(wanted).reduce((total, each) => total + each.texts, 0);
   const judged = texts("judged");
   const same = decided((each) => each.in_force === each.candidate);
-  const newly = decided((each) => each.candidate === "blocked" && each.in_force !== "blocked");
-  const longer = decided((each) => each.in_force === "blocked" && each.candidate !== "blocked");
+  const newly = decided((each) => stops(each.candidate) && !stops(each.in_force));
+  const longer = decided((each) => stops(each.in_force) && !stops(each.candidate));
   const lost = ["failed", "dropped", "skipped"].filter(texts).map((kind) => `${count(texts(kind))} ${kind}`);
   const alike = judged ? Math.floor((1000 * same) / judged) / 10 : null; // 100 only where all are
   const by = found.profile ? `profile ${found.profile} of policy book` : "policy book";

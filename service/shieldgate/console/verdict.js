@@ -8,6 +8,8 @@ export const ACTIONS = {
   failed_open: "passed unjudged", failed_closed: "stopped unjudged",
 };
 
+export const stops = (action) => ["blocked", "failed_closed"].includes(action);
+
 export function verdict(action, about) {
   const [first, ...rest] = ACTIONS[action];
   const said = [first.toUpperCase(), ...rest, action === "would_block" ? ", but the profile only monitors" : ""].join("");

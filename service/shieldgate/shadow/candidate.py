@@ -71,20 +71,24 @@ class Candidate:
     ) -> Verdict:
         """Judge what was judged before; what the same scorer said under the same words holds.
 
-        Its text is read at `threads`, where there are some. Raises what the scorer raises.
+        Its text is read at `threads`, where there are some. What the profile refuses for its
+        language has no score. Raises what the scorer raises.
         """
         exchange, before = replace(judged.exchange, growing=False), judged.rules
         direction, name = exchange.direction, scorer.identity.name
         known = {}
-        if scorer.identity == judged.scorer and _ways(before.profile, name) == _ways(
-            rules.profile, name
-        ):
+        language = judged.verdict.unsupported_language
+        refused = language and rules.profile.refuses_unsupported_language
+        ways, ways_before = _ways(rules.profile, name), _ways(before.profile, name)
+        if scorer.identity == judged.scorer and ways == ways_before and not refused:
             words = {policy.id: policy.guidelines[direction] for policy in before.policies}
             known = {words[j.policy]: j.score for j in judged.verdict.judgements}
         rest = tuple(p for p in rules.policies if p.guidelines[direction] not in known)
         if rest:
             asked = replace(rules, policies=rest, beside=())
             found = await judge(scorer, exchange, asked, threads)
+            if not found.judgements:
+                return found
             by_id = {policy.id: policy for policy in rest}
             known |= {by_id[j.policy].guidelines[direction]: j.score for j in found.judgements}
         scores = [(policy, known[policy.guidelines[direction]]) for policy in rules.policies]

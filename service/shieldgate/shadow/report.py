@@ -11,7 +11,7 @@ import numpy as np
 from shieldgate.shadow.records import ShadowRecord
 from shieldgate.statistics import clopper_pearson
 from shieldgate.telemetry.shadow import Flip
-from shieldgate.types import DIRECTIONS, Action, Direction
+from shieldgate.types import DIRECTIONS, Direction
 
 _MOST_IDS = 20
 
@@ -64,7 +64,8 @@ class PolicyReport:
 class DirectionReport:
     """One direction: how often both act alike, what is stopped, and each policy.
 
-    `same` are those with one action. The ids are of decisions' records, some of each kind.
+    `same` are those with one action. What a candidate refuses for its language is blocked, too. The
+    ids are of decisions' records, some of each kind.
     """
 
     direction: Direction
@@ -143,7 +144,7 @@ class _Direction:
         before, after = record.in_force, record.candidate
         self.exchanges += 1
         self.same += before.action is after.action
-        stopped = before.action is Action.BLOCKED, after.action is Action.BLOCKED
+        stopped = before.action.stops, after.action.stops
         self.blocked.update(in_force=stopped[0], candidate=stopped[1])
         if stopped[0] != stopped[1]:
             change = "newly" if stopped[1] else "no_longer"

@@ -6,7 +6,7 @@ may quote it.
 """
 
 from shieldgate.telemetry.audit import Audit, Decision, Sink
-from shieldgate.telemetry.drift_watch import DriftWatch
+from shieldgate.telemetry.drift_watch import DriftWatch, expected_by
 from shieldgate.telemetry.figures import Figures, RecentFigures
 from shieldgate.telemetry.logs import Level, configure_logging, log_as_library
 from shieldgate.telemetry.metrics import (
@@ -57,5 +57,6 @@ __all__ = [
     "TextStorage",
     "Traces",
     "configure_logging",
+    "expected_by",
     "log_as_library",
 ]

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 import structlog
 
 from shieldgate import drift
-from shieldgate.telemetry.metrics import Telemetry
+from shieldgate.telemetry.metrics import ExpectedScores, Telemetry
 from shieldgate.types import Direction
 
 Expected = Mapping[tuple[str, Direction], drift.ScoreHistogram]
@@ -14,6 +14,11 @@ Expected = Mapping[tuple[str, Direction], drift.ScoreHistogram]
 _STEP_SECONDS = 15.0
 
 log = structlog.get_logger(__name__)
+
+
+def expected_by(reference: drift.ScoreHistogram) -> ExpectedScores:
+    """Tell who says that these scores are to be expected."""
+    return "accepted" if reference.of else "calibration"
 
 
 class DriftWatch:
@@ -47,7 +52,7 @@ class DriftWatch:
         seen = await asyncio.to_thread(self._telemetry.all_scores_in_parts)
         self._telemetry.drifted(
             {
-                (*at, "accepted" if reference.of else "calibration"): drift.compare(
+                (*at, expected_by(reference)): drift.compare(
                     reference, seen[at][: len(reference.cuts()) + 1]
                 )
                 for at, reference in expected.items()

@@ -2,7 +2,7 @@
 
 import asyncio
 import math
-from collections import Counter, defaultdict, deque
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from itertools import pairwise
@@ -31,8 +31,8 @@ class Figures:
     `requests` are counted by outcome, `verdicts` by (policy, result), `lookups` by where scores
     were found, `failures` of the guard by reason. `phases` are counted by (phase, seconds): how
     often it took at most so long. `scores` counts those of the last day that are compared with
-    others, and `drift` says how far they have moved, where that can be told; both are by policy and
-    direction.
+    others, by policy and direction, and `drift` says how far they have moved from which, where that
+    can be told.
     """
 
     time: float
@@ -47,7 +47,7 @@ class Figures:
     policies_refused: bool
     keys_refused: bool
     scores: Counter[tuple[str, str]]
-    drift: Mapping[tuple[str, str], Drift]
+    drift: Mapping[tuple[str, str, str], Drift]
 
     @classmethod
     def of(cls, metrics: Iterable[Metric], counted: Callable[[str], bool]) -> "Figures":
@@ -56,7 +56,8 @@ class Figures:
         failures, phases = Counter[str](), Counter[tuple[str, float]]()
         breakers: dict[str, BreakerState] = {}
         gauges: dict[str, float] = {}
-        scores, drift = Counter[tuple[str, str]](), defaultdict[tuple[str, str], list[float]](list)
+        scores, psi = Counter[tuple[str, str]](), dict[tuple[str, str, str], float]()
+        by_chance: dict[tuple[str, str, str], float] = {}
         for metric in metrics:
             for name, labels, value, *_ in metric.samples:
                 match name.removeprefix("shieldgate_"):
@@ -74,8 +75,9 @@ class Figures:
                         breakers[labels["breaker"]] = _BREAKER[int(value)]
                     case "drift_scores":
                         scores[labels["policy"], labels["direction"]] += int(value)
-                    case "drift_psi" | "drift_psi_by_chance" if not math.isnan(value):
-                        drift[labels["policy"], labels["direction"]].append(value)
+                    case "drift_psi" | "drift_psi_by_chance" as index if not math.isnan(value):
+                        at = labels["policy"], labels["direction"], labels["expected"]
+                        (psi if index == "drift_psi" else by_chance)[at] = value
                     case other if not labels:
                         gauges[other] = value
         return cls(
@@ -91,7 +93,7 @@ class Figures:
             policies_refused=bool(gauges.get("policies_refused")),
             keys_refused=bool(gauges.get("keys_refused")),
             scores=scores,
-            drift={at: Drift(*found) for at, found in drift.items()},
+            drift={at: Drift(psi[at], by_chance[at]) for at in psi.keys() & by_chance.keys()},
         )
 
     def since(self, earlier: "Figures") -> "Figures":

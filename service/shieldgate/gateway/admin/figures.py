@@ -9,7 +9,7 @@ from pydantic import BaseModel
 
 from shieldgate.drift import ScoreHistogram, State
 from shieldgate.gateway.services import ServicesDep
-from shieldgate.telemetry import BreakerState, Figures, Phase, RecentFigures
+from shieldgate.telemetry import BreakerState, Figures, Phase, RecentFigures, expected_by
 from shieldgate.types import Direction
 
 router = APIRouter()
@@ -146,7 +146,7 @@ def _drift(
             state=found.state if found else None,
         )
         for (policy, direction), reference in compared.items()
-        for found in (now.drift.get((policy, direction)),)
+        for found in (now.drift.get((policy, direction, expected_by(reference))),)
     ]
 
 
