@@ -75,6 +75,7 @@ VALUES = {
     "shadow_tokenizer": "some/tokenizer",
     "shadow_served_model": "candidate",
     "shadow_scorer_name": "candidate@2",
+    "shadow_model_key": "sk-candidate",
     "shadow_share": "0.5",
     "redis_url": "redis://localhost:6379/0",
     "redis_seconds": "0.2",

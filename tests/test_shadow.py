@@ -455,6 +455,16 @@ async def test_a_scorer_that_cant_be_opened_is_said_and_ends_nothing() -> None:
             },
             {"model": "http://a/v1", "tokenizer": "t", "served_model": "new", "scorer_name": None},
         ),
+        # What is said of the first one's server is not for another's.
+        (
+            {
+                "model": "http://a/v1",
+                "model_key": "k",
+                "languages": "de",
+                "shadow_model": "http://b/v1",
+            },
+            {"model": "http://b/v1", "model_key": None, "languages": None, "tokenizer": None},
+        ),
         # One elsewhere has connections of its own.
         ({"model": "http://a/v1", "shadow_policies": "b"}, {"model": "http://a/v1"}),
         ({"model": "http://a/v1"}, None),

@@ -26,6 +26,12 @@ PREFIX = "SHIELDGATE_"
 # How many texts a second scorer elsewhere is sent at a time, which may be the first one's server.
 _SHADOW_TEXTS = 4
 
+# What is said of one model and holds of no other.
+OF_ONE_MODEL: dict[str, object] = {
+    "quantize": "none",
+    **dict.fromkeys(("revision", "tokenizer", "served_model", "scorer_name", "languages")),
+}
+
 # How a scorer's weights may be held in fewer bits.
 Quantize = Literal[
     "none", "int8", "bitsandbytes-8bit", "bitsandbytes-4bit", "torchao-int8", "torchao-int4"
@@ -539,6 +545,11 @@ class ShadowSettings(Settings):
     shadow_scorer_name: str | None = Field(
         None, pattern=r"^[^\s|]+$", description="What to call a second scorer elsewhere."
     )
+    shadow_model_key: Annotated[SecretStr, Field(min_length=1)] | None = Field(
+        None,
+        description="The API key for the server of --shadow-model. Flags show in process lists: "
+        "prefer the variable.",
+    )
     shadow_share: float = Field(
         1.0,
         gt=0,
@@ -587,17 +598,18 @@ class ServeSettings(
         return bool(self.shadow_settings().keys() - {"share"})
 
     def shadow_settings(self) -> dict[str, Any]:
-        """Give what is said of that, by the names without `shadow_`."""
+        """Give what is said of that, by the names without `shadow_`; no key."""
         return {
             name.removeprefix("shadow_"): value
             for name in ShadowSettings.model_fields
-            if (value := getattr(self, name)) is not None
+            if (value := getattr(self, name)) is not None and name != "shadow_model_key"
         }
 
     def shadow_scorer(self) -> ScoringSettings | None:
         """Give the settings of the second scorer; None where it is the first one, in this process.
 
-        One elsewhere has connections of its own, so that it takes no place of the first one's.
+        One elsewhere has connections of its own, so that it takes no place of the first one's, and
+        a key of its own, because the first one's is nothing that another server should see.
         """
         others = ("policies", "profile", "share")
         own = {name: v for name, v in self.shadow_settings().items() if name not in others}
@@ -605,9 +617,8 @@ class ServeSettings(
             return None
         changes: dict[str, object] = {"cascade": None, "model_texts": _SHADOW_TEXTS}
         if "model" in own:
-            changes |= dict.fromkeys(("revision", "tokenizer", "served_model"))
-            changes |= {"quantize": "none"}
-        if own.keys() & {"model", "revision", "quantize", "served_model"}:
+            changes |= {**OF_ONE_MODEL, "engine": "auto", "model_key": self.shadow_model_key}
+        if own.keys() & {"revision", "quantize", "served_model"}:
             changes |= {"scorer_name": None}
         return self.model_copy(update=changes | own)
 

@@ -125,6 +125,11 @@ def prepare_shadow(
 
     `scorer` is the socket of the one in force, where that is another process.
     """
+    if settings.shadow_model_key and not settings.shadow_model:
+        raise ConfigurationError(
+            f"{flag('shadow_model_key')} is for the server of {flag('shadow_model')}, and none is "
+            "given."
+        )
     if not settings.shadows:
         if "shadow_share" in settings.model_fields_set:
             raise ConfigurationError(

@@ -19,7 +19,7 @@ from shieldgate.errors import ConfigurationError
 from shieldgate.policy import Calibration, Policy, PolicyBook
 from shieldgate.scoring import turn
 from shieldgate.scoring.interfaces import Identity, OpenScorer
-from shieldgate.settings import ScoringSettings
+from shieldgate.settings import OF_ONE_MODEL, ScoringSettings
 from shieldgate.types import Direction, Exchange, Score
 from shieldgate.yaml_document import Document, reason
 
@@ -104,9 +104,8 @@ class FirstScorer(_Entry):
 
     def settings(self, others: ScoringSettings) -> ScoringSettings:
         """Give the settings to open it with."""
-        names = ("revision", "cascade", "tokenizer", "served_model", "scorer_name", "languages")
-        of_one_model = {"quantize": "none", **dict.fromkeys(names)}
-        return others.model_copy(update=of_one_model | self.model_dump(exclude_none=True))
+        changes = {**OF_ONE_MODEL, "cascade": None} | self.model_dump(exclude_none=True)
+        return others.model_copy(update=changes)
 
 
 class CascadeFile(_Entry):
