@@ -325,7 +325,7 @@ async def test_all_of_it_can_be_done_by_keyboard(served: Gateway, browser: "Brow
         await page.keyboard.press("Tab")
         await page.keyboard.press("Tab")
         await page.keyboard.press("ArrowDown")  # the profile: from the server's own to default
-        assert page.url.endswith("#try?profile=default")
+        await page.wait_for_url("**#try?profile=default")
         await page.keyboard.press("Control+Enter")
         await page.get_by_text("Blocked: Threats").wait_for()
         await page.keyboard.press("Tab")

@@ -413,8 +413,13 @@ def test_ctrl_c_stops_the_work_and_the_same_call_goes_on(
 
     scorer.evaluate(data, options=STEPS, out=tmp_path / "whole")
     monkeypatch.setattr(PackedEngine, "forward", interrupted)
-    with pytest.raises(KeyboardInterrupt):
-        scorer.evaluate(data, options=STEPS, out=tmp_path / "out")
+    # What a shell starts in the background ignores Ctrl-C, and so would this.
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            scorer.evaluate(data, options=STEPS, out=tmp_path / "out")
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert len(passes) == 3
     scorer.evaluate(data, options=STEPS, out=tmp_path / "out")
     scores = [(tmp_path / run / "scores.jsonl").read_bytes() for run in ("whole", "out")]
