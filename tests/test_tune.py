@@ -99,14 +99,39 @@ def test_training_computes_the_margins_that_scoring_computes(
     scores = [p.scores([plain.forward([work])[0] for work in p.work]) for p in prepared]
     wanted = [[score.margin for score in found] for found in scores]
     trainable = TrainableScorer.of(scorer(base), method, tokens=400, seed=0)
-    for found, margins in zip(trainable.ask(asked), wanted, strict=True):
+    for found, margins in zip(exact(trainable).ask(asked), wanted, strict=True):
         assert found == pytest.approx(margins, abs=MARGIN)
+
+
+def exact(trainable: TrainableScorer) -> TrainableScorer:
+    return replace(trainable, dtype=torch.float32)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_products_are_in_bf16_and_weights_gradients_and_margins_are_not(
+    method: Method, calm: Path
+) -> None:
+    trainable = TrainableScorer.of(scorer(calm), method, tokens=2000, seed=0)
+    multiplied: set[torch.dtype] = set()
+    projection: Any = trainable.scorer.model.base_model.layers[0].mlp.down_proj
+    projection.register_forward_hook(lambda module, x, found: multiplied.add(found.dtype))
+    asked = [(Exchange(words(20, seed)), [FOXES, TEA]) for seed in range(8)]
+    mixed = replace(trainable, dtype=torch.bfloat16)
+    [(_, margins)] = mixed.passes(asked)
+    assert (multiplied, margins.dtype) == ({torch.bfloat16}, torch.float32)
+    [(_, precise)] = exact(trainable).passes(asked)
+    assert multiplied == {torch.bfloat16, torch.float32}
+    assert 0 < (margins - precise).abs().max() < 0.05
+    assert len(margins.unique()) > 8  # a margin in bf16 would be one of few
+    margins.sum().backward()
+    trained = [p for p in trainable.scorer.model.parameters() if p.requires_grad]
+    assert {p.grad.dtype for p in trained if p.grad is not None} == {torch.float32}
 
 
 def test_adapters_alone_are_trained_and_checkpointing_changes_no_gradient(calm: Path) -> None:
     gradients = []
     for checkpointing in (True, False):
-        trainable = TrainableScorer.of(scorer(calm), "lora", tokens=2000, seed=0)
+        trainable = exact(TrainableScorer.of(scorer(calm), "lora", tokens=2000, seed=0))
         if not checkpointing:
             trainable.scorer.model.activation_checkpointing_disable()
         objective = PolicyObjective(

@@ -15,6 +15,7 @@ from shieldgate.policy import Policy
 from shieldgate.scoring.local import PackedEngine
 from shieldgate.scoring.local.checkpoint import LANGUAGES
 from shieldgate.scoring.local.decoder import sliding_window
+from shieldgate.scoring.local.dtype import choose_dtype
 from shieldgate.scoring.pack import Pack
 from shieldgate.tuning.attention import PADDED, Padded, by_size
 from shieldgate.types import Exchange
@@ -44,12 +45,13 @@ def method_for(model: PreTrainedModel) -> Method:
 class TrainableScorer:
     """A scorer in training: prompts, tokens, packs and margins are the scorer's own.
 
-    A pass holds about `tokens` tokens, padding counted.
+    A pass holds about `tokens` tokens, padding counted, and multiplies in `dtype`.
     """
 
     scorer: PackedEngine
     method: Method
     tokens: int
+    dtype: torch.dtype
 
     @classmethod
     def of(
@@ -58,8 +60,9 @@ class TrainableScorer:
         """Make a scorer's model trainable, in place; the seed draws what adapters start from.
 
         Adapters are fp32 beside weights of any dtype (LoRA, arXiv 2106.09685). For full training
-        the weights should be fp32. Raises ConfigurationError where peft is missing, or the model is
-        spread over several devices.
+        the weights should be fp32; products are in bf16 all the same where the hardware has it
+        (mixed precision, arXiv 1710.03740). Raises ConfigurationError where peft is missing, or the
+        model is spread over several devices.
         """
         torch.manual_seed(seed)
         model = scorer.model
@@ -76,7 +79,8 @@ class TrainableScorer:
             _add_adapters(model)
             # One layer's activations at a time; the others are computed again going backwards.
             model.activation_checkpointing_enable()
-        return cls(scorer, method, tokens)
+        dtype, _ = choose_dtype("auto", model.device, model.config, narrow=0)
+        return cls(scorer, method, tokens, dtype)
 
     def passes(
         self, asked: Sequence[tuple[Exchange, Sequence[Policy]]]
@@ -126,8 +130,10 @@ class TrainableScorer:
 
     def _margins(self, packs: Sequence[Pack]) -> Tensor:
         model = self.scorer.model
-        layout = Padded.of(packs, sliding_window(model))
-        return self.scorer.margins(layout.to(model.device))
+        layout = Padded.of(packs, sliding_window(model)).to(model.device)
+        mixed = model.dtype == torch.float32 and self.dtype == torch.bfloat16
+        with torch.autocast(model.device.type, torch.bfloat16, enabled=mixed):
+            return self.scorer.margins(layout)
 
 
 def _add_adapters(model: PreTrainedModel) -> None:

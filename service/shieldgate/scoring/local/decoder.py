@@ -53,7 +53,10 @@ def margins(model: PreTrainedModel, states: Tensor, answers: Tensor | Sequence[i
     head: Any = model.get_output_embeddings()
     rows = torch.as_tensor(answers, device=head.weight.device)
     readout = head.weight[rows].float().to(states.device)
-    yes, no = soft_capped(states.float() @ readout.T, model.config).unbind(-1)
+    # In the bf16 of training a margin would have three digits.
+    with torch.autocast(states.device.type, enabled=False):
+        logits = states.float() @ readout.T
+    yes, no = soft_capped(logits, model.config).unbind(-1)
     found: Tensor = yes - no
     return found
 

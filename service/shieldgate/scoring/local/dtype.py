@@ -9,11 +9,13 @@ import torch
 NARROW = 1024
 
 
-def choose_dtype(wanted: str, device: torch.device, config: Any) -> tuple[torch.dtype, str]:
+def choose_dtype(
+    wanted: str, device: torch.device, config: Any, narrow: int = NARROW
+) -> tuple[torch.dtype, str]:
     """Choose a dtype, and say why; `wanted` is float32, bfloat16 or auto.
 
-    `auto` takes bfloat16 where the hardware multiplies in it, else float32. Never float16: Gemma
-    overflows in it.
+    `auto` takes bfloat16 where the hardware multiplies in it, else float32, and on a CPU for what
+    is narrower than `narrow`. Never float16: Gemma overflows in it.
     """
     if wanted != "auto":
         return {"float32": torch.float32, "bfloat16": torch.bfloat16}[wanted], "as asked for"
@@ -24,7 +26,7 @@ def choose_dtype(wanted: str, device: torch.device, config: Any) -> tuple[torch.
         unit = _cpu_unit() if device.type == "cpu" else None
     if unit is None:
         return torch.float32, f"this {device.type} doesn't multiply in bfloat16"
-    if device.type == "cpu" and config.hidden_size < NARROW:
+    if device.type == "cpu" and config.hidden_size < narrow:
         return torch.float32, "a narrow model is fast enough in it, and more exact"
     return torch.bfloat16, f"{unit} multiplies in it"
 
