@@ -198,10 +198,11 @@ def test_auto_takes_bf16_where_the_processor_multiplies_in_it(
     monkeypatch.setattr(torch.cpu, "_is_amx_tile_supported", lambda: "amx" in claims)
     monkeypatch.setattr(torch.cpu, "_is_avx512_bf16_supported", lambda: "avx512" in claims)
     monkeypatch.setattr(torch.ops.mkldnn, "_is_mkldnn_bf16_supported", lambda: "onednn" in claims)
-    wide, narrow = SimpleNamespace(hidden_size=2304), SimpleNamespace(hidden_size=256)
-    dtype, why = choose_dtype("auto", CPU, wide)
-    assert dtype == (torch.bfloat16 if expected else torch.float32)
-    assert (expected or "doesn't multiply") in why
+    narrow = SimpleNamespace(hidden_size=256)
+    for width in (576, 2304):
+        dtype, why = choose_dtype("auto", CPU, SimpleNamespace(hidden_size=width))
+        assert dtype == (torch.bfloat16 if expected else torch.float32)
+        assert (expected or "doesn't multiply") in why
     assert choose_dtype("auto", CPU, narrow)[0] == torch.float32
     assert choose_dtype("bfloat16", CPU, narrow)[0] == torch.bfloat16
 
