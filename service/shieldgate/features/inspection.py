@@ -136,7 +136,7 @@ class Inspector:
                 "It was trained on another layer, on another place in it, or for another model."
             )
         return Inspection(
-            text=shown.prompt if shown.response is None else shown.response,
+            text=shown.judged,
             window=worst + 1,
             windows=len(scored),
             prompt=seen.prompt,

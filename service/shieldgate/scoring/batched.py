@@ -197,7 +197,7 @@ class Batched:
         self, call: _Call, exchange: Exchange, policies: Sequence[Policy]
     ) -> Prepared:
         """Tokenise in turn; raise TooLong and Overloaded where the characters alone tell."""
-        characters = len(exchange.prompt) + len(exchange.response or "")
+        characters = exchange.characters
         if characters > _LONG:
             rate = self.pace.where_many
             most = self._max_seconds / rate if rate else math.inf
