@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from shieldgate.errors import ConfigurationError
 from shieldgate.evaluation.files import replace_file
 from shieldgate.features.autoencoder import SparseAutoencoder
-from shieldgate.features.passes import judged, states, windows
+from shieldgate.features.passes import check_layer, judged, states, windows
 from shieldgate.features.quality import Quality, measure, strongest_tokens
 from shieldgate.plural import counted
 from shieldgate.policy import Policy
@@ -200,12 +200,7 @@ class _Corpus:
 
 
 def _check(engine: PackedEngine, exchanges: Sequence[Exchange], recipe: Recipe) -> None:
-    layers = engine.model.config.num_hidden_layers
-    if recipe.layer >= layers:
-        raise ConfigurationError(
-            f"There is no layer {recipe.layer}: {engine.identity.name} has layers 0 to "
-            f"{layers - 1}."
-        )
+    check_layer(engine, recipe.layer)
     if len(exchanges) < _FEWEST:
         raise ConfigurationError(
             f"{counted(len(exchanges), 'text')} can't be enough, where one in {_HELD_OUT} is held "
