@@ -9,12 +9,22 @@ name means the same to all of them.
 from shieldgate.settings.base import PREFIX, Settings
 from shieldgate.settings.keeping import KeptTextsSettings
 from shieldgate.settings.listening import ListenSettings
-from shieldgate.settings.scoring import OF_ONE_MODEL, GatewaySettings, ScoringSettings
+from shieldgate.settings.scoring import (
+    OF_ONE_MODEL,
+    Device,
+    Dtype,
+    EngineKind,
+    GatewaySettings,
+    ScoringSettings,
+)
 from shieldgate.settings.serving import ServeSettings, WorkerSettings
 
 __all__ = [
     "OF_ONE_MODEL",
     "PREFIX",
+    "Device",
+    "Dtype",
+    "EngineKind",
     "GatewaySettings",
     "KeptTextsSettings",
     "ListenSettings",

@@ -15,6 +15,9 @@ OF_ONE_MODEL: dict[str, object] = {
     **dict.fromkeys(("revision", "tokenizer", "served_model", "scorer_name", "languages")),
 }
 
+Device = Literal["auto", "cpu", "cuda", "mps"]
+Dtype = Literal["auto", "float32", "bfloat16"]
+EngineKind = Literal["auto", "vllm", "sglang", "llama.cpp", "openai"]
 # How a scorer's weights may be held in fewer bits.
 Quantize = Literal[
     "none", "int8", "bitsandbytes-8bit", "bitsandbytes-4bit", "torchao-int8", "torchao-int4"
@@ -57,10 +60,8 @@ class ComputeSettings(Settings):
 
     panel = "Compute"
 
-    device: Literal["auto", "cpu", "cuda", "mps"] = Field(
-        "auto", description="Where the model computes."
-    )
-    dtype: Literal["auto", "float32", "bfloat16"] = Field(
+    device: Device = Field("auto", description="Where the model computes.")
+    dtype: Dtype = Field(
         "auto",
         description="How it computes; auto takes bfloat16 where the hardware multiplies in it (a "
         "GPU, AMX, AVX512-BF16, Arm BF16), and float32 elsewhere and for small models on CPUs.",
@@ -78,7 +79,7 @@ class RemoteSettings(Settings):
         description="With a server's URL as the model: the tokenizer of what it serves, a hub id "
         "or a folder, because prompts are made here.",
     )
-    engine: Literal["auto", "vllm", "sglang", "llama.cpp", "openai"] = Field(
+    engine: EngineKind = Field(
         "auto",
         description="How the server is asked; auto goes by what it says it is.",
     )
@@ -137,6 +138,11 @@ class ScoringSettings(RemoteSettings, ComputeSettings):
         None,
         description="A file that names a cheaper scorer and says where it is sure; the model is "
         "asked for the rest. 'shieldgate calibrate --cascade' writes it.",
+    )
+    cascade_model_key: Annotated[SecretStr, Field(min_length=1)] | None = Field(
+        None,
+        description="The API key for the server of a cascade's first scorer, where it is not the "
+        "model's own. Flags show in process lists: prefer the variable.",
     )
     template: str = Field(
         "chat",
