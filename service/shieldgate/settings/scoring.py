@@ -99,6 +99,11 @@ class RemoteSettings(Settings):
         None,
         description="The API key for the server. Flags show in process lists: prefer the variable.",
     )
+    cascade_model_key: Annotated[SecretStr, Field(min_length=1)] | None = Field(
+        None,
+        description="The API key for the server of a cascade's first scorer, where it is not the "
+        "model's own. Flags show in process lists: prefer the variable.",
+    )
     model_seconds: float = Field(
         20,
         gt=0,
@@ -138,11 +143,6 @@ class ScoringSettings(RemoteSettings, ComputeSettings):
         None,
         description="A file that names a cheaper scorer and says where it is sure; the model is "
         "asked for the rest. 'shieldgate calibrate --cascade' writes it.",
-    )
-    cascade_model_key: Annotated[SecretStr, Field(min_length=1)] | None = Field(
-        None,
-        description="The API key for the server of a cascade's first scorer, where it is not the "
-        "model's own. Flags show in process lists: prefer the variable.",
     )
     template: str = Field(
         "chat",
