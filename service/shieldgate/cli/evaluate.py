@@ -9,7 +9,15 @@ from typing import Annotated
 
 import typer
 
-from shieldgate.cli.options import DATA, AdapterFlag, LabelFlag, MapFlag, with_settings
+from shieldgate.cli.options import (
+    DATA,
+    AdapterFlag,
+    LabelFlag,
+    LimitFlag,
+    MapFlag,
+    StrictFlag,
+    with_settings,
+)
 from shieldgate.errors import needed
 from shieldgate.given_settings import flag, is_secret, variable
 from shieldgate.settings import ScoringSettings
@@ -57,14 +65,8 @@ def evaluate(
             rich_help_panel=DATA,
         ),
     ] = False,
-    strict: Annotated[
-        bool,
-        typer.Option("--strict", help="Stop at the first bad row.", rich_help_panel=DATA),
-    ] = False,
-    limit: Annotated[
-        int | None,
-        typer.Option(min=1, help="Read only the first N good rows.", rich_help_panel=DATA),
-    ] = None,
+    strict: StrictFlag = False,
+    limit: LimitFlag = None,
     sample: Annotated[
         int | None,
         typer.Option(min=1, help="Score N rows, drawn at random.", rich_help_panel=DATA),
