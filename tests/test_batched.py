@@ -185,7 +185,7 @@ async def test_who_would_come_too_late_is_refused_at_once(engine: LengthEngine) 
     scorer = Batched(engine, max_batch_tokens=4, max_waiting=100, max_seconds=10)
     async with scorer:
         await scorer.score(Exchange("warm"), [POLICY])
-        scorer._seconds_per_token = 1.0
+        scorer.pace.per_token = 1.0
         with engine.held():
             first = await start_running(engine, scorer, "1234")
             second = await start(scorer, "5678")  # done after 8 seconds, as far as is known
@@ -203,12 +203,12 @@ async def test_a_first_in_line_is_never_refused_so_that_the_estimate_can_mend(
     engine: LengthEngine,
 ) -> None:
     async with Batched(engine, max_batch_tokens=9, max_waiting=9, max_seconds=1) as scorer:
-        scorer._seconds_per_token = 1e6
+        scorer.pace.per_token = 1e6
         await scorer.score(Exchange("long"), [POLICY])
-        assert scorer._seconds_per_token == pytest.approx(0.8e6)  # one quick pass proves little
+        assert scorer.pace.per_token == pytest.approx(0.8e6)  # one quick pass proves little
         for _ in range(150):
             await scorer.score(Exchange("long enough"), [POLICY])
-        assert scorer._seconds_per_token < 1
+        assert scorer.pace.per_token < 1
 
 
 async def test_closing_fails_what_is_queued_and_finishes(engine: LengthEngine) -> None:

@@ -5,6 +5,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 import pytest
+from pydantic import SecretStr
 from structlog.testing import capture_logs
 
 from shieldgate.errors import ConfigurationError, ScorerUnavailable
@@ -296,3 +297,36 @@ def test_both_scorers_may_be_elsewhere_each_with_its_own_tokenizer(tmp_path: Pat
     made = load_cascade(path).first.settings(load(ScoringSettings, given))
     assert (made.servers, made.tokenizer) == (("http://2b/v1",), "acme/2b")
     assert made.scorer_name is None, "the other one's"
+
+
+@pytest.mark.parametrize(
+    ("first", "sent"),
+    [
+        ("http://2b/v1", {"model_key": "sk-2b", "engine": "auto"}),
+        ("http://2b/v1, http://9b/v1", {"model_key": "sk-2b", "engine": "auto"}),
+        ("http://2b/v1\n  engine: sglang", {"model_key": "sk-2b", "engine": "sglang"}),
+        ("http://9b/v1\n  served_model: 2b", {"model_key": "sk-9b", "engine": "vllm"}),
+        ("starter", {"cascade_model_key": "sk-2b"}),
+    ],
+)
+def test_no_server_is_sent_the_key_of_another(
+    tmp_path: Path, first: str, sent: dict[str, str]
+) -> None:
+    path = tmp_path / "cascade.yaml"
+    path.write_text(FILE.replace("starter", first))
+    given = {"model": "http://9b/v1, http://9c/v1", "engine": "vllm", "model_key": "sk-9b"}
+    settings = load(ScoringSettings, given | {"cascade_model_key": "sk-2b"})
+    made = load_cascade(path).first.settings(settings)
+    assert {name: written(made, name) for name in sent} == sent
+
+
+@pytest.mark.parametrize(("first", "sent"), [("http://2b/v1", "None"), ("starter", "sk-2b")])
+def test_one_key_is_for_one_first_scorer_of_cascades_in_cascades(first: str, sent: str) -> None:
+    settings = load(ScoringSettings, {"model": "http://9b/v1", "cascade_model_key": "sk-2b"})
+    middle = FirstScorer(model=first, cascade=Path("inner.yaml")).settings(settings)
+    assert written(FirstScorer(model="http://1b/v1").settings(middle), "model_key") == sent
+
+
+def written(settings: ScoringSettings, name: str) -> str:
+    value = getattr(settings, name)
+    return value.get_secret_value() if isinstance(value, SecretStr) else str(value)

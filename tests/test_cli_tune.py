@@ -21,6 +21,7 @@ from shieldgate.scoring.local import load_engine
 from shieldgate.statistics import Estimate
 from shieldgate.tuning.fit import Hyperparameters
 from shieldgate.tuning.loop import Check
+from shieldgate.tuning.run_folder import RunFolder
 from shieldgate.tuning.tune import Measured, TuningCallback, TuningReport, TuningTask
 
 pytestmark = pytest.mark.usefixtures("restored_logging")
@@ -245,6 +246,14 @@ def test_a_full_disk_is_named_and_the_same_command_goes_on(
     mended = invoke("tune", *words)
     assert mended.exit_code == 0, mended.output
     assert {file.name for file in (out / "tuning").iterdir()} == {"report.json"}
+
+
+def test_a_report_that_the_disk_has_no_room_for_is_named(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "out", {"seed": 0}, made_by="tuning")
+    assert folder.claim(lambda report: report) is None
+    with full_disk(10), pytest.raises(ConfigurationError, match=r"report\.json can't be written"):
+        folder.finish({"report": "long enough"})
+    assert folder.claim(lambda report: report) == {"run": {"seed": 0}}
 
 
 def test_the_gains_are_whole_on_80_columns(monkeypatch: pytest.MonkeyPatch) -> None:

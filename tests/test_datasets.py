@@ -16,8 +16,10 @@ import pytest
 from pyarrow import parquet
 
 from shieldgate.errors import ConfigurationError
-from shieldgate.evaluation.adapters import ADAPTERS, OURS, Adapter, Example, column_map
+from shieldgate.evaluation.adapters import ADAPTERS, OURS
+from shieldgate.evaluation.column_map import column_map
 from shieldgate.evaluation.datasets import Dataset, Row
+from shieldgate.evaluation.examples import Adapter, Example
 from shieldgate.evaluation.labels import Labelling
 from shieldgate.evaluation.row_files import BadRow, Parquet
 from shieldgate.evaluation.sources import HubDataset, Records, list_shards, open_source

@@ -472,8 +472,9 @@ def test_a_command_in_a_report_holds_no_key(monkeypatch: pytest.MonkeyPatch):
     from shieldgate.cli.evaluate import _command
 
     monkeypatch.setenv("SHIELDGATE_MODEL_KEY", "sk-hidden")
+    monkeypatch.setenv("SHIELDGATE_CASCADE_MODEL_KEY", "sk-hidden")
     monkeypatch.setenv("SHIELDGATE_TOKENIZER", "acme/guard")
-    for given in (["--model-key", "sk-hidden"], ["--model-key=sk-hidden"]):
+    for given in (["--model-key", "sk-hidden"], ["--cascade-model-key=sk-hidden"]):
         monkeypatch.setattr("sys.argv", ["shieldgate", "evaluate", "a b", *given, "--limit", "3"])
         command = _command()
         assert "sk-hidden" not in command

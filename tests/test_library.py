@@ -92,7 +92,7 @@ def test_every_name_is_there_and_no_other():
 async def test_a_verdict_is_that_of_the_gateways_own_way(scorer: shieldgate.ScorerHandle):
     from shieldgate.scoring import Batched
 
-    engine = scorer._open()[1].scorer.engine
+    engine = scorer._background.open().scorer.engine
     async with Batched(engine, max_batch_tokens=1, max_waiting=1) as plain:
         book = scorer.book
         rules = book.rules(book.profile("strict"), ["shieldgemma/profanity"])
@@ -192,7 +192,7 @@ def test_a_likely_misuse_is_refused_before_anything_is_loaded(
     unopened = shieldgate.open_scorer("nowhere/at/all")
     with pytest.raises(TypeError, match=said):
         misuse(unopened)
-    assert unopened._state is None
+    assert unopened._background._state is None
 
 
 @pytest.mark.parametrize(
@@ -325,13 +325,13 @@ def test_a_forgotten_scorer_is_freed_and_a_program_with_one_ends_quietly(hot_che
 async def test_async_with_frees_what_it_loaded(hot_checkpoint: Path):
     async with shieldgate.open_scorer(str(hot_checkpoint)) as opened:
         assert (await opened.judge_async("fox")).judgements
-    assert opened._state is None
+    assert opened._background._state is None
 
 
 def test_passes_of_two_threads_never_overlap(
     scorer: shieldgate.ScorerHandle, monkeypatch: pytest.MonkeyPatch
 ):
-    engine = scorer._open()[1].scorer.engine
+    engine = scorer._background.open().scorer.engine
     inside = threading.Semaphore(1)
     overlaps: list[bool] = []
     both = threading.Barrier(2)
@@ -471,7 +471,7 @@ async def test_a_gateway_is_a_scorer_like_the_others():
         with pytest.raises(shieldgate.ConfigurationError, match="by its own policies"):
             await opened.judge_async("a fox", policies=[own])
         fake.fails_on = "a cat"
-        opened._open()[1].scorer._sleep = _at_once
+        opened._background.open().scorer._sleep = _at_once
         with pytest.raises(shieldgate.ScoringError, match="failed 8 times"):
             await opened.judge_async("a cat")
     with pytest.raises(shieldgate.ConfigurationError, match="give no others"):

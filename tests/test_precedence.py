@@ -64,7 +64,7 @@ async def test_what_is_behind_moves_no_estimate_and_no_figure_of_requests() -> N
     async with Batched(engine, max_batch_tokens=100, max_waiting=1, observer=Observer()) as scorer:
         with turn.metered() as meter:
             await asking(scorer, "text", turn.BACKGROUND)
-        assert scorer._seconds_per_token == 0
+        assert scorer.pace.per_token == 0
     assert seen == ["forward"]
     assert meter.tokens == 4
     assert meter.seconds > 0
@@ -76,7 +76,7 @@ async def test_what_is_behind_waits_as_long_as_it_takes() -> None:
     async with Batched(engine, max_batch_tokens=100, max_waiting=9, max_seconds=10) as scorer:
         with engine.held():
             calls = [await running(engine, scorer)]
-            scorer._seconds_per_token = 100.0
+            scorer.pace.per_token = 100.0
             calls.append(await queued(scorer, "behind", turn.BACKGROUND))
         await asyncio.gather(*calls)
 

@@ -17,8 +17,8 @@ from fakes import FakeScorer, small_book
 from serving import gateway
 
 from shieldgate.errors import ConfigurationError, Overloaded, ScorerUnavailable
-from shieldgate.evaluation.adapters import Example
 from shieldgate.evaluation.datasets import Row
+from shieldgate.evaluation.examples import Example
 from shieldgate.evaluation.labels import Labelling
 from shieldgate.evaluation.row_scoring import (
     CHUNK,

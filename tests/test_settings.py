@@ -83,6 +83,7 @@ VALUES = {
     "history_bytes": "1000",
     "history_seconds": "60",
     "cascade": "cascade.yaml",
+    "cascade_model_key": "sk-first",
     "drain_seconds": "3",
     "processes": "2",
     "log_level": "debug",

@@ -73,8 +73,8 @@ async def test_a_pass_takes_no_longer_than_it_may_as_far_as_is_known() -> None:
         with engine.held():
             calls = [await running(engine, scorer)]
             calls += [await queued(scorer, text) for text in ("aaaa", "bbbb", "cc", "d" * 30, "e")]
-            scorer._seconds_per_token = 0.05
-            scorer._estimate = lambda *_: None  # type: ignore[method-assign]
+            scorer.pace.per_token = 0.05
+            scorer.pace.learn = lambda *_: None  # type: ignore[method-assign]
         await asyncio.gather(*calls)
     assert engine.batches[1:] == [["aaaa", "bbbb", "cc"], ["d" * 30], ["e"]]
 
@@ -119,15 +119,15 @@ async def test_what_takes_longer_than_any_text_may_is_refused_at_once() -> None:
     engine = LengthEngine()
     async with Batched(engine, max_batch_tokens=2000, max_waiting=9, max_seconds=10) as scorer:
         long = "x" * 600 + " " + "y" * 600
-        scorer._seconds_per_token = 1.0
+        scorer.pace.per_token = 1.0
         await scorer.score(Exchange(long), [POLICY])  # no pass has told yet what many tokens take
-        scorer._seconds_per_token, scorer._seconds_per_token_of_many = 2.0, 0.01
+        scorer.pace.per_token, scorer.pace.per_token_of_many = 2.0, 0.01
         with pytest.raises(TooLong, match=r"1,200 tokens, .* 12 seconds .* at most 10 are spent"):
             await scorer.score(Exchange(long), [POLICY])
         await scorer.score(Exchange("z" * 1200), [POLICY])  # one piece renews the estimate
         engine.prepare = lambda *_: pytest.fail("it was tokenised")  # type: ignore[method-assign]
         engine.least_tokens = lambda exchange, most: len(exchange.prompt) // 2  # type: ignore[method-assign]
-        scorer._seconds_per_token = scorer._seconds_per_token_of_many = 0.01
+        scorer.pace.per_token = scorer.pace.per_token_of_many = 0.01
         with pytest.raises(TooLong, match=r"more than 5,500 tokens"):
             await scorer.score(Exchange("x" * 11_000), [POLICY])
         assert not scorer._calls
@@ -137,7 +137,7 @@ async def test_the_texts_of_a_request_have_one_limit_together() -> None:
     engine = LengthEngine()
     async with Batched(engine, max_batch_tokens=2000, max_waiting=9, max_seconds=10) as scorer:
         await scorer.score(Exchange("x" * 1024), [POLICY])
-        scorer._seconds_per_token = scorer._seconds_per_token_of_many = 1.0
+        scorer.pace.per_token = scorer.pace.per_token_of_many = 1.0
         with engine.held():
             with turn.within(10) as request:
                 first = asking(scorer, "12345678", deadline=request)
@@ -155,7 +155,7 @@ async def test_who_could_not_be_done_by_its_deadline_is_refused_at_once() -> Non
     async with Batched(engine, max_batch_tokens=4, max_waiting=9, max_seconds=100) as scorer:
         with engine.held():
             calls = [await running(engine, scorer), await queued(scorer, "1234", "other")]
-            scorer._seconds_per_token = 1.0
+            scorer.pace.per_token = 1.0
             soon, later = turn.Deadline.after(5), turn.Deadline.after(50)
             with pytest.raises(Overloaded):
                 await asking(scorer, "12", deadline=soon)
@@ -170,7 +170,7 @@ async def test_who_is_long_and_late_is_not_even_tokenised() -> None:
     async with Batched(engine, max_batch_tokens=4, max_waiting=9, max_seconds=1e5) as scorer:
         with engine.held():
             first = await running(engine, scorer)
-            scorer._seconds_per_token = scorer._seconds_per_token_of_many = 1.0
+            scorer.pace.per_token = scorer.pace.per_token_of_many = 1.0
             second = await queued(scorer, "x" * 9000)
             prepare, engine.prepare = engine.prepare, lambda *_: pytest.fail("tokenised")  # type: ignore[method-assign]
             with pytest.raises(Overloaded):

@@ -111,7 +111,7 @@ async def test_what_can_never_be_judged_in_time_is_a_413_that_says_why(
 ) -> None:
     engine = LengthEngine()
     async with served(engine, tmp_path, elsewhere=elsewhere) as (running, batched):
-        batched._seconds_per_token = batched._seconds_per_token_of_many = 1.0
+        batched.pace.per_token = batched.pace.per_token_of_many = 1.0
         text = "word " * 20
         for path, body in ((SCREEN, {"prompt": text}), ("/v1/moderations", {"input": text})):
             reply = await running.client.post(path, json=body)

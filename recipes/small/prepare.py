@@ -238,7 +238,7 @@ def _with_self_harm(row: Row) -> Row:
 def _changed(example: Example, harmless: Sequence[str], rng: Random) -> Example:
     """Pad one text in five by up to 1,800 harmless characters, and disguise one in 25."""
     exchange, dice = example.exchange, rng.random()
-    text = exchange.prompt if exchange.response is None else exchange.response
+    text = exchange.judged
     if dice < 0.2:
         text = _padded(text, harmless, rng)
     elif dice < 0.24 and not example.mention:

@@ -106,7 +106,7 @@ class WordStage(nn.Module):
         """Yield the step's loss."""
         examples = self._batches(step)
         device = self._student.device
-        texts = self._student.encoder.encode([(_judged(e) or " ",) for e in examples])
+        texts = self._student.encoder.encode([(e.exchange.judged or " ",) for e in examples])
         starts = torch.tensor([0, *accumulate(map(len, texts[:-1]))], device=device)
         ids = torch.tensor([i for text in texts for i in text], device=device)
         means = F.embedding_bag(ids, self.embedding.weight, starts, mode="mean")
@@ -227,11 +227,6 @@ class QuestionStage(nn.Module):
         if example.mention:
             guideline = self._guidelines.mention(example.mention.words, direction, rng)
             yield guideline, float(example.mention.present), 0.5
-
-
-def _judged(example: Example) -> str:
-    exchange = example.exchange
-    return exchange.prompt if exchange.response is None else exchange.response
 
 
 def _targets(examples: Sequence[Example], device: torch.device) -> tuple[Tensor, Tensor]:

@@ -23,6 +23,11 @@ def flag(field: str) -> str:
     return "--" + field.replace("_", "-")
 
 
+def is_secret(model: type[Settings], field: str) -> bool:
+    """Tell whether a setting is nothing to be shown."""
+    return "SecretStr" in str(model.model_fields[field].annotation)
+
+
 def load(model: type[S], flags: Mapping[str, Any]) -> S:
     """Build settings from the flags given, the environment and the defaults.
 
@@ -71,7 +76,7 @@ def _explain(field: str, reason: str, model: type[Settings], flags: Mapping[str,
     given = str(flags[field]) if field in flags else _environment().get(variable(field), "")
     kind = str(model.model_fields[field].annotation)
     is_url = "HttpUrl" in kind
-    secret = "SecretStr" in kind or ((is_url or "://" in given) and "@" in given)
+    secret = is_secret(model, field) or ((is_url or "://" in given) and "@" in given)
     value = "" if secret else f" {given!r}"
     reason = reason.removeprefix("Value error, ")
     # But not "uRL".

@@ -82,7 +82,7 @@ async def score_ways(
     parts = tuple(dict.fromkeys((*exchange.parts, *decoded)))
     wholes = replace(exchange, parts=parts).apart()
     known: dict[Exchange, list[Score]] = {}
-    characters = sum(len(whole.prompt) + len(whole.response or "") for whole in wholes)
+    characters = sum(whole.characters for whole in wholes)
     if characters > _LONG:
         # First as it came: who can't be judged in time, or not now, should cost no reading.
         known = await score_all(scorer, wholes, policies)
@@ -139,8 +139,7 @@ def _ways(ways: list[Exchange], profile: Profile, scorer: str) -> dict[Exchange,
 
 def _passages(way: Exchange, size: int) -> list[Exchange]:
     """Cut what is under judgement; an answer's passages stand beside the end of its prompt."""
-    said = way.prompt if way.response is None else way.response
-    whole = passages(said, size)
+    whole = passages(way.judged, size)
     cut = [text for passage in whole for text in (passage, *between_signs(passage))]
     if way.response is None:
         return [replace(way, prompt=text) for text in cut]

@@ -37,6 +37,11 @@ class Exchange:
         """Give the text under judgement."""
         return self.prompt if self.response is None else self.response
 
+    @property
+    def characters(self) -> int:
+        """Count the characters of both texts."""
+        return len(self.prompt) + len(self.response or "")
+
     def judging(self, text: str) -> "Exchange":
         """Put another text under judgement, in the place of this one."""
         if self.response is None:

@@ -15,8 +15,8 @@ from pyarrow import parquet
 
 from shieldgate.batch.manifest import Part
 from shieldgate.errors import ConfigurationError, ShieldgateError
-from shieldgate.evaluation.adapters import Adapter
 from shieldgate.evaluation.datasets import Dataset, Row
+from shieldgate.evaluation.examples import Adapter
 from shieldgate.evaluation.row_files import BadRow, Parquet
 from shieldgate.evaluation.row_scoring import Batch, RowScorer, row_scorer
 from shieldgate.evaluation.sources import row_file

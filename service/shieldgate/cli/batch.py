@@ -5,7 +5,7 @@ from typing import Annotated
 import typer
 
 from shieldgate.batch.pool import parse_pool
-from shieldgate.cli.options import DATA, AdapterFlag, MapFlag, with_settings
+from shieldgate.cli.options import AdapterFlag, MapFlag, StrictFlag, with_settings
 from shieldgate.errors import needed
 from shieldgate.settings import ScoringSettings
 
@@ -35,10 +35,7 @@ def batch(
     ],
     adapter: AdapterFlag = None,
     map_: MapFlag = None,
-    strict: Annotated[
-        bool,
-        typer.Option("--strict", help="Stop at the first bad row.", rich_help_panel=DATA),
-    ] = False,
+    strict: StrictFlag = False,
     family: Annotated[
         str, typer.Option(help="Score under the policies of this family.", rich_help_panel=_RUN)
     ] = "shieldgemma",

@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from shieldgate.cli.options import AdapterFlag, LabelFlag, MapFlag, with_settings
+from shieldgate.cli.options import AdapterFlag, JsonFlag, LabelFlag, MapFlag, with_settings
 from shieldgate.errors import ConfigurationError, needed
 from shieldgate.settings import ScoringSettings
 
@@ -26,9 +26,7 @@ def doctor(
     ],
     settings: ScoringSettings,
     *,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Write what was found as JSON, for programs.")
-    ] = False,
+    as_json: JsonFlag = False,
     data: Annotated[
         str | None,
         typer.Option(

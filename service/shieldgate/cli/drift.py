@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from shieldgate.cli.options import JsonFlag
 from shieldgate.cli.records import (
     LogsArgument,
     RecordSource,
@@ -37,9 +38,7 @@ def drift(
         typer.Option(help="Compare this policy only. May be repeated. Default: all."),
     ] = None,
     since: SinceFlag = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Write what was found as JSON, for programs.")
-    ] = False,
+    as_json: JsonFlag = False,
     redis_url: RedisFlag = None,
     audit_stream: StreamFlag = None,
     accept: Annotated[

@@ -9,9 +9,17 @@ from typing import Annotated
 
 import typer
 
-from shieldgate.cli.options import DATA, AdapterFlag, LabelFlag, MapFlag, with_settings
+from shieldgate.cli.options import (
+    DATA,
+    AdapterFlag,
+    LabelFlag,
+    LimitFlag,
+    MapFlag,
+    StrictFlag,
+    with_settings,
+)
 from shieldgate.errors import needed
-from shieldgate.given_settings import flag, variable
+from shieldgate.given_settings import flag, is_secret, variable
 from shieldgate.settings import ScoringSettings
 
 _RUN = "Run"
@@ -57,14 +65,8 @@ def evaluate(
             rich_help_panel=DATA,
         ),
     ] = False,
-    strict: Annotated[
-        bool,
-        typer.Option("--strict", help="Stop at the first bad row.", rich_help_panel=DATA),
-    ] = False,
-    limit: Annotated[
-        int | None,
-        typer.Option(min=1, help="Read only the first N good rows.", rich_help_panel=DATA),
-    ] = None,
+    strict: StrictFlag = False,
+    limit: LimitFlag = None,
     sample: Annotated[
         int | None,
         typer.Option(min=1, help="Score N rows, drawn at random.", rich_help_panel=DATA),
@@ -216,14 +218,16 @@ def evaluate(
 
 def _command() -> str:
     """Write the command line that was given, with the variables that are settings, but no key."""
+    secrets = [field for field in ScoringSettings.model_fields if is_secret(ScoringSettings, field)]
     given = [
         f"{name}={shlex.quote(os.environ[name])}"
         for field in ScoringSettings.model_fields
-        if (name := variable(field)) in os.environ and field != "model_key"
+        if (name := variable(field)) in os.environ and field not in secrets
     ]
-    key = flag("model_key")
+    keys = [flag(field) for field in secrets]
     words = [
-        f"{key}=…" if word.startswith(f"{key}=") else "…" if before == key else word
+        "…" if before in keys else f"{name}=…" if equals and name in keys else word
         for before, word in pairwise(sys.argv)
+        for name, equals, _ in [word.partition("=")]
     ]
     return " ".join([*given, "shieldgate", shlex.join(words)])

@@ -6,10 +6,10 @@ from typing import Annotated
 import typer
 
 from shieldgate.cli.options import (
-    DATA,
     AdapterFlag,
     BesideFlag,
     FileFlag,
+    LimitFlag,
     LinesFlag,
     MapFlag,
     ResponseFlag,
@@ -122,10 +122,7 @@ def train_features(
     ],
     adapter: AdapterFlag = None,
     map_: MapFlag = None,
-    limit: Annotated[
-        int | None,
-        typer.Option(min=1, help="Read only the first N good rows.", rich_help_panel=DATA),
-    ] = None,
+    limit: LimitFlag = None,
     width: Annotated[
         int | None,
         typer.Option(

@@ -44,6 +44,16 @@ LabelFlag = Annotated[
         rich_help_panel=DATA,
     ),
 ]
+StrictFlag = Annotated[
+    bool, typer.Option("--strict", help="Stop at the first bad row.", rich_help_panel=DATA)
+]
+LimitFlag = Annotated[
+    int | None,
+    typer.Option(min=1, help="Read only the first N good rows.", rich_help_panel=DATA),
+]
+JsonFlag = Annotated[
+    bool, typer.Option("--json", help="Write what was found as JSON, for programs.")
+]
 
 # What to judge, as `score` and `features` take it.
 TextArgument = Annotated[

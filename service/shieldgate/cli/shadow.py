@@ -4,6 +4,7 @@ from typing import Annotated
 
 import typer
 
+from shieldgate.cli.options import JsonFlag
 from shieldgate.cli.records import (
     LogsArgument,
     RecordSource,
@@ -37,9 +38,7 @@ def report(
     logs: LogsArgument = None,
     *,
     since: SinceFlag = None,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Write what was found as JSON, for programs.")
-    ] = False,
+    as_json: JsonFlag = False,
     max_disagreement: Annotated[
         float | None,
         typer.Option(

@@ -5,6 +5,7 @@ from typing import Annotated, Literal
 
 import typer
 
+from shieldgate.cli.options import JsonFlag
 from shieldgate.errors import needed
 from shieldgate.worker.watermark.keys import load_watermark_keys, new_keys
 
@@ -142,9 +143,7 @@ def detect_watermark(
         ),
     ] = None,
     false_positive_rate: _Rate = 0.01,
-    as_json: Annotated[
-        bool, typer.Option("--json", help="Write what was found as JSON, for programs.")
-    ] = False,
+    as_json: JsonFlag = False,
 ) -> None:
     """Say how likely it is that a text was written by the generator under these keys.
 

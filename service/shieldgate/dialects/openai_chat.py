@@ -8,7 +8,8 @@ from pydantic import BaseModel
 from shieldgate.dialects.beside import field_items, material_beside
 from shieldgate.dialects.conversation import Message, converse, definitions
 from shieldgate.dialects.interface import Endpoint, JsonObject, Refusal
-from shieldgate.dialects.openai import ACCOUNT, BEARER, FILTERED, OpenAI
+from shieldgate.dialects.openai import ACCOUNT, BEARER, FILTERED
+from shieldgate.dialects.openai_choices import ChoicesRoute
 from shieldgate.dialects.openai_request import CHAT_FIELDS
 from shieldgate.dialects.openai_text import ROLES, contents
 from shieldgate.dialects.plan import Plan, Subject, distinct
@@ -21,7 +22,7 @@ _OF_TOOLS = ("type", "function", "custom", "name", "description", "parameters")
 _CHAT = ("messages", "response_format", "modalities", *_DEFINITIONS)
 
 
-class OpenAIChat(OpenAI):
+class OpenAIChat(ChoicesRoute):
     """OpenAI's chat completions."""
 
     name = "chat"

@@ -7,7 +7,8 @@ from pydantic import BaseModel
 
 from shieldgate.dialects.beside import material_beside
 from shieldgate.dialects.interface import Endpoint, JsonObject, Refusal
-from shieldgate.dialects.openai import ACCOUNT, BEARER, FILTERED, OpenAI
+from shieldgate.dialects.openai import ACCOUNT, BEARER, FILTERED
+from shieldgate.dialects.openai_choices import ChoicesRoute
 from shieldgate.dialects.openai_request import COMPLETION_FIELDS
 from shieldgate.dialects.plan import Plan, Subject, distinct
 from shieldgate.dialects.text import material
@@ -15,7 +16,7 @@ from shieldgate.openai.chat import CompletionRequest
 from shieldgate.policy import Profile
 
 
-class OpenAICompletions(OpenAI):
+class OpenAICompletions(ChoicesRoute):
     """OpenAI's plain completions."""
 
     name = "complete"

@@ -58,7 +58,6 @@ def distinct(subjects: Iterable[Subject]) -> tuple[Subject, ...]:
     first: dict[Exchange, Subject] = {}
     for subject in subjects:
         exchange = subject.exchange
-        judged = exchange.prompt if exchange.response is None else exchange.response
-        if judged.strip():
+        if exchange.judged.strip():
             first.setdefault(exchange, subject)
     return tuple(first.values())

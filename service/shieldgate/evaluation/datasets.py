@@ -12,7 +12,8 @@ import numpy as np
 import orjson
 
 from shieldgate.errors import ConfigurationError
-from shieldgate.evaluation.adapters import ADAPTERS, Adapter, Example, Fields, RowError
+from shieldgate.evaluation.adapters import ADAPTERS
+from shieldgate.evaluation.examples import Adapter, Example, Fields, RowError
 from shieldgate.evaluation.row_files import BadRow, JsonLines, Record
 from shieldgate.evaluation.sources import Source
 from shieldgate.plural import counted

@@ -4,7 +4,7 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 from shieldgate.errors import ConfigurationError
-from shieldgate.evaluation.adapters import Example, either
+from shieldgate.evaluation.examples import Example, either
 from shieldgate.policy import Policy
 from shieldgate.types import Label
 

@@ -10,7 +10,15 @@ from torch import Tensor
 from shieldgate.errors import ConfigurationError
 from shieldgate.features.ablation import CONTROLS, Ablation, Place, Removal, changes, removals
 from shieldgate.features.autoencoder import Firing, SparseAutoencoder
-from shieldgate.features.passes import content, forward, judged, starts, states, windows
+from shieldgate.features.passes import (
+    check_layer,
+    content,
+    forward,
+    judged,
+    starts,
+    states,
+    windows,
+)
 from shieldgate.policy import Policy
 from shieldgate.scoring.local import PackedEngine
 from shieldgate.scoring.pack import Pack
@@ -101,17 +109,13 @@ class Inspector:
     @classmethod
     def of(cls, engine: PackedEngine, autoencoder: SparseAutoencoder, top: int = 5) -> "Inspector":
         """Put the two together; raise ConfigurationError where they don't fit."""
-        config = engine.model.config
-        layers = config.num_hidden_layers
-        if autoencoder.layer >= layers:
-            raise ConfigurationError(
-                f"There is no layer {autoencoder.layer}: {engine.identity.name} has layers 0 to "
-                f"{layers - 1}. Give the model that the autoencoder was trained on."
-            )
-        if autoencoder.hidden != config.hidden_size:
+        mend = "Give the model that the autoencoder was trained on."
+        check_layer(engine, autoencoder.layer, mend)
+        hidden = engine.model.config.hidden_size
+        if autoencoder.hidden != hidden:
             raise ConfigurationError(
                 f"The autoencoder takes states {autoencoder.hidden:,} wide, and those of "
-                f"{engine.identity.name} are {config.hidden_size:,} wide. Give the autoencoder of "
+                f"{engine.identity.name} are {hidden:,} wide. Give the autoencoder of "
                 "a model of that size, trained on the residual stream."
             )
         return cls(engine, autoencoder.to(engine.model.device), top)
@@ -136,7 +140,7 @@ class Inspector:
                 "It was trained on another layer, on another place in it, or for another model."
             )
         return Inspection(
-            text=shown.prompt if shown.response is None else shown.response,
+            text=shown.judged,
             window=worst + 1,
             windows=len(scored),
             prompt=seen.prompt,

@@ -6,6 +6,7 @@ from itertools import accumulate
 import torch
 from torch import Tensor
 
+from shieldgate.errors import ConfigurationError
 from shieldgate.policy import Policy
 from shieldgate.scoring.local import PackedEngine, decoder
 from shieldgate.scoring.local.packing import Layout
@@ -34,6 +35,14 @@ def forward(
     layout = Layout.of(packs, decoder.sliding_window(engine.model), engine.model.device)
     with residual_stream(engine.model, layer, visit):
         return engine.margins(layout).detach()
+
+
+def check_layer(engine: PackedEngine, layer: int, mend: str = "") -> None:
+    """Raise ConfigurationError where there is no such layer; `mend` says what to give instead."""
+    layers = engine.model.config.num_hidden_layers
+    if layer >= layers:
+        why = f"There is no layer {layer}: {engine.identity.name} has layers 0 to {layers - 1}."
+        raise ConfigurationError(f"{why} {mend}".rstrip())
 
 
 def states(engine: PackedEngine, layer: int, packs: Sequence[Pack]) -> tuple[Tensor, Tensor]:

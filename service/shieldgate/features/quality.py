@@ -113,14 +113,13 @@ def strongest_tokens(
     strongest: dict[int, dict[str, float]] = defaultdict(dict)
     for exchange in exchanges:
         shown, item = windows(engine, exchange, policies[:1])[0]
-        text = shown.prompt if shown.response is None else shown.response
         rows, _ = states(engine, autoencoder.layer, [item])
         [spans] = content(engine, item, shown, policies[:1])
         firing = autoencoder.encode(rows[[row for row, _, _ in spans]])
         found = (firing.rows.tolist(), firing.features.tolist(), firing.values.tolist())
         for row, feature, value in zip(*found, strict=True):
             _, start, end = spans[row]
-            if token := text[start:end].strip().casefold():
+            if token := shown.judged[start:end].strip().casefold():
                 tokens = strongest[feature]
                 tokens[token] = max(value, tokens.get(token, 0.0))
     return {

@@ -10,7 +10,7 @@ import hashlib
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from random import Random
 from typing import Any
@@ -21,13 +21,14 @@ from torch import Tensor, nn
 from shieldgate.errors import ConfigurationError
 from shieldgate.evaluation.files import replace_file
 from shieldgate.features.autoencoder import SparseAutoencoder
-from shieldgate.features.passes import judged, states, windows
+from shieldgate.features.passes import check_layer, judged, states, windows
 from shieldgate.features.quality import Quality, measure, strongest_tokens
 from shieldgate.plural import counted
 from shieldgate.policy import Policy
 from shieldgate.scoring.local import PackedEngine
 from shieldgate.scoring.pack import Pack
 from shieldgate.tuning.loop import Schedule, saving, train
+from shieldgate.tuning.run_folder import RunFolder
 from shieldgate.types import Exchange
 
 # One text in ten, and no more than so many, is held out to measure on.
@@ -62,6 +63,13 @@ class Trained:
     file: Path
     quality: Quality
 
+    @classmethod
+    def read(cls, out: Path, report: Mapping[str, Any]) -> "Trained | None":
+        """Read it off a report in the folder `out`, where there is a result."""
+        if "quality" not in report:
+            return None
+        return cls(out / report["file"], Quality(**report["quality"]))
+
 
 def train_autoencoder(
     engine: PackedEngine,
@@ -80,8 +88,8 @@ def train_autoencoder(
     loss is not finite.
     """
     _check(engine, exchanges, recipe)
-    folder = _Folder(out, _run(engine, exchanges, policies, recipe))
-    if done := folder.claim():
+    folder = RunFolder(out, _run(engine, exchanges, policies, recipe), made_by="training")
+    if done := folder.claim(partial(Trained.read, out)):
         return done
     order = Random(recipe.seed).sample(range(len(exchanges)), len(exchanges))
     held_out = order[: min(len(order) // _HELD_OUT, _MOST_HELD_OUT)]
@@ -92,7 +100,10 @@ def train_autoencoder(
     found = objective.autoencoder(range(recipe.steps, recipe.steps + _THRESHOLD_STEPS))
     unseen = [exchanges[n] for n in held_out]
     quality = measure(engine, found, unseen, policies)
-    return folder.finish(found, quality, strongest_tokens(engine, found, unseen, policies))
+    labels = strongest_tokens(engine, found, unseen, policies)
+    file = _save(found, quality, labels, out)
+    folder.finish({"file": file, "quality": asdict(quality)})
+    return Trained(out / file, quality)
 
 
 class BatchTopK(nn.Module):
@@ -200,12 +211,7 @@ class _Corpus:
 
 
 def _check(engine: PackedEngine, exchanges: Sequence[Exchange], recipe: Recipe) -> None:
-    layers = engine.model.config.num_hidden_layers
-    if recipe.layer >= layers:
-        raise ConfigurationError(
-            f"There is no layer {recipe.layer}: {engine.identity.name} has layers 0 to "
-            f"{layers - 1}."
-        )
+    check_layer(engine, recipe.layer)
     if len(exchanges) < _FEWEST:
         raise ConfigurationError(
             f"{counted(len(exchanges), 'text')} can't be enough, where one in {_HELD_OUT} is held "
@@ -238,67 +244,13 @@ def _run(
     }
 
 
-class _Folder:
-    """Where a run is kept, so that it can go on and is never mixed with another."""
-
-    def __init__(self, out: Path, run: Mapping[str, Any]) -> None:
-        """Name the folder; nothing is touched yet."""
-        self._out, self._run = out, json.loads(json.dumps(run))
-        self._report = out / "report.json"
-        self.state = out / "state.pt"
-
-    def claim(self) -> Trained | None:
-        """Take the folder for the run, and give what came out if it was done already."""
-        try:
-            if self._report.is_file():
-                return self._done(json.loads(self._report.read_bytes()))
-            if self._out.exists() and any(self._out.iterdir()):
-                raise ConfigurationError(
-                    f"{self._out} holds files that no training left there. Choose another --out."
-                )
-            self._out.mkdir(parents=True, exist_ok=True)
-            self._write({"run": self._run})
-        except OSError as refused:
-            raise ConfigurationError(
-                f"{self._out}: can't be written: {refused.strerror}. Choose another --out."
-            ) from None
-        except (ValueError, KeyError, TypeError):
-            raise ConfigurationError(
-                f"{self._report} is damaged. Remove {self._out}, or choose another --out."
-            ) from None
-        return None
-
-    def _done(self, found: Mapping[str, Any]) -> Trained | None:
-        changes = [
-            f"{key}: {found['run'].get(key)} -> {value}"
-            for key, value in self._run.items()
-            if found["run"].get(key) != value
-        ]
-        if changes:
-            raise ConfigurationError(
-                f"{self._out} belongs to another run:\n  "
-                + "\n  ".join(changes)
-                + "\nChoose another --out, or remove the folder."
-            )
-        if "quality" not in found:
-            return None
-        return Trained(self._out / found["file"], Quality(**found["quality"]))
-
-    def finish(
-        self, found: SparseAutoencoder, quality: Quality, labels: Mapping[int, str]
-    ) -> Trained:
-        """Write the autoencoder and the report, and remove what only a stopped run would need."""
-        width = found.features
-        name = f"{width // 1024}k" if width % 1024 == 0 else str(width)
-        folder = f"layer_{found.layer}/width_{name}/average_l0_{quality.l0:.0f}"
-        file = f"{folder}/params.npz"
-        with saving(self._out / file):
-            found.save(self._out / file)
-            content = json.dumps(labels, indent=0, ensure_ascii=False)
-            replace_file(self._out / folder / "labels.json", content.encode(errors="replace"))
-            self._write({"run": self._run, "file": file, "quality": asdict(quality)})
-        self.state.unlink(missing_ok=True)
-        return Trained(self._out / file, quality)
-
-    def _write(self, content: Mapping[str, Any]) -> None:
-        replace_file(self._report, (json.dumps(content, indent=1) + "\n").encode())
+def _save(found: SparseAutoencoder, quality: Quality, labels: Mapping[int, str], out: Path) -> str:
+    """Write the autoencoder and its labels; give its file in the folder `out`."""
+    width = found.features
+    name = f"{width // 1024}k" if width % 1024 == 0 else str(width)
+    file = f"layer_{found.layer}/width_{name}/average_l0_{quality.l0:.0f}/params.npz"
+    with saving(out / file):
+        found.save(out / file)
+        content = json.dumps(labels, indent=0, ensure_ascii=False)
+        replace_file((out / file).with_name("labels.json"), content.encode(errors="replace"))
+    return file

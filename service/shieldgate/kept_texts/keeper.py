@@ -87,7 +87,7 @@ class Keeper:
         chance, why = self._rule.choose(judgements, self._draw())
         if not why:
             return
-        size = len(exchange.prompt) + len(exchange.response or "")
+        size = exchange.characters
         if len(self._waiting) >= _MOST_WAITING or self._characters + size > _MOST_CHARACTERS:
             self._observer.kept_texts("dropped", 1)
             return

@@ -1,5 +1,6 @@
 """What is allowed: YAML files in, an immutable PolicyBook and verdicts out."""
 
+from shieldgate.policy.book import PolicyBook, Rules
 from shieldgate.policy.in_force import ThresholdInForce, lax_thresholds, threshold_in_force
 from shieldgate.policy.join import AddedScreening, join_profiles, screening_rules
 from shieldgate.policy.load import (
@@ -9,17 +10,8 @@ from shieldgate.policy.load import (
     policy_files,
     shipped_policies,
 )
-from shieldgate.policy.model import (
-    Calibration,
-    Passages,
-    Policy,
-    PolicyBook,
-    Profile,
-    Rules,
-    Streaming,
-    decide,
-    fail,
-)
+from shieldgate.policy.model import Calibration, Passages, Policy, Profile, Streaming
+from shieldgate.policy.verdicts import decide, fail
 from shieldgate.policy.watch import LiveBook, changes
 
 __all__ = [

@@ -4,7 +4,8 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Literal
 
-from shieldgate.policy.model import Policy, PolicyBook, Profile
+from shieldgate.policy.book import PolicyBook
+from shieldgate.policy.model import Policy, Profile
 from shieldgate.types import Direction
 
 ThresholdSource = Literal["profile", "calibration", "policy", "cap"]

@@ -10,7 +10,8 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal
 
-from shieldgate.policy.model import Passages, PolicyBook, Profile, Rules, Streaming
+from shieldgate.policy.book import PolicyBook, Rules
+from shieldgate.policy.model import Passages, Profile, Streaming
 from shieldgate.types import DIRECTIONS, Direction
 
 ScreeningMode = Literal["score", "block"]

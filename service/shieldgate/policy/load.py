@@ -12,7 +12,8 @@ from pydantic_core import ErrorDetails
 from shieldgate.drift import ScoreHistogram
 from shieldgate.errors import PolicyError
 from shieldgate.openai.categories import CATEGORIES
-from shieldgate.policy.model import Calibration, Passages, Policy, PolicyBook, Profile, Streaming
+from shieldgate.policy.book import PolicyBook
+from shieldgate.policy.model import Calibration, Passages, Policy, Profile, Streaming
 from shieldgate.policy.schema import (
     CalibrationEntry,
     FileEntry,

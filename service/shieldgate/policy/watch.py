@@ -8,8 +8,9 @@ import structlog
 from watchfiles import Change, awatch
 
 from shieldgate.errors import ShieldgateError, UnknownName
+from shieldgate.policy.book import PolicyBook
 from shieldgate.policy.load import SUFFIXES, Draft, load_book, load_texts, shipped_policies
-from shieldgate.policy.model import Policy, PolicyBook
+from shieldgate.policy.model import Policy
 
 _log = structlog.get_logger(__name__)
 

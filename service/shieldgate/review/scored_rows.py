@@ -8,8 +8,9 @@ from typing import Any, Self
 
 from shieldgate.batch.manifest import MANIFEST, Manifest
 from shieldgate.errors import ConfigurationError
-from shieldgate.evaluation.adapters import OURS, Example, choose_adapter
+from shieldgate.evaluation.adapters import OURS, choose_adapter
 from shieldgate.evaluation.datasets import Dataset
+from shieldgate.evaluation.examples import Example
 from shieldgate.evaluation.labels import Labelling
 from shieldgate.evaluation.protocols import PROTOCOLS
 from shieldgate.evaluation.row_scoring import Batch

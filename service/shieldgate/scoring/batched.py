@@ -18,14 +18,12 @@ from shieldgate.scoring import turn
 from shieldgate.scoring.fair_queue import FairQueue
 from shieldgate.scoring.fair_threads import FairThreads
 from shieldgate.scoring.interfaces import Engine, Prepared
+from shieldgate.scoring.pace import Pace
 from shieldgate.scoring.pack import Pack
 from shieldgate.types import Exchange, Score
 
 # Characters from which on tokenising takes long enough for others to wait.
 _LONG = 10_000
-
-# A pass of fewer tokens says more of what a pass costs than of what a token does.
-_TELLING_TOKENS = 1024
 
 log = structlog.get_logger(__name__)
 
@@ -109,6 +107,7 @@ class Batched:
         gate: Callable[[], Awaitable[object]] | None = None,
     ) -> None:
         self.engine = engine
+        self.pace = Pace()
         self._gate = gate
         self._budget = max_batch_tokens
         self._max_waiting = max_waiting
@@ -118,10 +117,6 @@ class Batched:
         self._calls: dict[_Call, None] = {}
         self._queue: FairQueue[_Waiting] = FairQueue()
         self._arrived = asyncio.Event()
-        self._seconds_per_token = 0.0
-        self._seconds_per_token_of_many = 0.0
-        self._computed = 0  # tokens of the passes under way
-        self._started = 0.0  # when the first of them began, or the one before it ended
         self._free = asyncio.Semaphore(passes)
         self._loop_task: asyncio.Task[None] | None = None
         self._tokenising = FairThreads("tokenise")
@@ -202,9 +197,9 @@ class Batched:
         self, call: _Call, exchange: Exchange, policies: Sequence[Policy]
     ) -> Prepared:
         """Tokenise in turn; raise TooLong and Overloaded where the characters alone tell."""
-        characters = len(exchange.prompt) + len(exchange.response or "")
+        characters = exchange.characters
         if characters > _LONG:
-            rate = self._seconds_for_many()
+            rate = self.pace.where_many
             most = self._max_seconds / rate if rate else math.inf
             if rate and (least := self.engine.least_tokens(exchange, most)) > most:
                 raise self._too_long("The text takes more than", least)
@@ -244,7 +239,7 @@ class Batched:
         if deadline := turn.deadline.get():
             deadline.tokens += tokens
             together = deadline.tokens
-        rate = self._seconds_for_many()
+        rate = self.pace.where_many
         if len(prepared.work) > 1 and tokens * rate > self._max_seconds:
             raise self._too_long("The text takes", tokens)
         if together > tokens and together * rate > self._max_seconds:
@@ -258,15 +253,11 @@ class Batched:
         deadline = turn.deadline.get()
         most = min(self._max_seconds, deadline.left if deadline else math.inf)
         ahead = self._seconds_ahead(caller, tokens)
-        if ahead and ahead + tokens * self._seconds_per_token > most:
+        if ahead and ahead + tokens * self.pace.per_token > most:
             raise Overloaded(max(1.0, ahead))
 
-    def _seconds_for_many(self) -> float:
-        """Estimate the seconds that a token takes where there are many; 0 before that is known."""
-        return min(self._seconds_per_token, self._seconds_per_token_of_many)
-
     def _too_long(self, what: str, tokens: int) -> TooLong:
-        seconds = tokens * self._seconds_for_many()
+        seconds = tokens * self.pace.where_many
         return TooLong(
             f"{what} {tokens:,} tokens, which is about {seconds:,.0f} seconds of this server's "
             f"time, and at most {self._max_seconds:g} are spent. Send less at once."
@@ -290,9 +281,7 @@ class Batched:
         """Run one forward pass, and tell those who wait."""
         work = [w.work for w in batch]
         tokens = sum(w.tokens for w in work)
-        began = perf_counter()
-        self._started = self._started if self._computed else began
-        self._computed += tokens
+        began = self.pace.begin(tokens)
         for waiter in batch:
             waiter.began = began
         try:
@@ -300,7 +289,7 @@ class Batched:
                 self._computing, self.engine.forward, work
             )
             for waiter, found in zip(batch, margins, strict=True):
-                waiter.seconds = (perf_counter() - max(began, self._started)) * waiter.size / tokens
+                waiter.seconds = self.pace.spent(began) * waiter.size / tokens
                 if not waiter.done.done():
                     waiter.done.set_result(found)
         except asyncio.CancelledError:
@@ -311,30 +300,20 @@ class Batched:
             log.exception("forward pass failed", pieces=len(batch))
             for waiter in batch:
                 self._fail(waiter)
-        # Passes compute one after the other: what came before this one's turn isn't its own time.
-        now = perf_counter()
-        if batch[0].caller != turn.BACKGROUND:
-            self._estimate((now - self._started) / tokens, tokens)
+        seconds = self.pace.end(tokens, telling=batch[0].caller != turn.BACKGROUND)
         if self._observer:
-            self._observer.forward(now - self._started, tokens, len(work))
-        self._computed -= tokens
-        self._started = now
+            self._observer.forward(seconds, tokens, len(work))
         self._free.release()
 
     def _next_batch(self) -> list[_Waiting]:
         """Take one forward pass off the queue."""
         budget: float = self._budget
-        if self._seconds_per_token:
-            budget = min(budget, self._max_pass_seconds / self._seconds_per_token)
+        if self.pace.per_token:
+            budget = min(budget, self._max_pass_seconds / self.pace.per_token)
         batch = [waiter for waiter in self._queue.take(budget) if not waiter.done.done()]
         if not self._queue:
             self._arrived.clear()
         return batch
-
-    def _estimate(self, recent: float, tokens: int) -> None:
-        self._seconds_per_token = _smoothed(self._seconds_per_token, recent)
-        if tokens >= _TELLING_TOKENS:
-            self._seconds_per_token_of_many = _smoothed(self._seconds_per_token_of_many, recent)
 
     def _observe_phases(self, began: float, queued: float, waiting: Sequence[_Waiting]) -> None:
         if self._observer:
@@ -350,12 +329,7 @@ class Batched:
 
     def _seconds_ahead(self, caller: str, tokens: int = 0) -> float:
         """Estimate how long it takes until so many tokens of a caller have their turn."""
-        seconds = self._queue.ahead(caller, tokens) * self._seconds_per_token
-        if self._computed:
-            # Who takes longer than expected is expected to be done.
-            expected = self._computed * self._seconds_per_token
-            seconds += max(0.0, expected - (perf_counter() - self._started))
-        return seconds
+        return self._queue.ahead(caller, tokens) * self.pace.per_token + self.pace.left()
 
     def _fail(self, waiter: _Waiting) -> None:
         if not waiter.done.done():
@@ -364,7 +338,3 @@ class Batched:
     def _close_threads(self) -> None:
         self._tokenising.close()
         self._computing.shutdown(wait=True, cancel_futures=True)
-
-
-def _smoothed(before: float, recent: float) -> float:
-    return 0.8 * (before or recent) + 0.2 * recent

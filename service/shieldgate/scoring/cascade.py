@@ -9,7 +9,7 @@ import hashlib
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Literal, Protocol, Self
+from typing import Annotated, Any, Protocol, Self
 
 import structlog
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
@@ -19,7 +19,7 @@ from shieldgate.errors import ConfigurationError
 from shieldgate.policy import Calibration, Policy, PolicyBook
 from shieldgate.scoring import turn
 from shieldgate.scoring.interfaces import Identity, OpenScorer
-from shieldgate.settings import OF_ONE_MODEL, ScoringSettings
+from shieldgate.settings import OF_ONE_MODEL, Device, Dtype, EngineKind, ScoringSettings
 from shieldgate.types import Direction, Exchange, Score
 from shieldgate.yaml_document import Document, reason
 
@@ -95,17 +95,26 @@ class FirstScorer(_Entry):
     revision: str | None = None
     cascade: Path | None = None
     template: str | None = None
-    device: Literal["auto", "cpu", "cuda", "mps"] | None = None
-    dtype: Literal["auto", "float32", "bfloat16"] | None = None
+    device: Device | None = None
+    dtype: Dtype | None = None
     tokenizer: str | None = None
+    engine: EngineKind | None = None
     served_model: str | None = None
     scorer_name: str | None = None
     languages: str | None = None
 
     def settings(self, others: ScoringSettings) -> ScoringSettings:
-        """Give the settings to open it with."""
+        """Give the settings to open it with; what is said of servers is for those of the other."""
         changes = {**OF_ONE_MODEL, "cascade": None} | self.model_dump(exclude_none=True)
-        return others.model_copy(update=changes)
+        first = others.model_copy(update=changes)
+        if not {*first.servers} - {*others.servers}:
+            return first
+        own = {
+            "engine": self.engine or "auto",
+            "model_key": others.cascade_model_key,
+            "cascade_model_key": None,
+        }
+        return first.model_copy(update=own)
 
 
 class CascadeFile(_Entry):

@@ -84,8 +84,7 @@ class PromptBuilder:
 
         Counting ends beyond `most`.
         """
-        judged = exchange.prompt if exchange.response is None else exchange.response
-        return self._encoder.least_tokens(judged, most)
+        return self._encoder.least_tokens(exchange.judged, most)
 
     def check(self, policies: Iterable[Policy]) -> None:
         """Raise ConfigurationError where a guideline leaves no room for the text to be judged."""

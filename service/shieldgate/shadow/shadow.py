@@ -37,8 +37,7 @@ class _Waiting:
 
     @property
     def size(self) -> int:
-        exchange = self.exchange
-        return sum(map(len, (exchange.prompt, exchange.response or "", *exchange.parts)))
+        return self.exchange.characters + sum(map(len, self.exchange.parts))
 
 
 class Shadow:

@@ -24,8 +24,7 @@ class Labelled:
     @property
     def key(self) -> str:
         """Identify what the labels describe, whatever its case and spacing."""
-        text = self.exchange.prompt if self.exchange.response is None else self.exchange.response
-        return " ".join(text.casefold().split())
+        return " ".join(self.exchange.judged.casefold().split())
 
 
 @dataclass(frozen=True, slots=True)

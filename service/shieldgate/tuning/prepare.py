@@ -4,8 +4,9 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from shieldgate.errors import ConfigurationError, UnknownName
-from shieldgate.evaluation.adapters import OURS, Adapter
+from shieldgate.evaluation.adapters import OURS
 from shieldgate.evaluation.datasets import Dataset
+from shieldgate.evaluation.examples import Adapter
 from shieldgate.evaluation.labels import Labelling
 from shieldgate.evaluation.sources import open_source
 from shieldgate.policy import Policy, PolicyBook, load_book

@@ -7,8 +7,7 @@ after. It holds no text of the rows. While training, `state.pt` lies there too.
 
 import gc
 import hashlib
-import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -16,7 +15,6 @@ from typing import Any
 import numpy as np
 import torch
 
-from shieldgate.errors import ConfigurationError
 from shieldgate.policy import Policy
 from shieldgate.prompt import Template
 from shieldgate.scoring.local import PackedEngine, load_checkpoint
@@ -25,6 +23,7 @@ from shieldgate.tuning.adapt import Method, TrainableScorer, method_for
 from shieldgate.tuning.fit import Hyperparameters, by_group, fit
 from shieldgate.tuning.labelled import Labelled, Splits, counts
 from shieldgate.tuning.loop import Check, best, saving
+from shieldgate.tuning.run_folder import RunFolder
 from shieldgate.types import Direction
 
 Estimates = Mapping[str, Estimate]
@@ -115,8 +114,9 @@ def tune(task: TuningTask, callback: TuningCallback | None = None) -> TuningRepo
     scorer = _scorer(task, task.base)
     method = task.method or method_for(scorer.model)
     recipe = Hyperparameters.for_rows(len(task.splits.train), method, task.seed, **task.changes)
-    folder = Folder(task.out)
-    done = folder.claim(_run(task, scorer, recipe))
+    run = _run(task, scorer, recipe)
+    folder = RunFolder(task.out, run, made_by="tuning", inner="tuning")
+    done = folder.claim(_read)
     if done is not None:
         return done
     callback.phase("asking the base about the test rows")
@@ -151,71 +151,8 @@ def tune(task: TuningTask, callback: TuningCallback | None = None) -> TuningRepo
         measured=_measured(task, before, after),
         drift=after.distance(before),
     )
-    folder.finish(report)
+    folder.finish({"report": asdict(report)})
     return report
-
-
-class Folder:
-    """Where a run is kept, so that it can go on and is never mixed with another."""
-
-    def __init__(self, out: Path) -> None:
-        """Name the folder; nothing is touched yet."""
-        self._out = out
-        self._inner = out / "tuning"
-        self._report = self._inner / "report.json"
-        self.state = self._inner / "state.pt"
-
-    def claim(self, run: Mapping[str, Any]) -> TuningReport | None:
-        """Take the folder for a run, and give its report if it was done already.
-
-        Raises ConfigurationError where the folder holds something else, or can't be written.
-        """
-        run = json.loads(json.dumps(run))
-        try:
-            if self._report.is_file():
-                found = json.loads(self._report.read_text("utf-8"))
-                self._refuse_other(found["run"], run)
-                return None if found["report"] is None else _read(found["report"])
-            if self._out.exists() and any(self._out.iterdir()):
-                raise ConfigurationError(
-                    f"{self._out} holds files that no tuning left there. Choose another --out."
-                )
-            self._inner.mkdir(parents=True, exist_ok=True)
-            self._write({"run": run, "report": None})
-        except OSError as refused:
-            raise ConfigurationError(
-                f"{self._out}: can't be written: {refused.strerror}. Choose another --out."
-            ) from refused
-        except (ValueError, KeyError, TypeError):
-            raise ConfigurationError(
-                f"{self._report} is damaged. Remove {self._out}, or choose another --out."
-            ) from None
-        return None
-
-    def finish(self, report: TuningReport) -> None:
-        """Write the report, and remove what only a stopped run would need."""
-        run = json.loads(self._report.read_text("utf-8"))["run"]
-        self._write({"run": run, "report": asdict(report)})
-        self.state.unlink(missing_ok=True)
-
-    def _refuse_other(self, held: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
-        old, new = dict(_flat(held)), dict(_flat(wanted))
-        changes = [
-            f"{key}: {old.get(key)} -> {new.get(key)}"
-            for key in dict.fromkeys([*old, *new])
-            if old.get(key) != new.get(key)
-        ]
-        if changes:
-            raise ConfigurationError(
-                f"{self._out} belongs to another run:\n  "
-                + "\n  ".join(changes)
-                + "\nChoose another --out, or remove the folder."
-            )
-
-    def _write(self, content: Mapping[str, Any]) -> None:
-        new = self._report.with_suffix(".new")
-        new.write_text(json.dumps(content, indent=1, ensure_ascii=False) + "\n", "utf-8")
-        new.replace(self._report)
 
 
 @dataclass(frozen=True, slots=True)
@@ -271,28 +208,24 @@ def _run(task: TuningTask, scorer: PackedEngine, recipe: Hyperparameters) -> dic
     }
 
 
-def _flat(content: Mapping[str, Any], within: str = "") -> Iterator[tuple[str, object]]:
-    for key, value in content.items():
-        if isinstance(value, dict):
-            yield from _flat(value, f"{within}{key}.")
-        else:
-            yield f"{within}{key}", value
-
-
 def _digest(content: object) -> str:
     return hashlib.sha256(repr(content).encode()).hexdigest()[:12]
 
 
-def _read(found: dict[str, Any]) -> TuningReport:
+def _read(found: dict[str, Any]) -> TuningReport | None:
+    report = found.get("report")
+    if report is None:
+        return None
+
     def estimates(by_name: Mapping[str, Any]) -> Estimates:
         return {name: Estimate(**estimate) for name, estimate in by_name.items()}
 
-    checks = [Check(c["steps"], tuple(c["figures"])) for c in found["checks"]]
+    checks = [Check(c["steps"], tuple(c["figures"])) for c in report["checks"]]
     measured = [
         Measured(**{**m, **{when: estimates(m[when]) for when in ("before", "after", "gain")}})
-        for m in found["measured"]
+        for m in report["measured"]
     ]
-    return TuningReport(**{**found, "checks": checks, "measured": measured})
+    return TuningReport(**{**report, "checks": checks, "measured": measured})
 
 
 def _measured(task: TuningTask, before: _Scores, after: _Scores) -> list[Measured]:

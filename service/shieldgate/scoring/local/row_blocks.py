@@ -14,17 +14,11 @@ from shieldgate.scoring.local.linear import gated
 BLOCK_ROWS = 768
 
 
-class BlockFeedForward(nn.Module):
-    """Computes `down(act(gate(x)) * up(x))` in blocks of rows.
+class _Blocks(nn.Module):
+    """Computes in blocks of rows, to be mixed into a class that computes the same.
 
-    To be mixed into a class that computes the same; off the CPU, or where a gradient is needed,
-    it is that class.
+    Off the CPU, or where a gradient is needed, it is that class.
     """
-
-    gate_proj: nn.Module
-    up_proj: nn.Module
-    down_proj: nn.Module
-    act_fn: nn.Module
 
     def forward(self, x: Tensor) -> Tensor:
         """Map [batch, tokens, hidden] to the same shape."""
@@ -34,25 +28,29 @@ class BlockFeedForward(nn.Module):
         return _in_blocks(self._rows, x)
 
     def _rows(self, x: Tensor) -> Tensor:
+        raise NotImplementedError
+
+
+class BlockFeedForward(_Blocks):
+    """Computes `down(act(gate(x)) * up(x))` in blocks of rows."""
+
+    gate_proj: nn.Module
+    up_proj: nn.Module
+    down_proj: nn.Module
+    act_fn: nn.Module
+
+    def _rows(self, x: Tensor) -> Tensor:
         found: Tensor = self.down_proj(gated(self.gate_proj, self.up_proj, self.act_fn, x))
         return found
 
 
-class LeanNorm(nn.Module):
+class LeanNorm(_Blocks):
     """Computes a family's RMS norm in place where it can, in blocks of rows; in fp32 to the bit.
 
-    The families' own make a temporary for each of five operations. To be mixed into one of them;
-    off the CPU, or where a gradient is needed, it is that one.
+    The families' own make a temporary for each of five operations.
     """
 
     weight: Tensor
-
-    def forward(self, x: Tensor) -> Tensor:
-        """Map [batch, tokens, hidden] to the same shape."""
-        if x.device.type != "cpu" or torch.is_grad_enabled():
-            stock: Tensor = super().forward(x)
-            return stock
-        return _in_blocks(self._rows, x)
 
     def _rows(self, x: Tensor) -> Tensor:
         wide = x.to(torch.float32, copy=True)

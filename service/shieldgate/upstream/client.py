@@ -6,38 +6,23 @@ themselves.
 """
 
 import asyncio
-import re
-from collections.abc import AsyncGenerator, AsyncIterator, Callable, Iterator, Mapping
-from contextlib import aclosing, asynccontextmanager, contextmanager
+from collections.abc import AsyncGenerator, AsyncIterator, Callable, Mapping
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from typing import Any, NoReturn, Self
-from urllib.parse import SplitResult, urlsplit
-from urllib.request import getproxies, proxy_bypass
 
 import aiohttp
 import orjson
 
 from shieldgate.dialects.interface import Endpoint
-from shieldgate.dialects.looks import machine_made
-from shieldgate.errors import ConfigurationError, UpstreamError
+from shieldgate.errors import UpstreamError
 from shieldgate.lenient_json import JsonReader
 from shieldgate.sse import Decoder, Event
+from shieldgate.upstream.configured import checked_key, checked_proxy, checked_url, read_headers
+from shieldgate.upstream.failures import refuse, reported, request_id, transport_errors
 from shieldgate.version import __version__
 
 _TRACING = ("traceparent", "tracestate")
-_VISIBLE = re.compile(r"[\x21-\x7e]+")
-
-# Names and values of headers as RFC 9110 has them, section 5.6.2 and 5.5.
-_HEADER = re.compile(r"[a-z0-9!#$%&'*+.^_`|~-]+")
-_VALUE = re.compile(r"[\x20-\x7e]*")
-_FRAMING = frozenset(
-    (
-        *("host", "content-length", "content-type", "content-encoding", "transfer-encoding", "te"),
-        *("connection", "keep-alive", "upgrade", "trailer", "expect", "accept-encoding"),
-        *("proxy-authorization", "proxy-connection", "http2-settings", "cookie"),
-    )
-)
-_ACCOUNT = ("authorization", "x-api-key", "api-key")
 
 # How long to wait, in seconds, before connecting is tried another time.
 _PAUSES = (0.0, 0.5)
@@ -88,10 +73,10 @@ class Upstream:
         longest wait for the next byte; a reply that is not streamed is silent until it is complete.
         `max_reply_bytes` bounds a reply, streamed or not.
         """
-        self.url = _checked_url(url)
-        self._key = None if key is None else _checked_key(key)
-        self._own_headers, self._passed_headers = _read_headers(headers)
-        self._proxy = _checked_proxy(proxy, self.url)
+        self.url = checked_url(url)
+        self._key = None if key is None else checked_key(key)
+        self._own_headers, self._passed_headers = read_headers(headers)
+        self._proxy = checked_proxy(proxy, self.url)
         self._passes_account = passes_account and key is None
         self._connect_seconds = connect_seconds
         self._silence_seconds = silence_seconds
@@ -145,16 +130,16 @@ class Upstream:
         async with self._request("POST", endpoint, headers, orjson.dumps(body)) as response:
             kind = response.headers.get("content-type", "")
             if not kind.lower().startswith("text/event-stream"):
-                _refuse(response, "answered without a stream; does it support `stream: true`?")
+                refuse(response, "answered without a stream; does it support `stream: true`?")
             async with aclosing(self._events(response, is_end)) as events:
-                yield Stream(events, _request_id(response))
+                yield Stream(events, request_id(response))
 
     async def models(self, endpoint: Endpoint, headers: Mapping[str, str]) -> list[dict[str, Any]]:
         """List upstream's models; raise UpstreamError. `headers` as for `post`."""
         async with self._request("GET", endpoint, headers) as response:
             models = (await self._whole(response)).body.get("data")
             if not isinstance(models, list) or not all(isinstance(m, dict) for m in models):
-                _refuse(response, "listed its models in an unknown form")
+                refuse(response, "listed its models in an unknown form")
             return models
 
     @asynccontextmanager
@@ -173,7 +158,7 @@ class Upstream:
             if not 200 <= response.status <= 299:
                 await self._raise_refusal(response, endpoint.path)
             if _encoded(response):
-                _refuse(response, "compressed its reply, which it was asked not to")
+                refuse(response, "compressed its reply, which it was asked not to")
             yield response
         finally:
             response.close()
@@ -195,7 +180,7 @@ class Upstream:
                     allow_redirects=False,
                 )
 
-        with _transport_errors():
+        with transport_errors():
             for pause in _PAUSES:
                 try:
                     return await send()
@@ -218,11 +203,11 @@ class Upstream:
     async def _whole(self, response: aiohttp.ClientResponse) -> Reply:
         body = _json_object(await self._read(response))
         if body is None:
-            _refuse(response, "answered with something that is no JSON object")
+            refuse(response, "answered with something that is no JSON object")
         # A response that failed has the form of one that didn't.
         if body.get("error") and body.get("object") != "response":
-            raise _reported(body, response)
-        return Reply(body, _request_id(response))
+            raise reported(body, response)
+        return Reply(body, request_id(response))
 
     async def _read(self, response: aiohttp.ClientResponse) -> bytes:
         return b"".join([piece async for piece in self._pieces(response)])
@@ -243,139 +228,30 @@ class Upstream:
         """Give the body as it comes, up to the limit."""
         size = 0
         while True:
-            with _transport_errors():
+            with transport_errors():
                 piece = await response.content.readany()
             if not piece:
                 return
             size += len(piece)
             if size > self._max_bytes:
-                _refuse(response, f"answered with more than {self._max_bytes} bytes")
+                refuse(response, f"answered with more than {self._max_bytes} bytes")
             yield piece
 
     async def _raise_refusal(self, response: aiohttp.ClientResponse, path: str) -> NoReturn:
         status = response.status
         if not 400 <= status <= 599:
-            _refuse(response, f"answered {status}; give the URL that serves {path}")
+            refuse(response, f"answered {status}; give the URL that serves {path}")
         if status in (401, 403) and not self._passes_account:
             # Not the caller's doing, so neither its status nor its text is for the caller.
             why = "refused the operator's key" if self._key else "wants a key of the operator"
-            _refuse(response, f"{why} ({status})", "upstream_refused_key")
+            refuse(response, f"{why} ({status})", "upstream_refused_key")
         payload = None if _encoded(response) else _json_object(await self._read(response))
-        raise _reported(payload, response, status)
+        raise reported(payload, response, status)
 
     def _opened(self) -> aiohttp.ClientSession:
         if self._client is None:
             raise RuntimeError("Open the upstream first: `async with upstream`.")
         return self._client
-
-
-def _checked_url(url: str) -> str:
-    try:
-        parsed = urlsplit(url)
-    except ValueError:
-        parsed = SplitResult("", "", "", "", "")
-    if parsed.scheme not in ("http", "https") or not parsed.hostname:
-        why = "it is no http or https URL"
-    elif "@" in parsed.netloc or parsed.query or parsed.fragment:
-        why = "it holds a password, a query or a fragment; give a key as the upstream's key"
-    else:
-        return url.rstrip("/")
-    # The URL itself may hold a password.
-    raise ConfigurationError(
-        f"The URL of the upstream is refused: {why}. It looks like http://localhost:8000/v1."
-    )
-
-
-def _checked_proxy(proxy: str | None, url: str) -> str | None:
-    """Find the proxy for a URL; raise ConfigurationError."""
-    if proxy == "environment":
-        # Not aiohttp's trust_env, which takes ~/.netrc's passwords for the callers', too.
-        parsed = urlsplit(url)
-        proxy = getproxies().get(parsed.scheme)
-        if proxy and proxy_bypass(parsed.netloc):
-            return None
-    if proxy is not None and not re.match(r"https?://[^/\s]", proxy):
-        # It may hold a password.
-        raise ConfigurationError(
-            "The proxy to upstream is refused: it is no http or https URL. It looks like "
-            "http://proxy:3128, or is the word environment."
-        )
-    return proxy
-
-
-def _read_headers(given: str) -> tuple[dict[str, str], list[str]]:
-    """Read which headers are sent, and which of the caller's go on; raise ConfigurationError."""
-    own: dict[str, str] = {}
-    passed = []
-    for entry in filter(None, (entry.strip() for entry in given.split(","))):
-        name, sets, value = entry.partition("=")
-        name, value = name.strip().lower(), value.strip()
-        # A value may be a secret, and so may a misspelt entry.
-        if not _HEADER.fullmatch(name) or name in _FRAMING or not _VALUE.fullmatch(value):
-            raise ConfigurationError(
-                "The headers for upstream are refused: each is name=value or a name alone, parted "
-                "by commas, and none of those that carry the request, such as host."
-            )
-        if not sets and name in _ACCOUNT:
-            raise ConfigurationError(
-                f"The headers for upstream are refused: the caller's {name} goes on by itself "
-                "where it may."
-            )
-        if sets:
-            own[name] = value
-        else:
-            passed.append(name)
-    return own, passed
-
-
-def _checked_key(key: str) -> str:
-    if not _VISIBLE.fullmatch(key.strip()):
-        raise ConfigurationError(
-            "The upstream's key is refused: it is empty, or holds blanks or characters beyond "
-            "ASCII. Copy it again, without quotes."
-        )
-    return key.strip()
-
-
-@contextmanager
-def _transport_errors() -> Iterator[None]:
-    """Say of a failed connection what failed."""
-    try:
-        yield
-    except aiohttp.ConnectionTimeoutError as failure:
-        raise UpstreamError(
-            "Upstream did not take the connection in time.", status=504, code="upstream_timeout"
-        ) from failure
-    except TimeoutError as failure:
-        raise UpstreamError(
-            "Upstream was silent for too long.", status=504, code="upstream_timeout"
-        ) from failure
-    except aiohttp.ClientConnectorCertificateError as failure:
-        raise UpstreamError(
-            f"Upstream's certificate is not trusted: {_openssl_reason(failure)}.",
-            code="upstream_untrusted",
-        ) from failure
-    except aiohttp.ClientConnectorSSLError as failure:
-        raise UpstreamError(
-            "Upstream can't be reached by TLS; does its URL begin with http://?",
-            code="upstream_unreachable",
-        ) from failure
-    except (aiohttp.ClientProxyConnectionError, aiohttp.ClientHttpProxyError) as failure:
-        raise UpstreamError(
-            "The proxy to upstream can't be reached or refuses.", code="upstream_unreachable"
-        ) from failure
-    except aiohttp.ClientConnectorError as failure:
-        raise UpstreamError("Upstream can't be reached.", code="upstream_unreachable") from failure
-    except aiohttp.ClientError as failure:
-        raise UpstreamError(
-            "Upstream broke the connection off.", code="upstream_cut_off"
-        ) from failure
-
-
-def _openssl_reason(failure: aiohttp.ClientConnectorCertificateError) -> str:
-    """Give OpenSSL's words without the names in them; the operator's machines are nobody's."""
-    said = getattr(failure.certificate_error, "verify_message", "")
-    return str(said).partition(",")[0] or "it can't be verified"
 
 
 def _utf8(name: str, value: str) -> str:
@@ -390,41 +266,14 @@ def _utf8(name: str, value: str) -> str:
         ) from None
 
 
-def _refuse(response: aiohttp.ClientResponse, why: str, code: str = "upstream_invalid") -> NoReturn:
-    raise UpstreamError(f"Upstream {why}.", code=code, request_id=_request_id(response))
-
-
 def _payload(event: Event, reader: JsonReader, response: aiohttp.ClientResponse) -> dict[str, Any]:
     """Read one event of a stream; raise UpstreamError, also where it reports an error."""
     payload = _json_object(event.data, reader)
     if event.name == "error" or (payload and payload.get("error")):
-        raise _reported(payload, response)
+        raise reported(payload, response)
     if payload is None:
-        _refuse(response, "streamed something that is no JSON object")
+        refuse(response, "streamed something that is no JSON object")
     return payload
-
-
-def _reported(
-    payload: dict[str, Any] | None, response: aiohttp.ClientResponse, status: int | None = None
-) -> UpstreamError:
-    """Make an error of one that upstream reports, in any of the shapes that servers use.
-
-    Without `status`, the reply began as a good one; some servers then give the status as `code`.
-    """
-    error = (payload or {}).get("error") or payload or {}
-    if not isinstance(error, dict):
-        error = {"message": error}
-    code, said = error.get("code"), error.get("message") or error.get("detail")
-    if status is None:
-        status = code if isinstance(code, int) and 400 <= code <= 599 else 502
-    return UpstreamError(
-        f"Upstream answered with an error ({status}).",
-        status=status,
-        code=code if isinstance(code, str) and code else "upstream_error",
-        request_id=_request_id(response),
-        body=error | {"message": said if isinstance(said, str) else f"Upstream answered {status}."},
-        retry_after=_seconds(response.headers.get("retry-after", "")),
-    )
 
 
 def _json_object(text: bytes | str, reader: JsonReader | None = None) -> dict[str, Any] | None:
@@ -438,16 +287,3 @@ def _json_object(text: bytes | str, reader: JsonReader | None = None) -> dict[st
 def _encoded(response: aiohttp.ClientResponse) -> bool:
     """Tell whether the body is compressed; a few bytes of it could then be any number."""
     return str(response.headers.get("content-encoding", "identity")).lower() != "identity"
-
-
-def _request_id(response: aiohttp.ClientResponse) -> str | None:
-    # The other one may be that of a proxy between us.
-    names = ("request-id", "x-request-id")
-    given = next((response.headers[name] for name in names if name in response.headers), "")
-    # One that could be somebody's words is left out, as it can't be judged in a header.
-    return given if machine_made(given) else None
-
-
-def _seconds(value: str) -> float | None:
-    # The other form, a date, is rare and needs two clocks that agree.
-    return float(value) if re.fullmatch(r"\d{1,6}(\.\d+)?", value) else None

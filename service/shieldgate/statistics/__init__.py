@@ -1,0 +1,53 @@
+"""AU-PRC, F1, calibration error and their intervals, from arrays."""
+
+from shieldgate.statistics.figures import (
+    BINS,
+    Curve,
+    Figures,
+    Labels,
+    Ranking,
+    Sample,
+    Scores,
+    Weights,
+    both,
+    brier,
+    brier_skill,
+    curve,
+    prevalence,
+    rates,
+    reliability,
+)
+from shieldgate.statistics.intervals import (
+    CONFIDENCE,
+    Estimate,
+    bootstrap,
+    clopper_pearson,
+    difference,
+    doubts,
+    upper_bound,
+)
+
+__all__ = [
+    "BINS",
+    "CONFIDENCE",
+    "Curve",
+    "Estimate",
+    "Figures",
+    "Labels",
+    "Ranking",
+    "Sample",
+    "Scores",
+    "Weights",
+    "bootstrap",
+    "both",
+    "brier",
+    "brier_skill",
+    "clopper_pearson",
+    "curve",
+    "difference",
+    "doubts",
+    "prevalence",
+    "rates",
+    "reliability",
+    "upper_bound",
+]
