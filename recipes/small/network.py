@@ -96,6 +96,12 @@ class Network(nn.Module):
         """Compute z_yes - z_no of last hidden states [reads, width]; fp32."""
         return states.float() @ (self.embedding[yes] - self.embedding[no]).float()
 
+    @torch.no_grad()
+    def shrink(self, share: float) -> None:
+        """Keep this share of what was learnt: a model between base and tuned (arXiv 2109.01903)."""
+        for up in self.up.values():
+            up.mul_(share)
+
     def adapter(self) -> dict[str, Tensor]:
         """Give the adapter in the names and shapes that peft writes; bf16."""
         found = {}

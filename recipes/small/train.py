@@ -184,7 +184,6 @@ def _save(
         new,
     )
     new.replace(out / "state.pt")
-    save_file(network.adapter(), out / ADAPTER)
 
 
 @torch.no_grad()
@@ -210,6 +209,7 @@ def main() -> None:
     parser.add_argument("--steps", type=int, default=3850)
     parser.add_argument("--seconds", type=float, default=0.0, help="instead of --steps")
     parser.add_argument("--rate", type=float, default=3e-3)
+    parser.add_argument("--keep", type=float, default=0.7, help="share of what was learnt")
     parser.add_argument("--rows", type=int, default=8, help="rows of a batch")
     parser.add_argument("--length", type=int, default=4096, help="tokens of a row")
     parser.add_argument("--workers", type=int, default=6)
@@ -230,6 +230,8 @@ def main() -> None:
     train(
         machine, iter(loader), given.out, steps=given.steps, seconds=given.seconds, peak=given.rate
     )
+    machine.network.shrink(given.keep)
+    save_file(machine.network.adapter(), given.out / ADAPTER)
     for path in given.measure:
         began = time.monotonic()
         found = measure(machine, Questions.load(path), given.rows, given.length)
