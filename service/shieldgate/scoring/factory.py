@@ -15,6 +15,7 @@ from shieldgate.errors import ModelError, needed
 from shieldgate.prompt import find_template
 from shieldgate.scoring.batched import Batched, BatchObserver
 from shieldgate.scoring.cascade import Cascade, CascadeObserver, load_cascade
+from shieldgate.scoring.hub import here
 from shieldgate.scoring.interfaces import OpenScorer
 from shieldgate.scoring.precedence import Precedence
 from shieldgate.scoring.remote.connection import RemoteObserver
@@ -195,6 +196,7 @@ def open_engine(settings: ScoringSettings, prefix_bytes: int = 0) -> "PackedEngi
 
     `prefix_bytes` is for answers that are judged while they grow.
     """
+    here(settings.model)  # sooner than the seconds that importing torch takes
     # Where torchao is installed, transformers imports it, and it tells what it was not built for.
     for name in ("torchao", "torch.utils._pytree"):
         logging.getLogger(name).setLevel(logging.ERROR)
