@@ -197,7 +197,8 @@ def test_a_run_goes_on_with_the_parts_that_are_missing_and_with_the_same_scorer_
     data, out = tmp_path / "rows.parquet", tmp_path / "out"
     columns = pyarrow.table({"text": [row["prompt"] for row in rows(35)]})
     parquet.write_table(columns, data, row_group_size=5)
-    more = ("--map", "prompt=text", "--part-rows", "10", "--out", out)
+    # One actor: each is a process more that imports torch.
+    more = ("--map", "prompt=text", "--part-rows", "10", "--actors", "1", "--out", out)
     finished(command, data, *more)
     whole = table(out)
     assert [row["id"] for row in whole] == [str(n) for n in range(1, 36)]

@@ -77,7 +77,7 @@ def test_torch_is_not_imported_without_need(command: list[str]) -> None:
     ("module", "command", "why"),
     [
         ("torch", ["score", "tea"], "Scoring in this process needs torch"),
-        ("torch", ["worker", "--generator", "m"], "Generating in this process needs torch"),
+        ("torch", ["worker", "--generator", "a/m"], "Generating in this process needs torch"),
         ("numpy", ["evaluate", "rows.jsonl"], "Evaluating needs numpy"),
         ("numpy", ["calibrate", "s.jsonl", "--target", "fpr=0.01"], "Calibrating needs numpy"),
         ("torch", "tune --base a --data b --out c".split(), "Tuning needs torch"),

@@ -17,6 +17,7 @@ from typing import Any
 import httpx
 import openai
 import pytest
+from forked import Forked
 from redis_server import redis_server
 from structlog.testing import capture_logs
 from typer.testing import CliRunner
@@ -35,7 +36,7 @@ CANARY = "canary-8d41"
 class Server:
     """A running `shieldgate serve`; its log lines are read as they come."""
 
-    def __init__(self, process: subprocess.Popen[str]) -> None:
+    def __init__(self, process: subprocess.Popen[str] | Forked) -> None:
         self.process = process
         self.lines: list[dict[str, Any]] = []
         self.raw = ""
@@ -60,18 +61,30 @@ class Server:
 
 
 @contextmanager
-def serving(*arguments: str | Path, **environment: str) -> Iterator[Server]:
-    command = [PROGRAM, "serve", *map(str, arguments)]
-    with subprocess.Popen(
-        [*command, "--port", "0", "--log-format", "json"],
-        stderr=subprocess.PIPE,
-        text=True,
-        env={**os.environ, **environment},
+def serving(*arguments: str | Path, afresh: bool = False, **environment: str) -> Iterator[Server]:
+    """Run `shieldgate serve` on a free port; `afresh` as its users do, and no fork.
+
+    That is for what depends on how it is imported, or how Python ends.
+    """
+    command = [PROGRAM, "serve", "--port", "0", "--log-format", "json", *map(str, arguments)]
+    variables = {**os.environ, **environment}
+    with (
+        subprocess.Popen(command, stderr=subprocess.PIPE, text=True, env=variables)
+        if afresh
+        else Forked(command, variables)
     ) as process:
         try:
             yield Server(process)
         finally:
             process.kill()
+
+
+def refused(*arguments: str | Path) -> str:
+    """Give what `shieldgate serve` says where it doesn't start because a setting is wrong."""
+    with serving(*arguments) as server:
+        _, said = server.process.communicate(timeout=60)
+        assert server.process.returncode == 2
+    return said
 
 
 def screened(url: str, text: str) -> httpx.Response:
@@ -86,8 +99,8 @@ def test_several_processes_show_one_set_of_figures(hot_checkpoint: Path, tmp_pat
         return sum(float(line.split()[-1]) for line in page if line.startswith(name))
 
     with (
-        serving("--model", hot_checkpoint, **shared) as one,
-        serving("--model", hot_checkpoint, **shared) as other,
+        serving("--model", hot_checkpoint, afresh=True, **shared) as one,
+        serving("--model", hot_checkpoint, afresh=True, **shared) as other,
     ):
         urls = [server.line("listening")["url"] for server in (one, other)]
         for server in (one, other):
@@ -103,6 +116,7 @@ def test_several_processes_show_one_set_of_figures(hot_checkpoint: Path, tmp_pat
         one.process.wait()
         assert figure(urls[1], 'shieldgate_requests_total{outcome="answered",route="/v1/scr') == 3
         assert not list((tmp_path / "figures").glob(f"gauge_live*_{one.process.pid}.db"))
+        assert other.end(signal.SIGTERM) == 0
 
 
 @pytest.mark.usefixtures("restored_logging")
@@ -268,17 +282,13 @@ def test_a_model_that_cannot_be_loaded_is_one_sentence_and_exit_code_1() -> None
 def test_a_taken_port_is_one_sentence_and_exit_code_2() -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
         port = str(taken.getsockname()[1])
-        command = [PROGRAM, "serve", "--port", port]
-        result = subprocess.run(command, check=False, capture_output=True, text=True)
-    assert result.returncode == 2
-    assert f"Can't listen on 127.0.0.1, port {port}: Address already in use." in result.stderr
+        said = refused("--port", port)
+    assert f"Can't listen on 127.0.0.1, port {port}: Address already in use." in said
 
 
 def test_serving_beyond_this_machine_without_keys_is_refused() -> None:
-    command = [PROGRAM, "serve", "--host", "0.0.0.0", "--port", "0"]
-    result = subprocess.run(command, check=False, capture_output=True, text=True)
-    assert result.returncode == 2
-    assert "there are no API keys. Make one with 'shieldgate keys new'" in result.stderr
+    said = refused("--host", "0.0.0.0")
+    assert "there are no API keys. Make one with 'shieldgate keys new'" in said
 
 
 def test_serving_beyond_this_machine_without_keys_takes_a_word_and_is_warned_of(
@@ -312,10 +322,7 @@ def test_what_one_server_scored_another_finds_in_redis(
 
 
 def test_redis_without_a_secret_is_one_sentence_and_exit_code_2() -> None:
-    command = [PROGRAM, "serve", "--redis-url", "redis://localhost"]
-    result = subprocess.run(command, check=False, capture_output=True, text=True)
-    assert result.returncode == 2
-    assert "the same SHIELDGATE_CACHE_SECRET" in result.stderr
+    assert "the same SHIELDGATE_CACHE_SECRET" in refused("--redis-url", "redis://localhost")
 
 
 def test_keys_are_read_again_on_a_signal_and_keep_their_profiles_in_the_book(
@@ -369,10 +376,7 @@ def test_keys_are_read_again_on_a_signal_and_keep_their_profiles_in_the_book(
 def test_keys_that_name_no_profile_stop_the_start(tmp_path: Path) -> None:
     keys = tmp_path / "keys.yaml"
     keys.write_text(CliRunner().invoke(app, ["keys", "new", "web", "--profile", "strct"]).stdout)
-    command = [PROGRAM, "serve", "--keys", str(keys)]
-    result = subprocess.run(command, check=False, capture_output=True, text=True)
-    assert result.returncode == 2
-    assert "did you mean 'strict'?" in result.stderr
+    assert "did you mean 'strict'?" in refused("--keys", keys)
 
 
 @pytest.mark.parametrize(("dtype", "told"), [("float32", False), ("bfloat16", True)])

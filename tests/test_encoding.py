@@ -52,6 +52,9 @@ def gemma_encoder(tokenizer: PreTrainedTokenizerBase) -> PromptEncoder:
     return prompt_encoder(tokenizer, GEMMA_CONTROL_TOKENS)
 
 
+ENCODERS = {name: gemma_encoder(tokenizer) for name, tokenizer in TOKENIZERS.items()}
+
+
 @pytest.fixture(params=TOKENIZERS)
 def tokenizer(request: pytest.FixtureRequest) -> PreTrainedTokenizerBase:
     return TOKENIZERS[request.param]
@@ -67,7 +70,7 @@ def tokenizer(request: pytest.FixtureRequest) -> PreTrainedTokenizerBase:
 def test_users_never_make_a_control_token(
     name: str, prompt: str, response: str | None, template: str
 ) -> None:
-    encoder = gemma_encoder(TOKENIZERS[name])
+    encoder = ENCODERS[name]
     control = set(TOKENIZERS[name].all_special_ids) - {TOKENIZERS[name].unk_token_id}
     plain = Exchange("hi", None if response is None else "hi")
 
@@ -91,7 +94,7 @@ def test_trunk_and_branch_are_the_tokenizers_own_ids_of_the_whole_prompt(
     tokenizer = TOKENIZERS[name]
     exchange = Exchange(prompt, response)
     prompts = [TEMPLATES[template].segments(exchange, g) for g in GUIDELINES]
-    packed = pack(gemma_encoder(tokenizer).encode(prompts))
+    packed = pack(ENCODERS[name].encode(prompts))
     for segments, branch in zip(prompts, packed.branches, strict=True):
         whole = tokenizer(render(segments), add_special_tokens=False)["input_ids"]
         assert [*packed.trunk, *branch] == whole

@@ -8,6 +8,7 @@ import time
 import unicodedata
 from base64 import b32encode, b64encode
 from collections.abc import Callable
+from dataclasses import replace
 from urllib.parse import quote
 
 import pytest
@@ -353,17 +354,33 @@ class Starter:
 
 
 @pytest.fixture(scope="module")
-def judged() -> Callable[[str], Verdict]:
-    book, starter = load_book(), Starter()
+def starter() -> Starter:
+    return Starter()
+
+
+@pytest.fixture(scope="module")
+def judged(starter: Starter) -> Callable[[str], Verdict]:
+    book = load_book()
     rules: Rules = book.rules(book.profile("default"))
+    return lambda text: asyncio.run(moderation.judge(starter, Exchange(text), rules))
+
+
+@pytest.fixture(scope="module")
+def judged_as_read(starter: Starter) -> Callable[[str], Verdict]:
+    """Judges one way to read a text, and no other."""
+    book = load_book()
+    rules: Rules = book.rules(replace(book.profile("default"), normalise=False))
     return lambda text: asyncio.run(moderation.judge(starter, Exchange(text), rules))
 
 
 @pytest.mark.parametrize("trick", TRICKS.values(), ids=TRICKS)
 def test_harm_in_disguise_is_blocked(
-    trick: Callable[[str], str], judged: Callable[[str], Verdict]
+    trick: Callable[[str], str], judged_as_read: Callable[[str], Verdict]
 ) -> None:
-    assert [judged(trick(text)).action for text in SIX] == [Action.BLOCKED] * 6
+    for text in SIX:
+        # The last ones are the plainest, and mostly what another disguise is read as, too.
+        ways = (judged_as_read(way).action for way in reversed(readings(trick(text))))
+        assert Action.BLOCKED in ways
 
 
 HARMLESS = [
@@ -429,7 +446,7 @@ def test_text_is_read_in_the_order_in_which_it_is_displayed(text: str, read: str
     assert displayed(text) == read
 
 
-SIZE = 200_000
+SIZE = 50_000
 MANY_SIGNS = [chr(0x2500 + n) + chr(0x2500 + m) for n in range(160) for m in range(160)]
 HEX = str.maketrans("0123456789", "ghijklmnop")
 NASTY = {
@@ -497,8 +514,8 @@ NASTY = {
 def test_reading_takes_time_in_proportion_to_the_text(text: str) -> None:
     started = time.process_time()
     readings(text)
-    # A second at most on an idle machine; what is quadratic takes minutes.
-    assert time.process_time() - started < 10
+    # A quarter of a second at most on an idle machine; what is quadratic takes many.
+    assert time.process_time() - started < 2.5
 
 
 _CASELESS = {"CHEROKEE", "LISU", "CANADIAN", "RUNIC"}

@@ -81,7 +81,7 @@ def ask_anything(url: str, mode: GenerationMode) -> set[str]:
 
 
 def ask(operation: Any, mode: GenerationMode, session: requests.Session) -> None:
-    @settings(max_examples=20, suppress_health_check=list(HealthCheck))
+    @settings(max_examples=10, suppress_health_check=list(HealthCheck))
     @given(operation.as_strategy(generation_mode=mode))
     def answers(case: Any) -> None:
         reply = case.call(session=session)

@@ -191,7 +191,7 @@ def test_dropping_a_cap_or_the_window_would_be_caught(
 def test_a_long_trunk_is_computed_in_blocks_as_if_it_were_one(
     engines: dict[str, PackedEngine], expected: Expecting
 ) -> None:
-    exchange = Exchange(words(900, seed=9))
+    exchange = Exchange(words(600, seed=9))
     prepared = engines["chat"].prepare(exchange, POLICIES[:2])
     assert len(prepared.work[0].trunk) > 1024
     margins = engines["chat"].forward(prepared.work)[0]

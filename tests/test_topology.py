@@ -132,7 +132,7 @@ def gateway(
     told |= {"SHIELDGATE_POLICIES": str(tmp_path / "policies")}
     [command] = container(manifests, "Deployment", "shieldgate")["args"]
     assert command == "serve"
-    with serving(**told) as server:
+    with serving(afresh=True, **told) as server:
         yield server
 
 

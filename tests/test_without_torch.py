@@ -77,7 +77,8 @@ async def test_it_serves_scores_and_checks_without_what_the_extras_bring(
         local = run(environment, "policies", "check", "--model", tokenizer_alone)
         assert local.returncode == 0, local.stderr
         arguments = map(str, given)
-        with serving(*arguments, SHIELDGATE_MODEL_KEY="sk-hidden", **environment) as server:
+        variables = {"SHIELDGATE_MODEL_KEY": "sk-hidden", **environment}
+        with serving(*arguments, afresh=True, **variables) as server:
             gateway = server.line("listening")["url"]
             server.line("ready")
             reply = screened(gateway, "a text").json()

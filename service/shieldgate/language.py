@@ -6,9 +6,11 @@ The library is a naive Bayes classifier of byte n-grams (Lui and Baldwin, langid
 from collections.abc import Collection
 from functools import cache
 from operator import itemgetter
+from typing import TYPE_CHECKING
 from unicodedata import normalize
 
-from py3langid.langid import MODEL_FILE, LanguageIdentifier
+if TYPE_CHECKING:
+    from py3langid.langid import LanguageIdentifier
 
 # Chosen on benchmarks/languages and 24,000 public texts of English: how probable another language
 # is at least, and all of those known together at most, against it.
@@ -40,5 +42,8 @@ def load() -> None:
 
 
 @cache
-def _identifier() -> LanguageIdentifier:
+def _identifier() -> "LanguageIdentifier":
+    # Here, because it imports numpy, and a scorer of which no languages are known does without.
+    from py3langid.langid import MODEL_FILE, LanguageIdentifier  # noqa: PLC0415
+
     return LanguageIdentifier.from_model_file(MODEL_FILE, norm_probs=True)

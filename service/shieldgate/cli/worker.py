@@ -17,6 +17,7 @@ from shieldgate.cli.listening import (
     url,
 )
 from shieldgate.errors import needed
+from shieldgate.scoring.hub import here
 from shieldgate.settings import WorkerSettings
 from shieldgate.worker.app import LoadingGenerator, create_app
 from shieldgate.worker.scheduler import Scheduler
@@ -67,6 +68,8 @@ def run(settings: WorkerSettings, *, supervised: int | None = None) -> None:
 
 
 def _load(settings: WorkerSettings, watermark: WatermarkKeys | None) -> "GemmaGenerator":
+    for model in filter(None, (settings.generator, settings.assistant)):
+        here(model)  # sooner than the seconds that importing torch takes
     with needed("Generating in this process", "local"):
         # Here, because it imports torch: the first answers do without.
         from shieldgate.worker.generator import load_generator  # noqa: PLC0415

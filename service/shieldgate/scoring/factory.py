@@ -15,9 +15,10 @@ from shieldgate.errors import ModelError, needed
 from shieldgate.prompt import find_template
 from shieldgate.scoring.batched import Batched, BatchObserver
 from shieldgate.scoring.cascade import Cascade, CascadeObserver, load_cascade
+from shieldgate.scoring.hub import here
 from shieldgate.scoring.interfaces import OpenScorer
 from shieldgate.scoring.precedence import Precedence
-from shieldgate.scoring.remote.connection import RemoteObserver
+from shieldgate.scoring.remote.observer import RemoteObserver
 from shieldgate.settings import ScoringSettings, ServeSettings
 
 if TYPE_CHECKING:
@@ -195,6 +196,9 @@ def open_engine(settings: ScoringSettings, prefix_bytes: int = 0) -> "PackedEngi
 
     `prefix_bytes` is for answers that are judged while they grow.
     """
+    # Sooner than the seconds that importing torch takes.
+    here(settings.model)
+    find_template(settings.template)
     # Where torchao is installed, transformers imports it, and it tells what it was not built for.
     for name in ("torchao", "torch.utils._pytree"):
         logging.getLogger(name).setLevel(logging.ERROR)

@@ -16,17 +16,27 @@ def locate(model: str, revision: str | None, wanted: Sequence[str]) -> tuple[Pat
     `starter`, `small`, a local folder or file, or a hub id such as `google/shieldgemma-2b`. Raises
     ModelError, in one sentence that says how to mend it.
     """
+    if (found := here(model)) is not None:
+        return found, None
+    return _fetch(model, revision, wanted)
+
+
+def here(model: str) -> Path | None:
+    """Find the folder or file of a model on this machine; None for a hub id.
+
+    Raises ModelError for what is neither, in one sentence that says how to mend it.
+    """
     if model in SHIPPED:
-        return Path(str(files("shieldgate") / model)), None
+        return Path(str(files("shieldgate") / model))
     folder = Path(model).expanduser()
     if folder.is_dir() or (folder.is_file() and folder.suffix == ".gguf"):
-        return folder, None
+        return folder
     if folder.is_absolute() or model.startswith(("./", "../", "~")) or model.count("/") != 1:
         raise ModelError(
             f"{model}: there is no such folder. Give 'starter', 'small', the folder of a "
             "checkpoint, a file that ends in .gguf, or a hub id such as google/shieldgemma-2b."
         )
-    return _fetch(model, revision, wanted)
+    return None
 
 
 def _fetch(model: str, revision: str | None, wanted: Sequence[str]) -> tuple[Path, str]:

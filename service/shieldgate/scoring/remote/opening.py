@@ -19,10 +19,10 @@ from shieldgate.scoring.remote.canary import agree, try_canary
 from shieldgate.scoring.remote.connection import (
     Connection,
     NothingSpent,
-    RemoteObserver,
     open_session,
 )
 from shieldgate.scoring.remote.engine import EngineApi, Labels, Served
+from shieldgate.scoring.remote.observer import RemoteObserver
 from shieldgate.scoring.remote.recognise import recognise
 from shieldgate.scoring.remote.replicas import Replicas
 from shieldgate.scoring.remote.scorer import RemoteScorer

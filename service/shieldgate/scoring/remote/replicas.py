@@ -8,8 +8,9 @@ from hashlib import blake2b
 import structlog
 
 from shieldgate.errors import ConfigurationError, ScorerUnavailable
-from shieldgate.scoring.remote.connection import Connection, NothingSpent, RemoteObserver
+from shieldgate.scoring.remote.connection import Connection, NothingSpent
 from shieldgate.scoring.remote.engine import EngineApi
+from shieldgate.scoring.remote.observer import RemoteObserver
 
 _FAILURES = 3  # in a row, after which a server is left out
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.25, 15.0  # seconds between looks at one that is left out

@@ -20,8 +20,9 @@ from shieldgate.scoring import turn
 from shieldgate.scoring.interfaces import Identity
 from shieldgate.scoring.pack import Pack
 from shieldgate.scoring.prompts import PromptBuilder
-from shieldgate.scoring.remote.connection import Busy, Connection, NothingSpent, RemoteObserver
+from shieldgate.scoring.remote.connection import Busy, Connection, NothingSpent
 from shieldgate.scoring.remote.engine import Prompt
+from shieldgate.scoring.remote.observer import RemoteObserver
 from shieldgate.scoring.remote.replicas import Replicas
 from shieldgate.types import Exchange, Score
 
