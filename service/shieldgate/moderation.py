@@ -8,6 +8,7 @@ from functools import partial
 from typing import TypeVar
 
 from shieldgate import language
+from shieldgate.columns import columns
 from shieldgate.errors import ScorerUnavailable, TooLong
 from shieldgate.normalise import readings
 from shieldgate.passages import between_signs, passages
@@ -77,9 +78,8 @@ async def score_ways(
     profile, name = rules.profile, scorer.identity.name
     policies = (*rules.policies, *rules.beside)
     said = exchange.judged
-    decode = partial(whole_and_parts, [("content/", said)])
-    _, decoded = await _read(decode, len(said), threads)
-    parts = tuple(dict.fromkeys((*exchange.parts, *decoded)))
+    spread = await _read(partial(_spread, said), len(said), threads)
+    parts = tuple(dict.fromkeys((*exchange.parts, *spread)))
     wholes = replace(exchange, parts=parts).apart()
     known: dict[Exchange, list[Score]] = {}
     characters = sum(len(whole.prompt) + len(whole.response or "") for whole in wholes)
@@ -122,6 +122,12 @@ async def _read(work: Callable[[], T], characters: int, threads: FairThreads | N
         raise ScorerUnavailable("The text was not read in time.") from None
     finally:
         threads.withdraw(job)
+
+
+def _spread(said: str) -> tuple[str, ...]:
+    """List what a text says once it is decoded, and what it deals out to strings and to rows."""
+    _, decoded = whole_and_parts([("content/", said)])
+    return (*decoded, *columns(said))
 
 
 def _ways(ways: list[Exchange], profile: Profile, scorer: str) -> dict[Exchange, float]:

@@ -9,6 +9,8 @@ import re
 from collections.abc import Iterable
 from itertools import groupby
 
+from shieldgate.english import rejoined
+
 Strands = Iterable[tuple[str, str]]
 
 NAMES, SPELLED, ARRIVED = "names", "spelled", "arrived"
@@ -73,7 +75,7 @@ def decoded(text: str) -> str:
 def in_pieces(texts: Iterable[str]) -> str:
     """Join the texts of a word or two, as the words of a sentence; few of them say nothing."""
     pieces = [text.strip() for text in texts if len(text.split(None, _FEW_WORDS)) < _FEW_WORDS]
-    return " ".join(filter(None, pieces)) if len(pieces) >= _FEW_STRINGS else ""
+    return rejoined(filter(None, pieces), " ") if len(pieces) >= _FEW_STRINGS else ""
 
 
 def strings_in(text: str) -> list[str]:
@@ -151,17 +153,17 @@ def _texts(strands: list[tuple[str, str]], prefill: str) -> list[str]:
     # What stands in fields of somebody's own is judged without their names, too.
     named = {voice(strand) for strand, _ in strands if strand.endswith(":")} - {*_APART}
     apart = [
-        "\n".join(text for strand, text in strands if voice(strand) == each and strand[-1] != ":")
+        rejoined(text for strand, text in strands if voice(strand) == each and strand[-1] != ":")
         for each in voices
         if each in named
     ]
     for each, texts in voices.items():
         if each in _APART:
-            apart.append(spaced(texts) if each in (NAMES, SPELLED) else "\n".join(texts))
+            apart.append(spaced(texts) if each in (NAMES, SPELLED) else rejoined(texts))
         else:
             lines = [spaced(names[each]), *texts] if each in names else texts
-            joined[each] = "\n".join(lines)
-    whole = prefill + "\n".join(joined.values())
+            joined[each] = rejoined(lines)
+    whole = prefill + rejoined(joined.values())
     if "content" in joined:
         joined["content"] = prefill + joined["content"]
     shown = [
@@ -171,7 +173,7 @@ def _texts(strands: list[tuple[str, str]], prefill: str) -> list[str]:
     ]
     turns = [each for each, _ in groupby(each for each, _ in shown)]
     if len(turns) > len({*turns}):
-        apart.append(prefill + "\n".join(text for _, text in shown))
+        apart.append(prefill + rejoined(text for _, text in shown))
     return [whole, *joined.values(), *apart]
 
 
