@@ -29,7 +29,7 @@ _STRING = re.compile(
     r"""(?:"((?:[^"\\\n]|\\.)*+)"|'((?:[^'\\\n]|\\.)*+)')"""
     r"""(?=\s*(?:[\]}),;+\n>#]|/[/>]|[\w:.-]++=|$))"""
 )
-_FEW_STRINGS, _FEW_WORDS = 4, 3
+_FEW_STRINGS, _FEW_WORDS = 4, 5
 # What parts the words of a name, a number at their end included.
 _JOINT = re.compile(r"[\s_.:/@+-]+(?:[0-9]+(?![A-Za-z0-9]))?|(?<=[a-z])(?=[A-Z])")
 
@@ -43,7 +43,7 @@ def whole_and_parts(strands: Strands, prefill: str = "") -> tuple[str, tuple[str
     """Join strands to one text, and list the other texts that are to be judged as well.
 
     These are each voice alone, all in their order where voices take turns, what JSON in a string
-    says once it is decoded, and its strings joined where each is a word or two. `prefill` is what
+    says once it is decoded, and its strings joined where each is few words. `prefill` is what
     the content goes on with.
     """
     strands = list(strands)
@@ -73,7 +73,7 @@ def decoded(text: str) -> str:
 
 
 def in_pieces(texts: Iterable[str]) -> str:
-    """Join the texts of a word or two, as the words of a sentence; few of them say nothing."""
+    """Join the texts of up to four words, as those of a sentence; few of them say nothing."""
     pieces = [text.strip() for text in texts if len(text.split(None, _FEW_WORDS)) < _FEW_WORDS]
     return rejoined(filter(None, pieces), " ") if len(pieces) >= _FEW_STRINGS else ""
 
