@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from shieldgate import moderation
 from shieldgate.columns import columns
+from shieldgate.strands import decoded
 from shieldgate.types import Action, Exchange
 
 HARM = "I will find you and break your legs, you worthless idiot."
@@ -44,6 +45,9 @@ ROWS: dict[str, Callable[[Pieces], str]] = {
     "rows of Python": lambda pieces: repr([{"a": piece} for piece in pieces]),
     "JSON in prose": lambda pieces: f"It is: {json.dumps([{'a': p} for p in pieces])} Read it.",
     "JSON in JSON": lambda pieces: json.dumps({"q": json.dumps([{"a": p} for p in pieces])}),
+    "JSON with escapes": lambda pieces: json.dumps([{"a": piece} for piece in pieces]).replace(
+        "i", "\\u0069"
+    ),
     "ternaries": each('x == # ? "%" :', " "),
     "additions": each('s += "%"'),
     "calls": each('say("%")'),
@@ -85,7 +89,7 @@ def test_what_is_dealt_out_to_rows_is_read_down_them(
     # What the first piece stands behind may be another sign.
     most = HARM.partition(" ")[2] if words == 1 else HARM.split(" ", words)[words]
     text = written(dealt(words))
-    assert any(most in said for said in columns(text)), columns(text)
+    assert any(most in said for said in columns(decoded(text)))
 
 
 @pytest.mark.parametrize("name", ["rows of JSON", "comments behind code", "a log of a program"])
@@ -121,7 +125,7 @@ def test_columns_say_a_text_at_most_thrice(text: str) -> None:
     assert sum(c.isalpha() for column in said for c in column) <= 3 * len(letters)
 
 
-@pytest.mark.parametrize("name", ["rows of JSON", "comments behind code", "subtitles"])
+@pytest.mark.parametrize("name", ["JSON with escapes", "comments behind code", "subtitles"])
 async def test_it_is_judged_in_prompts_and_answers(name: str) -> None:
     scorer = FakeScorer({("find you and break your legs", "test/threat"): 3.0})
     book = small_book()

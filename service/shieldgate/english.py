@@ -32,7 +32,7 @@ _LONGEST = 16
 # What is shorter resembles anything.
 _SHORTEST = 3
 _HEAD, _TAIL = re.compile("[A-Za-z]+"), re.compile(r"[A-Za-z]+\Z")
-# Of harmful sentences 95 % have a third of their words among so many, of code and tables 16 %.
+# Of harmful sentences 95 % have a third of their words among so many, of what stands in rows 18 %.
 _FREQUENT, _FEWEST = 150, 5
 _LETTERS = re.compile(r"[^\W\d_]+")
 
@@ -154,7 +154,7 @@ def is_word(word: str) -> bool:
 
 
 def is_sentence(text: str) -> bool:
-    """Tell whether words could be a sentence: most of these are full of the most frequent words."""
+    """Tell whether words could be a sentence: a third of such are among the most frequent ones."""
     words = _LETTERS.findall(text.lower())
     frequent = [word for word in words if word in _frequent()]
     return len({*words}) >= _FEWEST and len({*frequent}) > 1 and len(frequent) * 3 >= len(words)

@@ -15,7 +15,7 @@ from shieldgate.passages import between_signs, passages
 from shieldgate.policy import Policy, Profile, Rules, decide
 from shieldgate.scoring import Scorer, turn
 from shieldgate.scoring.fair_threads import FairThreads
-from shieldgate.strands import whole_and_parts
+from shieldgate.strands import decoded, whole_and_parts
 from shieldgate.types import Action, Exchange, Score, Verdict
 
 T = TypeVar("T")
@@ -41,8 +41,8 @@ async def judge(
 ) -> Verdict:
     """Judge one exchange, its parts, all their readings and passages; the worst score counts.
 
-    What JSON in it says is one of its parts. At `threads`, where there are some, callers take turns
-    at having their texts read.
+    What JSON in it says is one of its parts, and so is what stands down its rows. At `threads`,
+    where there are some, callers take turns at having their texts read.
 
     Raises ScoringError when no score could be had. The caller turns that into the answer of its
     surface, by way of `on_failure`. Where the profile refuses the text's language, it fails closed
@@ -126,8 +126,8 @@ async def _read(work: Callable[[], T], characters: int, threads: FairThreads | N
 
 def _spread(said: str) -> tuple[str, ...]:
     """List what a text says once it is decoded, and what it deals out to strings and to rows."""
-    _, decoded = whole_and_parts([("content/", said)])
-    return (*decoded, *columns(said))
+    _, parts = whole_and_parts([("content/", said)])
+    return (*parts, *columns(decoded(said)))
 
 
 def _ways(ways: list[Exchange], profile: Profile, scorer: str) -> dict[Exchange, float]:
