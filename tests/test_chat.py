@@ -293,6 +293,7 @@ async def test_upstreams_errors_keep_their_status_their_words_and_their_id(
         {"message": json.dumps([{"w": word} for word in "I will break your legs".split()])},
         {"message": '{"q": "I will \\u0062reak your legs"}'},
         {"message": "no", "code": "I will break your legs"},
+        {"message": "no", "type": "I_will", "param": "br3ak-your", "code": "legs:now"},
     ],
 )
 async def test_an_error_says_nothing_that_an_answer_may_not(error: dict[str, str]) -> None:
@@ -305,7 +306,9 @@ async def test_an_error_says_nothing_that_an_answer_may_not(error: dict[str, str
     assert "legs" not in reply.text
 
 
-@pytest.mark.parametrize("id", ["I_will_find_you_and_break_your_legs", "x" * 65, "a b"])
+@pytest.mark.parametrize(
+    "id", ["I_will_find_you_and_break_your_legs", "br3ak_y0ur_l3gs", "x" * 65, "a b"]
+)
 async def test_an_id_of_upstreams_that_could_be_words_is_left_out(front: Open, id: str) -> None:
     async with front(whole("fine")) as f:
         f.script.headers = {"x-request-id": id}

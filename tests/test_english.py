@@ -2,7 +2,7 @@
 
 import pytest
 
-from shieldgate.english import is_word, plain_words
+from shieldgate.english import is_sentence, is_word, plain_words, rejoined
 
 
 @pytest.mark.parametrize(
@@ -57,3 +57,29 @@ def test_benign_words_around_hide_no_disguise() -> None:
 def test_words_are_known_in_any_case() -> None:
     assert all(map(is_word, ("bread", "Bread", "BREAD")))
     assert not any(map(is_word, ("", "brd", "bread!")))
+
+
+@pytest.mark.parametrize(
+    ("texts", "read"),
+    [
+        (["bake the br", "ead of rye"], "bake the bread of rye"),
+        (["br", "ea", "d", "and", "but", "ter"], "bread|and|butter"),
+        (["we ba", "k", "e it"], "we bake it"),
+        (["B", "R", "EAD"], "BREAD"),
+        # Words that are some by themselves, and letters that make none.
+        (["they come in a", "way and", "out a", "gain"], "they come in a|way and|out a|gain"),
+        (["bake qx", "zv"], "bake qx|zv"),
+        (["br ", "ead"], "br |ead"),
+        (["", "br", "", "ead"], "|br||ead"),
+        (["x" * 40 + "br", "ead"], "x" * 40 + "br|ead"),
+        ([], ""),
+    ],
+)
+def test_a_word_that_is_cut_between_texts_is_whole(texts: list[str], read: str) -> None:
+    assert rejoined(texts, "|") == read
+
+
+def test_sentences_are_full_of_frequent_words() -> None:
+    assert is_sentence("I will find you and break your legs")
+    for words in ("for for in in for in a", "crust oven butter rye flour salt", "I will find you"):
+        assert not is_sentence(words)

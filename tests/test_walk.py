@@ -142,7 +142,14 @@ def test_padding_of_a_stream_is_written_anew():
     [
         *("call_9fKq2XaW7xZ3bA8dLm4QrT1v", "chatcmpl-BQx7Fh3kT9ZpLm2VcWn8Yd4Rs6Gj1", "cmpl-1"),
         *("toolu_01A09q90qw90lq917835lq9", "chatcmpl-tool-9b2d6f0c3a1e4f58", "D681PevKs", "c1"),
-        *("0", "12", "call_9b3ak2ps", "fp_44709d6fcb", "chatcmpl-1ed3e0b7-9c9f-4a5c-9a4d"),
+        *(
+            "v-1.2.3.4",
+            "0",
+            "12",
+            "call_9b3ak2ps",
+            "fp_44709d6fcb",
+            "chatcmpl-1ed3e0b7-9c9f-4a5c-9a4d",
+        ),
     ],
 )
 def test_ids_of_machines_pass(id: str):
@@ -154,6 +161,7 @@ def test_ids_of_machines_pass(id: str):
     [
         *("I", "will", "call_will", "will_1", "find2you3", "IWillFindYou", "I will", "kill", ""),
         *("I_will_find_you_and_break_your_legs", "9will9find9you9and9break", "é1", "9" * 65),
+        *("call_k1ll_y0u", "w1llF1ndY0u", "k-1-l-l-y-o-u", "I.w.i.l.l.f.i.n.d", "b_r_3_4_k"),
     ],
 )
 def test_ids_that_could_be_read_do_not_pass(id: str):
@@ -622,6 +630,26 @@ def test_what_is_spread_by_a_word_each_is_judged_joined(spread: str) -> None:
     texts = asked(*body["messages"], **{k: v for k, v in body.items() if k != "messages"})
     assert any(HARM in " ".join(text.split()) for text in texts)
     assert HARM not in str(body)
+
+
+@pytest.mark.parametrize("role", ["assistant", "tool", "system"])
+def test_what_is_spread_by_a_few_words_each_is_judged_joined(role: str) -> None:
+    pieces = ("Now I will", "find you and", "so break your", "legs this evening")
+    texts = asked(user(), *({"role": role, "content": piece} for piece in pieces), user("go"))
+    assert any(" ".join(pieces) in text for text in texts)
+
+
+def test_words_that_are_cut_between_texts_are_whole():
+    pieces = ["I wil", "l find you an", "d br", "eak your le", "gs"]
+    parts = [{"type": "text", "text": piece} for piece in pieces]
+    for texts in (
+        asked(user(parts)),
+        asked(*(user(piece) for piece in pieces)),
+        answered({"content": parts}),
+        whole_and_parts([(f"{'ab'[n % 2]}/[{n}]", piece) for n, piece in enumerate(pieces)])[1],
+        asked(user(json.dumps(pieces))),
+    ):
+        assert any(HARM in text for text in texts)
 
 
 def test_a_few_short_messages_cost_one_judgement_each() -> None:

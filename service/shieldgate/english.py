@@ -7,11 +7,11 @@ together: run together, cut to pieces, turned round, shuffled, stretched, withou
 
 import math
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
-from itertools import pairwise, takewhile
+from itertools import islice, pairwise, takewhile
 from string import ascii_lowercase, ascii_uppercase
 
 # What an apostrophe cuts off is no word.
@@ -31,6 +31,10 @@ _DEAREST, _UNKNOWN = 2.5, 14.0
 _LONGEST = 16
 # What is shorter resembles anything.
 _SHORTEST = 3
+_HEAD, _TAIL = re.compile("[A-Za-z]+"), re.compile(r"[A-Za-z]+\Z")
+# Of harmful sentences 95 % have a third of their words among so many, of what stands in rows 18 %.
+_FREQUENT, _FEWEST = 150, 5
+_LETTERS = re.compile(r"[^\W\d_]+")
 
 _ROT13 = str.maketrans(ascii_lowercase, ascii_lowercase[13:] + ascii_lowercase[:13])
 
@@ -58,6 +62,11 @@ def _costs() -> dict[str, float]:
     words = files("shieldgate").joinpath("english_words.txt").read_text("ascii").split()
     scale = math.log(len(words))
     return {word: math.log((rank + 1) * scale) for rank, word in enumerate(words)}
+
+
+@cache
+def _frequent() -> frozenset[str]:
+    return frozenset(islice(_costs(), _FREQUENT))
 
 
 def plain_words(text: str) -> str:
@@ -103,9 +112,52 @@ def _masked_by(text: str) -> str:
     return text
 
 
+def rejoined(texts: Iterable[str], between: str = "\n") -> str:
+    """Join texts by what stands `between` them, and the pieces of a word by nothing.
+
+    Pieces make a word that is known where not each of them is one.
+    """
+    written: list[str] = []
+    # The letters before the next text, of all texts that may hold the beginning of its first word.
+    cut: list[str] = []
+    for text in texts:
+        head = _HEAD.match(text)
+        letters = head.group() if head else ""
+        size = _cut_word(cut, letters) if head else 0
+        for seam in range(1, size):
+            written[-2 * seam] = ""
+        written += ["" if size else between, text]
+        if letters != text:
+            cut.clear()
+        if tail := _TAIL.search(text[-_LONGEST:]):
+            cut.append(tail.group())
+        else:
+            cut.clear()
+    return "".join(written[1:])
+
+
+def _cut_word(cut: list[str], last: str) -> int:
+    """Count the pieces that make the longest word with the last one."""
+    found, word = 0, last
+    for size, piece in enumerate(reversed(cut), 1):
+        word = piece + word
+        if len(word) > _LONGEST:
+            break
+        if is_word(word) and not all(map(is_word, (*cut[-size:], last))):
+            found = size
+    return found
+
+
 def is_word(word: str) -> bool:
     """Tell whether a word is a known one, in capitals or not."""
     return word.lower() in _costs()
+
+
+def is_sentence(text: str) -> bool:
+    """Tell whether words could be a sentence: a third of such are among the most frequent ones."""
+    words = _LETTERS.findall(text.lower())
+    frequent = [word for word in words if word in _frequent()]
+    return len({*words}) >= _FEWEST and len({*frequent}) > 1 and len(frequent) * 3 >= len(words)
 
 
 def _regrouped(groups: re.Match[str]) -> str:

@@ -8,13 +8,14 @@ from functools import partial
 from typing import TypeVar
 
 from shieldgate import language
+from shieldgate.columns import columns
 from shieldgate.errors import ScorerUnavailable, TooLong
 from shieldgate.normalise import readings
 from shieldgate.passages import between_signs, passages
 from shieldgate.policy import Policy, Profile, Rules, decide
 from shieldgate.scoring import Scorer, turn
 from shieldgate.scoring.fair_threads import FairThreads
-from shieldgate.strands import whole_and_parts
+from shieldgate.strands import decoded, whole_and_parts
 from shieldgate.types import Action, Exchange, Score, Verdict
 
 T = TypeVar("T")
@@ -40,8 +41,8 @@ async def judge(
 ) -> Verdict:
     """Judge one exchange, its parts, all their readings and passages; the worst score counts.
 
-    What JSON in it says is one of its parts. At `threads`, where there are some, callers take turns
-    at having their texts read.
+    What JSON in it says is one of its parts, and so is what stands down its rows. At `threads`,
+    where there are some, callers take turns at having their texts read.
 
     Raises ScoringError when no score could be had. The caller turns that into the answer of its
     surface, by way of `on_failure`. Where the profile refuses the text's language, it fails closed
@@ -77,9 +78,8 @@ async def score_ways(
     profile, name = rules.profile, scorer.identity.name
     policies = (*rules.policies, *rules.beside)
     said = exchange.judged
-    decode = partial(whole_and_parts, [("content/", said)])
-    _, decoded = await _read(decode, len(said), threads)
-    parts = tuple(dict.fromkeys((*exchange.parts, *decoded)))
+    spread = await _read(partial(_spread, said), len(said), threads)
+    parts = tuple(dict.fromkeys((*exchange.parts, *spread)))
     wholes = replace(exchange, parts=parts).apart()
     known: dict[Exchange, list[Score]] = {}
     characters = sum(whole.characters for whole in wholes)
@@ -122,6 +122,12 @@ async def _read(work: Callable[[], T], characters: int, threads: FairThreads | N
         raise ScorerUnavailable("The text was not read in time.") from None
     finally:
         threads.withdraw(job)
+
+
+def _spread(said: str) -> tuple[str, ...]:
+    """List what a text says once it is decoded, and what it deals out to strings and to rows."""
+    _, parts = whole_and_parts([("content/", said)])
+    return (*parts, *columns(decoded(said)))
 
 
 def _ways(ways: list[Exchange], profile: Profile, scorer: str) -> dict[Exchange, float]:

@@ -9,6 +9,8 @@ import re
 from collections.abc import Iterable
 from itertools import groupby
 
+from shieldgate.english import rejoined
+
 Strands = Iterable[tuple[str, str]]
 
 NAMES, SPELLED, ARRIVED = "names", "spelled", "arrived"
@@ -27,7 +29,7 @@ _STRING = re.compile(
     r"""(?:"((?:[^"\\\n]|\\.)*+)"|'((?:[^'\\\n]|\\.)*+)')"""
     r"""(?=\s*(?:[\]}),;+\n>#]|/[/>]|[\w:.-]++=|$))"""
 )
-_FEW_STRINGS, _FEW_WORDS = 4, 3
+_FEW_STRINGS, _FEW_WORDS = 4, 5
 # What parts the words of a name, a number at their end included.
 _JOINT = re.compile(r"[\s_.:/@+-]+(?:[0-9]+(?![A-Za-z0-9]))?|(?<=[a-z])(?=[A-Z])")
 
@@ -41,7 +43,7 @@ def whole_and_parts(strands: Strands, prefill: str = "") -> tuple[str, tuple[str
     """Join strands to one text, and list the other texts that are to be judged as well.
 
     These are each voice alone, all in their order where voices take turns, what JSON in a string
-    says once it is decoded, and its strings joined where each is a word or two. `prefill` is what
+    says once it is decoded, and its strings joined where each is few words. `prefill` is what
     the content goes on with.
     """
     strands = list(strands)
@@ -71,9 +73,9 @@ def decoded(text: str) -> str:
 
 
 def in_pieces(texts: Iterable[str]) -> str:
-    """Join the texts of a word or two, as the words of a sentence; few of them say nothing."""
+    """Join the texts of up to four words, as those of a sentence; few of them say nothing."""
     pieces = [text.strip() for text in texts if len(text.split(None, _FEW_WORDS)) < _FEW_WORDS]
-    return " ".join(filter(None, pieces)) if len(pieces) >= _FEW_STRINGS else ""
+    return rejoined(filter(None, pieces), " ") if len(pieces) >= _FEW_STRINGS else ""
 
 
 def strings_in(text: str) -> list[str]:
@@ -151,17 +153,17 @@ def _texts(strands: list[tuple[str, str]], prefill: str) -> list[str]:
     # What stands in fields of somebody's own is judged without their names, too.
     named = {voice(strand) for strand, _ in strands if strand.endswith(":")} - {*_APART}
     apart = [
-        "\n".join(text for strand, text in strands if voice(strand) == each and strand[-1] != ":")
+        rejoined(text for strand, text in strands if voice(strand) == each and strand[-1] != ":")
         for each in voices
         if each in named
     ]
     for each, texts in voices.items():
         if each in _APART:
-            apart.append(spaced(texts) if each in (NAMES, SPELLED) else "\n".join(texts))
+            apart.append(spaced(texts) if each in (NAMES, SPELLED) else rejoined(texts))
         else:
             lines = [spaced(names[each]), *texts] if each in names else texts
-            joined[each] = "\n".join(lines)
-    whole = prefill + "\n".join(joined.values())
+            joined[each] = rejoined(lines)
+    whole = prefill + rejoined(joined.values())
     if "content" in joined:
         joined["content"] = prefill + joined["content"]
     shown = [
@@ -171,7 +173,7 @@ def _texts(strands: list[tuple[str, str]], prefill: str) -> list[str]:
     ]
     turns = [each for each, _ in groupby(each for each, _ in shown)]
     if len(turns) > len({*turns}):
-        apart.append(prefill + "\n".join(text for _, text in shown))
+        apart.append(prefill + rejoined(text for _, text in shown))
     return [whole, *joined.values(), *apart]
 
 

@@ -5,6 +5,7 @@ from base64 import urlsafe_b64decode
 from collections.abc import Iterable
 from typing import Any
 
+from shieldgate.english import is_word
 from shieldgate.strands import spaced
 
 # So many words in names of fields or tools spell nothing.
@@ -33,6 +34,9 @@ _ID_FRAME = re.compile(
 _ID = re.compile(r"[A-Za-z0-9_:.-]{1,64}")
 _SEALED = re.compile(r"[A-Za-z0-9+/_-]{24,}={0,2}")
 _DIGITS = re.compile(r"[0-9a-f-]*[0-9][0-9a-f-]*", re.IGNORECASE)
+# What parts single letters, and digits in place of letters.
+_BETWEEN_LETTERS = re.compile(r"(?<![A-Za-z0-9][A-Za-z0-9])[_.:-]+(?=[A-Za-z0-9](?![A-Za-z0-9]))")
+_LETTERS_FOR = str.maketrans("013457", "oieast")
 # Runs of letters that may be words, and what pairs of letters such mostly consist of.
 _RUN = re.compile(r"[A-Za-z][a-z]{2,}|[A-Z]{3,}")
 _PAIRS = """
@@ -93,7 +97,15 @@ def machine_made(name: str) -> bool:
         return True
     if len(rest) < 4 and rest.isalpha():
         return False
-    return not _wordy(rest)
+    return not (_wordy(rest) or _disguised(rest))
+
+
+def _disguised(name: str) -> bool:
+    """Tell whether half of it is English words, or looks like words where it is spelt out."""
+    joined = _BETWEEN_LETTERS.sub("", name)
+    letters = joined.translate(_LETTERS_FOR)
+    words = sum(len(run) for run in _RUN.findall(letters) if is_word(run))
+    return words * 2 >= len(name) or (joined != name and _wordy(letters))
 
 
 def looks_sealed(value: str) -> bool:

@@ -29,7 +29,7 @@ from shieldgate.gateway.errors import UPSTREAM_ID, RequestError
 from shieldgate.gateway.services import Services
 from shieldgate.gateway.state import RequestState, state_of
 from shieldgate.policy import Profile, Rules, screening_rules
-from shieldgate.strands import whole_and_parts
+from shieldgate.strands import NAMES, whole_and_parts
 from shieldgate.types import Action, Direction, Exchange, Judged, Verdict
 from shieldgate.upstream import Upstream
 
@@ -144,8 +144,10 @@ class Call:
 
         Gives the failure without its words where they must not pass.
         """
-        words = (failure.body or {}).items()
-        said, parts = whole_and_parts((f"error {f}/", w) for f, w in words if isinstance(w, str))
+        words = [(f, w) for f, w in (failure.body or {}).items() if isinstance(w, str)]
+        # What isn't the message may be words that are written as names.
+        named = [(f"{NAMES}/{f}", w) for f, w in words if f != "message"]
+        said, parts = whole_and_parts([*((f"error {f}/", w) for f, w in words), *named])
         if not said:
             return failure
         exchange = Exchange(self.plan.context(0), said, parts=parts)
