@@ -127,7 +127,7 @@ async def _read(work: Callable[[], T], characters: int, threads: FairThreads | N
 def _spread(said: str) -> tuple[str, ...]:
     """List what a text says once it is decoded, and what it deals out to strings and to rows."""
     _, parts = whole_and_parts([("content/", said)])
-    return (*parts, *columns(decoded(said)))
+    return (*parts, *filter(None, ["\n".join(columns(decoded(said)))]))
 
 
 def _ways(ways: list[Exchange], profile: Profile, scorer: str) -> dict[Exchange, float]:
