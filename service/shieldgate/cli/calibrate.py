@@ -21,7 +21,8 @@ _CASCADE = "Cascade"
 
 def calibrate(
     scores: Annotated[
-        Path, typer.Argument(help="A scores.jsonl that `shieldgate evaluate` wrote.")
+        Path,
+        typer.Argument(metavar="SCORES", help="A scores.jsonl that `shieldgate evaluate` wrote."),
     ],
     *,
     target: Annotated[
