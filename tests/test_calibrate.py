@@ -241,6 +241,16 @@ def test_other_scorers_and_comments_stay_and_a_second_write_replaces_the_first(
         assert file.read_text().count(kept) == 1
 
 
+def test_a_file_that_is_a_book_by_itself_may_have_other_yaml_beside_it(
+    file: Path, scores: Path, tmp_path: Path
+):
+    (file.parent / "compose.yaml").write_text("services: {}\n")
+    assert run(scores, "--target", "fpr=0.05", "--write", file).exit_code == 0
+    assert load_book(file).policies[SPAM].calibration(SCORER, "prompt")
+    refused = run(scores, "--target", "fpr=0.05", "--write", tmp_path)
+    assert str(refused.exception) == f"{tmp_path}: there is no file of that name."
+
+
 def test_the_shipped_files_can_be_written_too(tmp_path: Path):
     directory = shutil.copytree(shipped_policies(), tmp_path / "policies")
     book = load_book(directory)

@@ -256,7 +256,8 @@ def test_a_margin_that_is_no_number_is_no_record(book: Path, tmp_path: Path) -> 
         (["{tmp}/nowhere"], "can't be read: No such file"),
         (["{tmp}/log", "--since", "yesterday"], "--since: 'yesterday' is no time"),
         (["{tmp}/log", "--policy", "spam"], "--policy: "),
-        (["{tmp}/log", "--accept", "{tmp}/nowhere.yaml"], "nowhere.yaml: there is no such file"),
+        (["{tmp}/log", "--accept", "{tmp}/nowhere.yaml"], "nowhere.yaml: there is no file of"),
+        (["{tmp}/log", "--accept", "{tmp}"], ": there is no file of that name."),
         (["{tmp}/log", "--accept", "{tmp}/log", "--json"], "--json is for comparing"),
         (["{tmp}/log", "--dry-run"], "--dry-run is for --accept"),
         (

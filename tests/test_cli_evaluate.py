@@ -197,6 +197,18 @@ def test_two_wordings_are_compared_on_the_same_rows(
     assert f"policy book {b.book}" in result.stdout
 
 
+@pytest.mark.parametrize("other", ["nowhere", "{empty}"])
+def test_both_sides_of_a_comparison_are_looked_for_before_the_first_is_scored(
+    other: str, data: Path, tmp_path: Path, one: tuple[str | Path, ...]
+):
+    (tmp_path / "empty").mkdir()
+    out = tmp_path / "out"
+    sides = (shipped_policies(), other.format(empty=tmp_path / "empty"))
+    result = evaluate(data, *one, "--out", out, "--compare", *sides)
+    assert isinstance(result.exception, ConfigurationError)
+    assert not out.exists()
+
+
 async def test_a_gateway_is_as_good_as_an_engine(data: Path, tmp_path: Path):
     out = tmp_path / "out"
     scorer = FakeScorer({("fox", "test/threat"): 3.0})

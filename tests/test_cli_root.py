@@ -1,8 +1,10 @@
 """The command line as a whole: help, settings, and what it leaves unimported."""
 
+import os
 import re
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
@@ -90,5 +92,31 @@ def test_what_is_not_installed_is_named_with_the_extra_that_has_it(
     result = subprocess.run(
         [sys.executable, "-c", program, *command], check=False, capture_output=True, text=True
     )
-    assert f"{why}, which is not installed. Run: pip install 'shieldgate[" in result.stderr
+    assert f"{why}, which is not installed. Run: " in result.stderr
     assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize("activated", [True, False])
+def test_pip_is_that_of_this_environment(activated: bool, tmp_path: Path) -> None:
+    here = Path(sys.executable).parent
+    (tmp_path / "pip").symlink_to(here / "pip")
+    path = str(here if activated else tmp_path)
+    program = "import sys; sys.modules['scipy'] = None; from shieldgate.cli import main; main()"
+    result = subprocess.run(
+        [sys.executable, "-c", program, "drift", "decisions.log"],
+        check=False,
+        capture_output=True,
+        text=True,
+        env={**os.environ, "PATH": path},
+    )
+    pip = "pip" if activated else f"{sys.executable} -m pip"
+    assert f"Run: {pip} install 'shieldgate[eval]'" in result.stderr
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="needs /dev/full")
+def test_a_full_disk_behind_standard_output_is_one_sentence() -> None:
+    with Path("/dev/full").open("w") as full:
+        command = [Path(sys.executable).with_name("shieldgate"), "policies", "list"]
+        result = subprocess.run(command, check=False, stdout=full, stderr=subprocess.PIPE)
+    why = b"Error: the output can't be written: No space left on device.\n"
+    assert (result.returncode, result.stderr) == (2, why)

@@ -122,6 +122,15 @@ def test_a_misspelt_file_is_not_judged_by_its_name(given: str, as_response: bool
     assert str(result.exception).startswith(f"{given}: there is no such file. If it is the text")
 
 
+@pytest.mark.parametrize("given", [["-"], [""], [" \n"], ["--file", "{empty}"]])
+def test_nothing_is_no_text_to_be_allowed(given: list[str], tmp_path: Path) -> None:
+    empty = tmp_path / "empty.txt"
+    empty.touch()
+    result = score(*(word.format(empty=empty) for word in given), "--exit-code")
+    assert isinstance(result.exception, ConfigurationError)
+    assert "There is no text to judge" in str(result.exception)
+
+
 @pytest.mark.parametrize("text", ["Stop.", "3.14", "Wait...", "e.g. this", "x" * 5000, "a\n/b"])
 def test_what_looks_like_no_file_is_a_text(hot_checkpoint: Path, text: str) -> None:
     assert verdict(hot_checkpoint, text) == verdict(hot_checkpoint, "--text", text)

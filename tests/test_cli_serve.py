@@ -121,7 +121,9 @@ def test_several_processes_show_one_set_of_figures(hot_checkpoint: Path, tmp_pat
 
 @pytest.mark.usefixtures("restored_logging")
 def test_from_start_to_verdict_to_end(hot_checkpoint: Path) -> None:
-    with serving("--model", hot_checkpoint, SHIELDGATE_PROFILE="strict") as server:
+    # Languages take half a second to load, and "ready" is said when they are.
+    given = ("--model", hot_checkpoint, "--languages", "en")
+    with serving(*given, SHIELDGATE_PROFILE="strict") as server:
         listening = server.line("listening")
         assert listening["profile"] == "strict"
         assert listening["policies"] == str(shipped_policies())

@@ -23,6 +23,7 @@ from shieldgate.evaluation.examples import Adapter, Example
 from shieldgate.evaluation.labels import Labelling
 from shieldgate.evaluation.row_files import BadRow, Parquet
 from shieldgate.evaluation.sources import HubDataset, Records, list_shards, open_source
+from shieldgate.evaluation.storage import Folder
 from shieldgate.policy import Policy, load_book
 from shieldgate.types import Exchange
 
@@ -237,6 +238,18 @@ def test_a_missing_file_and_a_wrong_hub_address_are_refused():
         open_source("nowhere.jsonl")
     with pytest.raises(ConfigurationError, match="write hf://owner/name"):
         open_source("hf://toxic-chat")
+
+
+def test_a_folder_without_files_and_a_file_without_a_suffix_are_named_as_such(tmp_path: Path):
+    with pytest.raises(ConfigurationError, match=": there is no file in it"):
+        open_source(str(tmp_path))
+    rows = tmp_path / "rows"
+    rows.touch()
+    with pytest.raises(ConfigurationError, match="told by the suffix, and there is none"):
+        open_source(str(rows))
+    with pytest.raises(ConfigurationError) as refused:
+        Folder.at(str(rows)).names()
+    assert str(refused.value) == f"{rows}: Not a directory."
 
 
 def test_columns_of_a_known_dataset_are_recognised_and_its_adapter_proposed(tmp_path: Path):

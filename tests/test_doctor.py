@@ -247,6 +247,12 @@ def test_a_chat_template_without_bos_ruins_the_scores() -> None:
     assert kinds(diagnosed(source, "t.jinja")) == ["bos-missing"]
 
 
+def test_a_checkpoints_folder_without_a_chat_template_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "tokenizer_config.json").write_text("{}")
+    with pytest.raises(ConfigurationError, match=": has no chat template, neither in"):
+        read_source(str(tmp_path))
+
+
 @pytest.mark.parametrize("several", [False, True])
 def test_gemmas_own_chat_template_is_recognised(tmp_path: Path, several: bool) -> None:
     template = [{"name": "default", "template": GEMMA_CHAT_TEMPLATE}]

@@ -452,6 +452,10 @@ NUMBER = "must be a number above 0 and at most 1, without quotes; 0.5 is a good 
 TEXT = "must be text, and not empty; write it out, in quotes if it looks like a number"
 SLUG = "must be lower-case letters, digits and single hyphens, such as 'self-harm'; rename it"
 MAPPING = "must hold 'key: value' lines; write them below it, indented"
+LAYOUT = (
+    "indent the line as those beside it; put text that holds ': ' or begins with a quotation mark "
+    "on the lines below a '>-'"
+)
 
 # old text, new text: what is said of it
 REFUSED: Mapping[tuple[str, str], str] = {
@@ -635,7 +639,19 @@ REFUSED: Mapping[tuple[str, str], str] = {
         "a.yaml:15: profiles.default: stands on line 13 already; remove one"
     ),
     ("title: Spam", "title: a: b"): (
-        "a.yaml:5: not YAML: mapping values are not allowed here; mend the syntax here"
+        f"a.yaml:5: not YAML: mapping values are not allowed here; {LAYOUT}"
+    ),
+    ("    title: Spam", "\ttitle: Spam"): (
+        "a.yaml:5: not YAML: while scanning for the next token, found character '\\t' that "
+        "cannot start any token; indent with spaces, not with tabs"
+    ),
+    ("policies:\n  spam:", "polices:\n  spam:"): (
+        "a.yaml:14: profiles.default.policies[0]: acme/spam: no such policy; there is none to "
+        "choose from"
+    ),
+    ("    title: Spam", "     title: Spam"): (
+        "a.yaml:6: not YAML: while parsing a block mapping, expected <block end>, but found "
+        f"'<block mapping start>'; {LAYOUT}"
     ),
     ("[illicit]", "[illicit"): (
         "a.yaml:7: not YAML: while parsing a flow sequence, expected ',' or ']', but got ':'; "

@@ -179,9 +179,13 @@ async def test_a_reload_is_logged_with_the_reason_or_with_both_versions(
         await live.reload()
         edit(directory / "profiles.yaml", "shieldgemma/hate: 0.3", "shieldgemma/hate: 3")
         await live.reload()
-        edit(directory / "profiles.yaml", "shieldgemma/hate: 3", "shieldgemma/hate: 0.2")
+        edit(directory / "profiles.yaml", "shieldgemma/hate: 3", "shieldgemma/hate: 0.3")
         await live.reload()
-    refused, replaced = logs  # the first one changed nothing, so it isn't worth a line
+        edit(directory / "profiles.yaml", "shieldgemma/hate: 0.3", "shieldgemma/hate: 0.2")
+        await live.reload()
+    # The first one changed nothing, so it isn't worth a line; what was refused is, once mended.
+    refused, mended, replaced = logs
+    assert (mended["event"], mended["old"], mended["new"]) == ("policies_replaced", old, old)
     assert (refused["event"], refused["log_level"]) == ("policies_refused", "error")
     assert (refused["kept"], "profiles.yaml:74: " in refused["why"]) == (old, True)
     assert (replaced["event"], replaced["old"]) == ("policies_replaced", old)

@@ -221,7 +221,7 @@ def test_a_callers_texts_are_forgotten_wherever_they_are(file: Path, out: Path) 
     done = invoke("review", "--keep-texts", file, "--forget", "gone", "--out", out)
     assert done.exit_code == 0, done.exception
     assert f"deleted 2 kept texts of gone from {file}" in done.stdout
-    assert f"deleted 1 labelled rows of gone from {out}" in done.stdout
+    assert f"deleted 1 labelled row of gone from {out}" in done.stdout
     assert [row["caller"] for row in written(out)] == ["stays"]
     store = TextStore.at(str(file))
     assert [text.caller for text in store.read()] == ["stays"]
@@ -303,12 +303,15 @@ def test_what_cannot_be_reviewed_is_said_in_a_sentence(
     assert "--scores is missing" in refusal(given[0])
     assert "are of a DATASET" in refusal("--scores", given[2], "--keep-texts", file)
     assert "no such file" in refusal("--keep-texts", file, SHIELDGATE_KEEP_TEXTS_KEY=KEY)
+    file.touch()
+    assert "the file is empty" in refusal("--keep-texts", file, SHIELDGATE_KEEP_TEXTS_KEY=KEY)
+    assert not file.stat().st_size
     assert "There is no policy" in refusal(*given, "--policy", "test/sapm")
     assert "write POLICY=POLICY" in refusal(*given, "--disagree", "test/spam")
     planned = invoke("review", *given, "--dry-run")
     assert planned.exit_code == 0
-    assert "1 of 1 texts are chosen" in planned.stderr
-    assert "asked: 1 texts, 2 questions" in planned.stderr
+    assert "1 of 1 text chosen" in planned.stderr
+    assert "asked: 1 text, 2 questions" in planned.stderr
     assert (
         "say nothing of the others" in invoke("review", *given, "--dry-run", "--share", "0").stderr
     )
@@ -321,7 +324,7 @@ def test_a_dry_run_writes_nothing(tmp_path: Path, book: Path, out: Path) -> None
     given = (*scored_rows(tmp_path, book, ["zebra"]), "--out", out)
     planned = invoke("review", *given, "--dry-run").stderr
     assert "1 get the labels that the same text has" in planned
-    assert "asked: 1 texts, 1 questions" in planned
+    assert "asked: 1 text, 1 question" in planned
     assert out.read_bytes() == before
 
 

@@ -26,6 +26,9 @@
 Messages are for people and never contain text that was to be judged.
 """
 
+import shlex
+import shutil
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -53,8 +56,15 @@ def needed(for_what: str, extra: str) -> Iterator[None]:
     except ModuleNotFoundError as missing:
         raise ConfigurationError(
             f"{for_what} needs {missing.name}, which is not installed. "
-            f"Run: pip install 'shieldgate[{extra}]'"
+            f"Run: {_pip()} install 'shieldgate[{extra}]'"
         ) from missing
+
+
+def _pip() -> str:
+    """Name the pip of this environment, which need not be the one that the shell finds."""
+    found = shutil.which("pip")
+    here = found and Path(found).parent == Path(sys.executable).parent
+    return "pip" if here else f"{shlex.quote(sys.executable)} -m pip"
 
 
 class FileProblem(NamedTuple):

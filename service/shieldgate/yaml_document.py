@@ -66,7 +66,7 @@ class Document:
         except MarkedYAMLError as refused:
             mark = refused.problem_mark or refused.context_mark
             what = ", ".join(part for part in (refused.context, refused.problem) if part)
-            self._add(mark.line + 1 if mark else 1, f"not YAML: {what}; mend the syntax here")
+            self._add(mark.line + 1 if mark else 1, f"not YAML: {what}; {_mend(what)}")
         except YAMLError as refused:
             self._add(1, f"not YAML: {str(refused).splitlines()[0]}; remove the character")
         except RecursionError:
@@ -169,6 +169,18 @@ def _text(path: Path) -> str:
     return data.decode("utf-8-sig")
 
 
+def _mend(what: str) -> str:
+    """Say how to mend the slips that people make most, by the parser's words for them."""
+    if r"found character '\t'" in what:
+        return "indent with spaces, not with tabs"
+    if "mapping values are not allowed" in what or "expected <block end>" in what:
+        return (
+            "indent the line as those beside it; put text that holds ': ' or begins with a "
+            "quotation mark on the lines below a '>-'"
+        )
+    return "mend the syntax here"
+
+
 def _encodable(text: str) -> bool:
     """Tell whether a text can be written as UTF-8: escapes can spell halves of surrogate pairs."""
     return not re.search("[\ud800-\udfff]", text)
@@ -178,7 +190,9 @@ def suggest(name: str, known: Iterable[str]) -> str:
     """Say which known name was probably meant, else list them all."""
     known = list(known)
     close = difflib.get_close_matches(name, known, n=1)
-    return f"did you mean {close[0]!r}?" if close else f"choose from: {', '.join(known)}"
+    if close:
+        return f"did you mean {close[0]!r}?"
+    return f"choose from: {', '.join(known)}" if known else "there is none to choose from"
 
 
 def reason(error: ErrorDetails, known: Iterable[str]) -> str:

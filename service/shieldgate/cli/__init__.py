@@ -1,5 +1,7 @@
 """The commands, and the only place where objects are built and wired."""
 
+import errno
+import os
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -47,6 +49,12 @@ def main() -> None:
         app()
     except ConfigurationError as error:
         sys.exit(_refuse(error))
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT) or error.filename:
+            raise
+        # What is still in the buffer can't be written either, when Python ends.
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(_refuse(ConfigurationError(f"the output can't be written: {error.strerror}.")))
 
 
 def _refuse(error: ConfigurationError) -> int:

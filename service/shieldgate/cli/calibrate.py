@@ -10,7 +10,7 @@ from rich.console import Console
 from rich.table import Table
 
 from shieldgate.errors import ConfigurationError, UnknownName, needed
-from shieldgate.policy import PolicyBook, load_book
+from shieldgate.policy import PolicyBook, book_of, load_book
 
 if TYPE_CHECKING:
     from shieldgate.evaluation.calibration import Fitted, Skipped, Target
@@ -21,7 +21,8 @@ _CASCADE = "Cascade"
 
 def calibrate(
     scores: Annotated[
-        Path, typer.Argument(help="A scores.jsonl that `shieldgate evaluate` wrote.")
+        Path,
+        typer.Argument(metavar="SCORES", help="A scores.jsonl that `shieldgate evaluate` wrote."),
     ],
     *,
     target: Annotated[
@@ -48,8 +49,8 @@ def calibrate(
         Path | None,
         typer.Option(
             envvar="SHIELDGATE_POLICIES",
-            help="The policy file, or directory of them, that FILE belongs to. Default: FILE's "
-            "directory.",
+            help="The policy file, or directory of them, that FILE belongs to. Default: FILE "
+            "itself where it is a whole book, else its directory.",
         ),
     ] = None,
     fit: Annotated[
@@ -162,7 +163,7 @@ def calibrate(
             f"--target: {target!r} is none; write optimal-f1, fpr=0.01, recall=0.95 or "
             "precision=0.9, with a number above 0 and below 1."
         ) from None
-    book_path = policies or (write.parent if write else None)
+    book_path = policies or (write and book_of(write))
     book = load_book(book_path)
     columns = read_columns(scores)
     if not any((labels != UNKNOWN).any() for labels in columns.labels.values()):

@@ -17,7 +17,7 @@ from shieldgate.cli.records import (
 from shieldgate.errors import ConfigurationError, UnknownName, needed
 from shieldgate.evaluation.decision_records import DecisionRecord
 from shieldgate.given_settings import variable
-from shieldgate.policy import load_book
+from shieldgate.policy import book_of, load_book
 from shieldgate.telemetry.record_reader import RecordReader
 
 _ACCEPT = "What to expect from now on"
@@ -91,8 +91,8 @@ def drift(
     if as_json and accept:
         raise ConfigurationError("--json is for comparing. It can't go with --accept.")
     if accept and not accept.is_file():
-        raise ConfigurationError(f"--accept {accept}: there is no such file.")
-    book_path = policies or (accept.parent if accept else None)
+        raise ConfigurationError(f"--accept {accept}: there is no file of that name.")
+    book_path = policies or (accept and book_of(accept))
     book = load_book(book_path)
     try:
         only = [found.id for found in book.find(policy or ())]

@@ -41,6 +41,7 @@ from shieldgate.policy import load_book
 from shieldgate.scoring import Scorer
 from shieldgate.scoring.factory import open_scorer
 from shieldgate.scoring.gateway_client import open_gateway
+from shieldgate.scoring.hub import locate
 from shieldgate.settings import ScoringSettings
 from shieldgate.telemetry import configure_logging
 from shieldgate.types import Exchange, Explanation
@@ -177,10 +178,10 @@ class EvaluateCommand:
     def _compare(self, evaluation: Evaluation, out: Path | None, a: str, b: str) -> None:
         """Measure two sides, then compare them on the rows that both scored."""
         out = out or run_folder(evaluation, a, "vs", b)
-        scored = [
-            self._side(given)._measure(evaluation, out / name)
-            for name, given in (("a", a), ("b", b))
-        ]
+        sides = {"a": self._side(a), "b": self._side(b)}
+        for side in sides.values():
+            side._check(evaluation)  # now, and not when the first one was scored for hours
+        scored = [side._measure(evaluation, out / name) for name, side in sides.items()]
         left, right = (read_columns(one.path) for one in scored)
         books = (scored[0].run.book, scored[1].run.book)
         profile = scored[0].run.profile.name
@@ -198,6 +199,14 @@ class EvaluateCommand:
             console.print(
                 f"Wrote {out / LLM_COMPARATOR}, rows with their texts, for LLM Comparator"
             )
+
+    def _check(self, evaluation: Evaluation) -> None:
+        """Find its policies, and its model where that isn't served elsewhere."""
+        if self.url is None:
+            book = load_book(self.settings.policies)
+            evaluation.under(book, chosen_profile(book, self.settings))
+            if not self.settings.model.startswith(("http://", "https://")):
+                locate(self.settings.model, self.settings.revision, ["config.json"])
 
     def _side(self, given: str) -> "EvaluateCommand":
         """Tell what one side of a comparison is: a gateway, policy files, or a model."""

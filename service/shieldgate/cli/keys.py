@@ -76,7 +76,10 @@ def new(
 
 @app.command()
 def check(
-    path: Annotated[Path, typer.Argument(envvar="SHIELDGATE_KEYS", help="The file of the keys.")],
+    path: Annotated[
+        Path,
+        typer.Argument(metavar="FILE", envvar="SHIELDGATE_KEYS", help="The file of the keys."),
+    ],
     *,
     policies: Annotated[
         Path | None,

@@ -37,6 +37,7 @@ def check(
     path: Annotated[
         Path | None,
         typer.Argument(
+            metavar="PATH",
             envvar="SHIELDGATE_POLICIES",
             help="A policy file, or a directory of them. Default: the shipped ones.",
         ),

@@ -11,6 +11,7 @@ import typer
 from shieldgate.cli.options import DATA, AdapterFlag, MapFlag, with_settings
 from shieldgate.errors import ConfigurationError, StoreFailed, UnknownName, needed
 from shieldgate.given_settings import flag, variable
+from shieldgate.plural import counted
 from shieldgate.policy import PolicyBook, load_book
 from shieldgate.settings import KeptTextsSettings
 
@@ -310,8 +311,8 @@ def _forget(caller: str, settings: KeptTextsSettings, out: Path) -> None:
 
         kept = store.forget(caller)
         LabelStore(store.database).expire(time.time())
-    typer.echo(f"deleted {kept:,} kept texts of {caller} from {store.name}")
+    typer.echo(f"deleted {counted(kept, 'kept text')} of {caller} from {store.name}")
     if out.exists():
         with LabelledFile(out) as file:
             rows = file.remove(lambda row: row.get("caller") == caller)
-        typer.echo(f"deleted {rows:,} labelled rows of {caller} from {out}")
+        typer.echo(f"deleted {counted(rows, 'labelled row')} of {caller} from {out}")

@@ -12,6 +12,7 @@ import typer
 from shieldgate.cli.review_screen import Screen
 from shieldgate.errors import ConfigurationError
 from shieldgate.evaluation.sources import open_source
+from shieldgate.plural import counted
 from shieldgate.policy import PolicyBook, Profile
 from shieldgate.review.candidates import Found, Key, Search
 from shieldgate.review.kept import KeptTexts
@@ -124,14 +125,16 @@ class ReviewCommand:
             f"{found.chosen[w]:,} {words}" for w, words in reasons.items() if w in found.chosen
         ]
         sentences = [
-            f"{found.chosen['all']:,} of {found.seen:,} texts are chosen"
+            f"{found.chosen['all']:,} of {counted(found.seen, 'text')} chosen"
             + (f": {', '.join(counts)}" if counts else "")
         ]
         if found.labelled:
             sentences.append(f"{found.labelled:,} of them have their labels already")
         if session.taken_over:
             sentences.append(f"{session.taken_over:,} get the labels that the same text has")
-        sentences.append(f"asked: {session.texts:,} texts, {session.questions:,} questions")
+        sentences.append(
+            f"asked: {counted(session.texts, 'text')}, {counted(session.questions, 'question')}"
+        )
         if not self.search.choice.share:
             sentences.append(
                 "Note: nothing is drawn at random (--share 0), so these rows say nothing of the "

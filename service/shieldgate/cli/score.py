@@ -53,6 +53,11 @@ def read_exchanges(
             raise ConfigurationError(f"--lines {lines}: there is no line with text in it.")
         return found
     prompt = text if text is not None else _read(file) if file is not None else _take(given or "")
+    if text is None and not prompt.strip():
+        # Of a pipe that broke or a variable that isn't set nobody should read "allowed".
+        raise ConfigurationError(
+            "There is no text to judge: what was given is empty. --text '' judges it all the same."
+        )
     return [Exchange(prompt, None if response is None else _take(response))]
 
 

@@ -1,5 +1,6 @@
 """Builds the gateway from the settings and runs it."""
 
+import asyncio
 import gc
 import socket
 import sys
@@ -10,6 +11,7 @@ import structlog
 from fastapi import FastAPI
 from pydantic import SecretStr
 
+from shieldgate import language
 from shieldgate.access.keys import LiveKeys
 from shieldgate.access.rate_limits import RateLimiter
 from shieldgate.cli.listening import is_local, listen, run_app, start_logging, tell_supervisor, url
@@ -110,8 +112,7 @@ def run(settings: ServeSettings, part: GatewayProcess | None = None) -> None:
             live.check = scorer.check
             await scorer.check(live.current.policies.values())
             await live.reload()  # what came while there was no scorer to check it
-            _log_scorer(scorer.identity, live.current, settings)
-            _keep_what_is_loaded()
+            await _settle(scorer.identity)
             if part:
                 tell_supervisor()
             first = precedence.before(scorer)
@@ -123,6 +124,8 @@ def run(settings: ServeSettings, part: GatewayProcess | None = None) -> None:
                 observer=telemetry,
             )
             async with shadowing.beside(scorer, cached) if shadowing else nullcontext():
+                # The last word, because people and scripts begin to ask when they read it.
+                _log_scorer(scorer.identity, live.current, settings)
                 yield cached
 
     _check_room(settings)
@@ -263,11 +266,14 @@ def _shown(secret: SecretStr | None) -> str | None:
     return secret.get_secret_value() if secret else None
 
 
-def _keep_what_is_loaded() -> None:
-    """Leave it out of the search for garbage, which stops all requests.
+async def _settle(scorer: Identity) -> None:
+    """Load what the first text needs beside the scorer, and keep all of it.
 
-    That would be for a quarter of a second, every second under load.
+    It is left out of the search for garbage, which would stop all requests for a quarter of a
+    second, every second under load.
     """
+    if scorer.languages is not None:
+        await asyncio.to_thread(language.load)
     gc.collect()
     gc.freeze()
 

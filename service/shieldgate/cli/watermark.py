@@ -36,7 +36,10 @@ _Rate = Annotated[
 
 @app.command()
 def new(
-    file: Annotated[Path, typer.Argument(help="The file to write, which must not be there yet.")],
+    file: Annotated[
+        Path,
+        typer.Argument(metavar="FILE", help="The file to write, which must not be there yet."),
+    ],
 ) -> None:
     """Make a file of random keys that only you may read.
 

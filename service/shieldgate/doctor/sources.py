@@ -92,8 +92,13 @@ def _folder(folder: Path) -> Source:
     elif jinja.is_file():
         names = {**_GEMMA_NAMES, **named_special_tokens(settings)}
         source = Source("a checkpoint", _jinja(jinja, _read(jinja), names))
-    else:
+    elif "chat_template" in settings:
         source = _tokenizer(tokenizer, settings)
+    else:
+        raise ConfigurationError(
+            f"{folder}: has no chat template, neither in tokenizer_config.json nor as "
+            "chat_template.jinja. Give a prompt as it is sent, in a text file."
+        )
     return replace(source, settings=[*source.settings, *found])
 
 

@@ -64,9 +64,11 @@ def list_shards(given: str) -> list[RowFile]:
     """
     files = _remote_files(given) if is_uri(given) else _local_files(given)
     if not files:
+        empty = Path(given).expanduser().is_dir()
+        why = "there is no file in it" if empty else "there is no such file"
         raise ConfigurationError(
-            f"{given}: there is no such file. Give a file of labelled rows, a folder or a pattern "
-            "of them, or hf://owner/name."
+            f"{given}: {why}. Give a file of labelled rows, a folder or a pattern of them, or "
+            "hf://owner/name."
         )
     return [_by_suffix(file) for file in files]
 
@@ -114,7 +116,8 @@ def _by_suffix(path: Path | RemoteFile) -> RowFile:
     suffix = "".join(suffixes[-2:-1] if packed else suffixes[-1:])
     if suffix not in _KINDS or (packed and suffix == ".parquet"):
         raise ConfigurationError(
-            f"{path}: the format is told by the suffix, and {path.suffix or 'none'} is not known. "
+            f"{path}: the format is told by the suffix, and "
+            f"{f'{path.suffix} is not known' if path.suffix else 'there is none'}. "
             f"Known: {', '.join(_KINDS)}, all but the last with .gz, too. Of a folder with other "
             "files give a pattern, in quotes: 'rows/*.jsonl'."
         )

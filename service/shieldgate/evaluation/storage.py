@@ -1,6 +1,7 @@
 """Files wherever pyarrow reads them: here, or in object storage such as s3:// and gs://."""
 
 import io
+import os
 import re
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -31,6 +32,9 @@ def reached(place: str) -> Iterator[None]:
     try:
         yield
     except (OSError, ArrowException) as refused:
+        code = getattr(refused, "errno", None)
+        if code and not is_uri(place):  # pyarrow's own words would name the path once more
+            raise ConfigurationError(f"{place}: {os.strerror(code)}.") from refused
         reason = first_line(refused)
         raise ConfigurationError(
             f"{place}: {reason} Check the name, the credentials and the connection."

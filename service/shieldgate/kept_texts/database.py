@@ -106,10 +106,10 @@ class Database:
             engine = create_engine(url, hide_parameters=True, connect_args={"timeout": _SECONDS})
             event.listen(engine, "connect", _configure_sqlite)
             database = cls(engine)
-            if not path.is_file():
+            if not path.is_file() or not (make or path.stat().st_size):
+                why = "the file is empty" if path.is_file() else "there is no such file"
                 raise ConfigurationError(
-                    f"{_PLACE} {path}: there is no such file. Give the one that `shieldgate serve "
-                    f"{_PLACE}` writes."
+                    f"{_PLACE} {path}: {why}. Give the one that `shieldgate serve {_PLACE}` writes."
                 )
             with database.connected():
                 pass

@@ -5,6 +5,7 @@ from shieldgate.policy.in_force import ThresholdInForce, lax_thresholds, thresho
 from shieldgate.policy.join import AddedScreening, join_profiles, screening_rules
 from shieldgate.policy.load import (
     Draft,
+    book_of,
     define_policy,
     load_book,
     policy_files,
@@ -26,6 +27,7 @@ __all__ = [
     "Rules",
     "Streaming",
     "ThresholdInForce",
+    "book_of",
     "changes",
     "decide",
     "define_policy",

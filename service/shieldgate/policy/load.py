@@ -66,6 +66,21 @@ def policy_files(path: Path) -> list[Path]:
     return files
 
 
+def book_of(file: Path) -> Path:
+    """Find the book that a policy file belongs to: the file where it is whole, else its folder.
+
+    Other YAML may lie beside a file that is a book by itself. Raises PolicyError where it is no
+    file.
+    """
+    if not file.is_file():
+        raise PolicyError(f"{file}: there is no file of that name.")
+    try:
+        load_book(file)
+    except PolicyError:
+        return file.parent
+    return file
+
+
 @dataclass(frozen=True, slots=True)
 class Draft:
     """A policy file that is not written yet.

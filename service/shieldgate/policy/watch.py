@@ -85,10 +85,10 @@ class LiveBook:
             self._refused(True)
             _log.error("policies_refused", kept=self.current.version, why=self.last_error)
             return
-        self.last_error = None
         self._refused(False)
-        if book.version != self.current.version:
+        if self.last_error or book.version != self.current.version:
             _log.info("policies_replaced", old=self.current.version, new=book.version)
+        self.last_error = None
         self.current = book
 
     async def watch(self) -> None:

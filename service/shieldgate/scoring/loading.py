@@ -6,7 +6,6 @@ from contextlib import AbstractAsyncContextManager, suppress
 
 import structlog
 
-from shieldgate import language
 from shieldgate.errors import ScorerUnavailable
 from shieldgate.policy import Policy
 from shieldgate.scoring import Identity, Scorer
@@ -49,8 +48,6 @@ class LoadingScorer:
         while True:
             try:
                 async with self._open() as scorer:
-                    if scorer.identity.languages is not None:
-                        await asyncio.to_thread(language.load)
                     self._scorer = scorer
                     self._arrived.set()
                     try:

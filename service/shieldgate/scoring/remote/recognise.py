@@ -50,8 +50,8 @@ async def _entry(connection: Connection, settings: ScoringSettings) -> Mapping[s
     entries = _entries(listed)
     if any(entry.get("owned_by") == "shieldgate" for entry in entries):
         raise ConfigurationError(
-            f"{connection.name} is a shieldgate itself, not an engine. To evaluate it, give its "
-            "address as --url."
+            f"{connection.name} is a shieldgate itself, not an engine. 'shieldgate evaluate --url' "
+            "measures it as it serves."
         )
     return _chosen(entries, settings, connection.name)
 
