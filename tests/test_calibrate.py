@@ -170,6 +170,17 @@ def test_the_best_f1_beats_every_other_threshold(file: Path):
     assert one.achieved.value == pytest.approx(best)
 
 
+def test_what_weighted_rows_gave_is_written_too(file: Path, tmp_path: Path):
+    rows = [replace(r, weight=3.34 if n % 3 else 1.0) for n, r in enumerate(scored((SPAM,), 400))]
+    path = write_scores(tmp_path / "weighted.jsonl", header(load_book(file), [SPAM]), rows)
+    result = run(path, "--target", "fpr=0.05", "--write", file)
+    assert result.exit_code == 0, result.output
+    written = load_book(file).policies[SPAM].calibration(SCORER, "prompt")
+    assert written
+    assert written.scores
+    assert 0 < written.scores.rows < 400
+
+
 def test_the_new_threshold_decides_and_only_for_its_scorer(file: Path, scores: Path):
     rows = scored((SPAM, THREAT), 400, directions=DIRECTIONS)
     before = load_book(file)

@@ -280,7 +280,7 @@ def fit_sigmoid(
 def _histogram(rows: _Rows) -> ScoreHistogram:
     """Count margins; rows with weights as so many as a sample of equal weights is worth (Kish)."""
     weights = np.ones(rows.labels.size) if rows.weights is None else rows.weights
-    scale = weights.sum() / (weights**2).sum()
+    scale = float(weights.sum() / (weights**2).sum())
     counts: dict[int, float] = defaultdict(float)
     for margin, weight in zip(rows.margins, weights, strict=True):
         counts[bin_of(float(margin))] += float(weight) * scale
