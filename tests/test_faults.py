@@ -340,7 +340,7 @@ def jumping_clock(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 
     with monkeypatch.context() as patch:
         patch.setattr(time, "time", now)
-        patch.setattr("shieldgate.dialects.openai.time", now)
+        patch.setattr("shieldgate.dialects.openai_choices.time", now)
         yield
 
 

@@ -230,6 +230,7 @@ def test_a_model_in_training_asks_as_it_scores_and_is_saved_as_a_checkpoint(
     # As tune loads it: what only scores can't be trained.
     engine = PackedEngine(load_checkpoint(str(subject.folder), device="cpu"), TEMPLATES["chat"])
     trainable = TrainableScorer.of(engine, method, tokens=2000, seed=0)
+    trainable = replace(trainable, dtype=torch.float32)
     asked = [(LONG, POLICIES[:2])]
     [[_, margins]] = trainable.passes(asked)
     margins.sum().backward()
