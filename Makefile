@@ -19,7 +19,7 @@ serve-small: $(SMALL)
 	$(BIN)/shieldgate serve --port $(PORT) --model small
 
 test: $(INSTALLED)
-	$(BIN)/pytest --numprocesses 2 --dist worksteal
+	$(BIN)/pytest --numprocesses 3 --dist worksteal
 
 check: $(INSTALLED)
 	$(BIN)/ruff check .
