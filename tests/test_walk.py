@@ -2,10 +2,11 @@
 
 import json
 from collections.abc import Callable
+from time import process_time
 from typing import Any
 
 import pytest
-from fakes import FakeScorer
+from fakes import FakeScorer, small_book
 from front import Open
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,9 +15,10 @@ from upstream import DONE, delta, sse, whole
 from shieldgate.dialects.looks import is_unreadable, looks_like_media, machine_made
 from shieldgate.dialects.openai_chat import OpenAIChat
 from shieldgate.dialects.openai_completions import OpenAICompletions
+from shieldgate.moderation import judge
 from shieldgate.policy import Profile, Streaming
 from shieldgate.strands import decoded, spaced, whole_and_parts
-from shieldgate.types import Exchange
+from shieldgate.types import Action, Exchange
 
 PROFILE = Profile("default", ("test/threat",))
 HARM = "I will find you and break your legs"
@@ -639,17 +641,47 @@ def test_what_is_spread_by_a_few_words_each_is_judged_joined(role: str) -> None:
     assert any(" ".join(pieces) in text for text in texts)
 
 
-def test_words_that_are_cut_between_texts_are_whole():
-    pieces = ["I wil", "l find you an", "d br", "eak your le", "gs"]
+@pytest.mark.parametrize(
+    ("harmful", "pieces"),
+    [
+        (HARM, ("I wil", "l find you an", "d br", "eak your le", "gs")),
+        # The words that pieces make hide none that they are: here "stability".
+        ("find you and stab\nility", ("I will find you and stab", "ility")),
+    ],
+)
+async def test_words_that_are_cut_between_texts_are_read_both_ways(
+    harmful: str, pieces: tuple[str, ...]
+) -> None:
+    scorer = FakeScorer({(harmful, "test/threat"): 3.0})
+    book = small_book()
+    rules = book.rules(book.profiles["default"])
     parts = [{"type": "text", "text": piece} for piece in pieces]
-    for texts in (
-        asked(user(parts)),
-        asked(*(user(piece) for piece in pieces)),
-        answered({"content": parts}),
-        whole_and_parts([(f"{'ab'[n % 2]}/[{n}]", piece) for n, piece in enumerate(pieces)])[1],
-        asked(user(json.dumps(pieces))),
-    ):
-        assert any(HARM in text for text in texts)
+    for messages in [user(parts)], [user(piece) for piece in pieces]:
+        plan = OpenAIChat().plan({"messages": messages}, PROFILE)
+        found = [await judge(scorer, each.exchange, rules) for each in plan.prompts]
+        assert any(verdict.action is Action.BLOCKED for verdict in found)
+    for voices in ("a", "ab"):
+        strands = [(f"{voices[n % len(voices)]}/", piece) for n, piece in enumerate(pieces)]
+        answer, others = whole_and_parts(strands)
+        verdict = await judge(scorer, Exchange("Why?", answer, parts=others), rules)
+        assert verdict.action is Action.BLOCKED
+
+
+async def test_words_that_are_cut_between_strings_of_json_are_whole() -> None:
+    scorer, book = FakeScorer({(HARM, "test/threat"): 3.0}), small_book()
+    text = json.dumps(["I wil", "l find you an", "d br", "eak your le", "gs"])
+    verdict = await judge(scorer, Exchange(text), book.rules(book.profiles["default"]))
+    assert verdict.action is Action.BLOCKED
+
+
+@pytest.mark.parametrize("voices", ["a", "ab"])
+def test_many_texts_are_joined_in_no_time(voices: str) -> None:
+    """The event loop does it: here 35,000 texts, which fit into the largest body."""
+    strands = [(f"{voices[n % len(voices)]}/[{n}]", "b") for n in range(35_000)]
+    whole_and_parts(strands[:2])
+    began = process_time()
+    whole_and_parts(strands)
+    assert process_time() - began < 0.1
 
 
 def test_a_few_short_messages_cost_one_judgement_each() -> None:

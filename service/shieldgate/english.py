@@ -69,6 +69,12 @@ def _frequent() -> frozenset[str]:
     return frozenset(islice(_costs(), _FREQUENT))
 
 
+@cache
+def _endings() -> frozenset[str]:
+    """Give all that known words end in, themselves included."""
+    return frozenset(word[start:] for word in _costs() for start in range(len(word)))
+
+
 def plain_words(text: str) -> str:
     """Write words that only resemble English ones as these."""
     text = _GROUPS.sub(_regrouped, text)
@@ -141,7 +147,7 @@ def _cut_word(cut: list[str], last: str) -> int:
     found, word = 0, last
     for size, piece in enumerate(reversed(cut), 1):
         word = piece + word
-        if len(word) > _LONGEST:
+        if word.lower() not in _endings():
             break
         if is_word(word) and not all(map(is_word, (*cut[-size:], last))):
             found = size

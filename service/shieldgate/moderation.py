@@ -9,13 +9,14 @@ from typing import TypeVar
 
 from shieldgate import language
 from shieldgate.columns import columns
+from shieldgate.english import rejoined
 from shieldgate.errors import ScorerUnavailable, TooLong
 from shieldgate.normalise import readings
 from shieldgate.passages import between_signs, passages
 from shieldgate.policy import Policy, Profile, Rules, decide
 from shieldgate.scoring import Scorer, turn
 from shieldgate.scoring.fair_threads import FairThreads
-from shieldgate.strands import decoded, whole_and_parts
+from shieldgate.strands import decoded, in_pieces, strings_in, whole_and_parts
 from shieldgate.types import Action, Exchange, Score, Verdict
 
 T = TypeVar("T")
@@ -77,8 +78,8 @@ async def score_ways(
     """
     profile, name = rules.profile, scorer.identity.name
     policies = (*rules.policies, *rules.beside)
-    said = exchange.judged
-    spread = await _read(partial(_spread, said), len(said), threads)
+    characters = sum(map(len, (exchange.judged, *exchange.parts)))
+    spread = await _read(partial(_spread, exchange), characters, threads)
     parts = tuple(dict.fromkeys((*exchange.parts, *spread)))
     wholes = replace(exchange, parts=parts).apart()
     known: dict[Exchange, list[Score]] = {}
@@ -124,10 +125,16 @@ async def _read(work: Callable[[], T], characters: int, threads: FairThreads | N
         threads.withdraw(job)
 
 
-def _spread(said: str) -> tuple[str, ...]:
-    """List what a text says once it is decoded, and what it deals out to strings and to rows."""
+def _spread(exchange: Exchange) -> list[str]:
+    """List what it says once it is decoded, and what it deals out to strings, rows and lines."""
+    said = exchange.judged
     _, parts = whole_and_parts([("content/", said)])
-    return (*parts, *filter(None, ["\n".join(columns(decoded(said)))]))
+    lines = (text.split("\n") for text in (said, *exchange.parts, *parts))
+    plain = decoded(said)
+    # Beside what isn't joined, because the words that pieces make may hide those that they are.
+    joined = in_pieces(strings_in(plain), partial(rejoined, between=" "))
+    texts = dict.fromkeys((*parts, *map(rejoined, lines), joined, "\n".join(columns(plain))))
+    return [text for text in texts if text not in ("", said)]
 
 
 def _ways(ways: list[Exchange], profile: Profile, scorer: str) -> dict[Exchange, float]:

@@ -6,10 +6,8 @@ and joined to the others, so that nothing is hidden by being spread.
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from itertools import groupby
-
-from shieldgate.english import rejoined
 
 Strands = Iterable[tuple[str, str]]
 
@@ -72,10 +70,10 @@ def decoded(text: str) -> str:
     return text.encode("utf-16", "surrogatepass").decode("utf-16", "replace")
 
 
-def in_pieces(texts: Iterable[str]) -> str:
+def in_pieces(texts: Iterable[str], join: Callable[[Iterable[str]], str] = " ".join) -> str:
     """Join the texts of up to four words, as those of a sentence; few of them say nothing."""
     pieces = [text.strip() for text in texts if len(text.split(None, _FEW_WORDS)) < _FEW_WORDS]
-    return rejoined(filter(None, pieces), " ") if len(pieces) >= _FEW_STRINGS else ""
+    return join(filter(None, pieces)) if len(pieces) >= _FEW_STRINGS else ""
 
 
 def strings_in(text: str) -> list[str]:
@@ -153,17 +151,17 @@ def _texts(strands: list[tuple[str, str]], prefill: str) -> list[str]:
     # What stands in fields of somebody's own is judged without their names, too.
     named = {voice(strand) for strand, _ in strands if strand.endswith(":")} - {*_APART}
     apart = [
-        rejoined(text for strand, text in strands if voice(strand) == each and strand[-1] != ":")
+        "\n".join(text for strand, text in strands if voice(strand) == each and strand[-1] != ":")
         for each in voices
         if each in named
     ]
     for each, texts in voices.items():
         if each in _APART:
-            apart.append(spaced(texts) if each in (NAMES, SPELLED) else rejoined(texts))
+            apart.append(spaced(texts) if each in (NAMES, SPELLED) else "\n".join(texts))
         else:
             lines = [spaced(names[each]), *texts] if each in names else texts
-            joined[each] = rejoined(lines)
-    whole = prefill + rejoined(joined.values())
+            joined[each] = "\n".join(lines)
+    whole = prefill + "\n".join(joined.values())
     if "content" in joined:
         joined["content"] = prefill + joined["content"]
     shown = [
@@ -173,7 +171,7 @@ def _texts(strands: list[tuple[str, str]], prefill: str) -> list[str]:
     ]
     turns = [each for each, _ in groupby(each for each, _ in shown)]
     if len(turns) > len({*turns}):
-        apart.append(prefill + rejoined(text for _, text in shown))
+        apart.append(prefill + "\n".join(text for _, text in shown))
     return [whole, *joined.values(), *apart]
 
 
