@@ -674,14 +674,13 @@ async def test_words_that_are_cut_between_strings_of_json_are_whole() -> None:
     assert verdict.action is Action.BLOCKED
 
 
-@pytest.mark.parametrize("voices", ["a", "ab"])
-def test_many_texts_are_joined_in_no_time(voices: str) -> None:
-    """The event loop does it: here 35,000 texts, which fit into the largest body."""
-    strands = [(f"{voices[n % len(voices)]}/[{n}]", "b") for n in range(35_000)]
-    whole_and_parts(strands[:2])
+def test_many_texts_are_joined_in_no_time() -> None:
+    """The event loop does it: here 35,000 texts of voices by turns, which fit into a body."""
+    strands = [(f"{'ab'[n % 2]}/[{n}]", "b") for n in range(35_000)]
     began = process_time()
     whole_and_parts(strands)
-    assert process_time() - began < 0.1
+    # 35 ms on an idle machine; to look for words in it took 235.
+    assert process_time() - began < 0.2
 
 
 def test_a_few_short_messages_cost_one_judgement_each() -> None:

@@ -6,6 +6,7 @@ around them. What stands in places that look alike is therefore one text.
 
 import re
 from collections import defaultdict
+from functools import partial
 
 from shieldgate.english import is_sentence, rejoined
 
@@ -17,10 +18,13 @@ _WORDS = re.compile(
 _MOST_WORDS, _FEWEST_PIECES = 4, 3
 _DIGITS = re.compile("[0-9]+")
 _OPENING = re.compile(r"[\[({+=,]")
+_WHOLE = partial(rejoined, between=" ")
 
 
 def columns(text: str) -> list[str]:
     """List what stands in places of a text that look alike, where it could be a sentence.
+
+    Where words are cut between places, it is listed as it stands and with the words whole.
 
     Places look alike by the sign before them, by that and the words before it, as in fields of
     records, or by all that stands between these words and those before, as in columns of tables.
@@ -34,7 +38,9 @@ def columns(text: str) -> list[str]:
             for place in ((sign,), (sign, before), ("", "", _DIGITS.sub("0", signs))):
                 places[place].append(words)
         before = words
-    said = (_joined(pieces) for pieces in places.values() if len(pieces) >= _FEWEST_PIECES)
+    rows = [_said(pieces) for pieces in places.values() if len(pieces) >= _FEWEST_PIECES]
+    # Both, because the words that pieces make may hide those that they are.
+    said = (join(pieces) for pieces in rows for join in (" ".join, _WHOLE))
     return list(dict.fromkeys(filter(is_sentence, said)))
 
 
@@ -49,8 +55,8 @@ def _last(signs: str) -> str:
     return _OPENING.sub(",", _DIGITS.sub("0", last)[-3:])
 
 
-def _joined(pieces: list[str]) -> str:
-    """Join pieces, without a word that all of them begin with."""
+def _said(pieces: list[str]) -> list[str]:
+    """Leave out a word that all pieces begin with."""
     if len({piece.partition(" ")[0] for piece in pieces}) == 1:
         pieces = [piece.partition(" ")[2] for piece in pieces]
-    return rejoined(filter(None, pieces), " ")
+    return [piece for piece in pieces if piece]
