@@ -205,7 +205,7 @@ class EvaluateCommand:
         if self.url is None:
             book = load_book(self.settings.policies)
             evaluation.under(book, chosen_profile(book, self.settings))
-            if not self.settings.model.startswith(("http://", "https://")):
+            if not self.settings.servers:
                 locate(self.settings.model, self.settings.revision, ["config.json"])
 
     def _side(self, given: str) -> "EvaluateCommand":

@@ -64,7 +64,7 @@ class ComputeSettings(Settings):
     dtype: Dtype = Field(
         "auto",
         description="How it computes; auto takes bfloat16 where the hardware multiplies in it (a "
-        "GPU, AMX, AVX512-BF16, Arm BF16), and float32 elsewhere and for small models on CPUs.",
+        "GPU, AMX, AVX512-BF16, Arm BF16), and float32 elsewhere and, on CPUs, for the starter.",
     )
 
 

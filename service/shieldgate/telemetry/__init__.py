@@ -8,7 +8,7 @@ may quote it.
 from shieldgate.telemetry.audit import Audit, Decision, Sink
 from shieldgate.telemetry.drift_watch import DriftWatch, expected_by
 from shieldgate.telemetry.figures import Figures, RecentFigures
-from shieldgate.telemetry.logs import Level, configure_logging, log_as_library
+from shieldgate.telemetry.logs import configure_logging, log_as_library
 from shieldgate.telemetry.metrics import (
     BreakerName,
     BreakerState,
@@ -41,7 +41,6 @@ __all__ = [
     "Figures",
     "Flip",
     "GuardFailure",
-    "Level",
     "NoTraces",
     "Outcome",
     "Phase",
