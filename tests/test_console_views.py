@@ -282,6 +282,7 @@ async def test_drift_has_a_line_for_each_policy(scorer: FakeScorer, browser: "Br
             await row.get_by_text("unlike calibration").wait_for()
             assert "100 scores" in await row.inner_text()
             policies.current = expecting(replace(scores, of="900 decisions"))
+            await watch.compare()
             await page.reload()
             await row.locator(".drifted", has_text="has drifted").wait_for()
 
