@@ -4,7 +4,7 @@ import logging
 import os
 from collections.abc import AsyncIterator, Generator, Iterator
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytest
 import structlog
@@ -12,6 +12,9 @@ from fakes import FakeScorer
 from front import Open, opening
 from hypothesis import settings
 from serving import Gateway, gateway
+
+if TYPE_CHECKING:
+    from test_packed_engine import Expecting
 
 # The models of tests are so small that threads of one pass wait for each other longer than they
 # compute, all the more where tests run side by side. Torch reads it when it is first imported.
@@ -69,6 +72,14 @@ def hot_checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from checkpoints import save_hot_checkpoint
 
     return save_hot_checkpoint(tmp_path_factory.mktemp("hot"))
+
+
+@pytest.fixture(scope="session")
+def expected(hot_checkpoint: Path) -> "Expecting":
+    """What the plain model says with that checkpoint, each prompt computed once."""
+    from test_packed_engine import expecting
+
+    return expecting(hot_checkpoint)
 
 
 def peer(name: str) -> Any:

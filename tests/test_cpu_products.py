@@ -138,7 +138,7 @@ def test_bf16_is_as_near_the_truth_as_plain_bf16(tmp_path: Path, heat: float) ->
     )
     ours = load_engine(str(folder), device="cpu", dtype="bfloat16")
     off = {"ours": 0.0, "plain": 0.0}
-    for exchange in [*EXCHANGES, *(Exchange(words(n, seed=n)) for n in range(20, 200, 15))]:
+    for exchange in [*EXCHANGES, *(Exchange(words(n, seed=n)) for n in range(20, 200, 30))]:
         truth = [exact(exchange, p, "chat") for p in POLICIES[:4]]
         work = ours.prepare(exchange, POLICIES[:4]).work
         prompts = [[*work[0].trunk, *branch] for branch in work[0].branches]

@@ -12,7 +12,6 @@ from test_packed_engine import (
     POLICIES,
     Expecting,
     assert_same,
-    expecting,
     words,
 )
 from torch.nn.attention import flex_attention as torch_flex
@@ -32,11 +31,6 @@ from shieldgate.types import Exchange
 def uncompiled(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let flex_attention run operation by operation, and not warn of it."""
     monkeypatch.setattr(torch_flex, "_FLEX_ATTENTION_DISABLE_COMPILE_DEBUG", True)
-
-
-@pytest.fixture(scope="module")
-def expected(hot_checkpoint: Path) -> Expecting:
-    return expecting(hot_checkpoint)
 
 
 def flexible(folder: Path, **options: Any) -> PackedEngine:
@@ -206,7 +200,7 @@ class Counting(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def test_a_pass_takes_as_many_operations_for_64_texts_as_for_one(
+def test_a_pass_takes_as_many_operations_for_many_texts_as_for_one(
     hot_checkpoint: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr("shieldgate.scoring.local.row_blocks.BLOCK_ROWS", 2**30)
@@ -214,7 +208,7 @@ def test_a_pass_takes_as_many_operations_for_64_texts_as_for_one(
     engine.warm(4096, compiled=False)
     one = Pack(tuple(range(10, 30)), ((1, 2), (3, 4)))
     counts = []
-    for work in ([one], [one] * 64):
+    for work in ([one], [one] * 16):
         engine.forward(work)  # its masks are made once
         with Counting() as counting:
             engine.forward(work)

@@ -224,9 +224,12 @@ def test_a_scorers_name_may_be_a_path(hot_checkpoint: Path):
         assert opened.identity.name.startswith(hot_checkpoint.name)
 
 
-def test_a_forked_child_is_told_to_open_its_own_and_ends_quietly(hot_checkpoint: Path):
+def test_a_program_and_its_forked_child_end_quietly_and_the_child_is_told_to_open_its_own(
+    hot_checkpoint: Path,
+):
     found = run(
-        "import os, shieldgate\n"
+        "import os, shieldgate, warnings\n"
+        "warnings.simplefilter('ignore')\n"  # later Pythons warn of a fork beside threads
         f"scorer = shieldgate.open_scorer({str(hot_checkpoint)!r})\n"
         "scorer.judge('fox')\n"
         "if child := os.fork():\n"
@@ -241,7 +244,7 @@ def test_a_forked_child_is_told_to_open_its_own_and_ends_quietly(hot_checkpoint:
         "    scorer.close()\n"
     )
     assert found.stdout == "This scorer was opened before \n" * 3 + "prompt\n", found.stderr
-    assert "Traceback" not in found.stderr
+    assert (found.returncode, found.stderr) == (0, "")
 
 
 def test_policies_of_ones_own_are_judged_beside_the_profiles_or_alone(
@@ -308,18 +311,13 @@ def test_a_closed_scorer_leaves_no_thread_and_is_opened_again_by_its_next_use(
     opened.close()
 
 
-def test_a_forgotten_scorer_is_freed_and_a_program_with_one_ends_quietly(hot_checkpoint: Path):
+def test_a_forgotten_scorer_is_freed(hot_checkpoint: Path):
     before = set(threading.enumerate())
     forgotten = shieldgate.open_scorer(str(hot_checkpoint))
     forgotten.judge("fox")
     del forgotten
     gc.collect()
     assert set(threading.enumerate()) <= before
-    ended = run(
-        f"import shieldgate; scorer = shieldgate.open_scorer({str(hot_checkpoint)!r})\n"
-        "print(scorer.judge('fox').direction)"
-    )
-    assert (ended.returncode, ended.stdout, ended.stderr) == (0, "prompt\n", "")
 
 
 async def test_async_with_frees_what_it_loaded(hot_checkpoint: Path):

@@ -294,7 +294,8 @@ def test_padding_of_any_length_hides_nothing_from_the_starter(
         return asyncio.run(moderation.judge(starter, Exchange(text), rules)).action
 
     assert action(padding(length)) is Action.ALLOWED
-    for before in (0, length // 2, length):
+    for place, before in enumerate((0, length // 2, length)):
         start, end = padding(before), padding(length - before)
-        texts = [f"{start} {harmful} {end}" for harmful in SIX]
-        assert [action(text) for text in texts] == [Action.BLOCKED] * 6
+        # Of the longest texts each place has two of them: they take a third of a second each.
+        for harmful in SIX if length < 10_000 else SIX[place::3]:
+            assert action(f"{start} {harmful} {end}") is Action.BLOCKED, harmful

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 import torch
 from checkpoints import save_hot_checkpoint
-from test_packed_engine import MARGIN, POLICIES, assert_same, expecting, words
+from test_packed_engine import MARGIN, POLICIES, Expecting, assert_same, words
 
 from shieldgate.prompt import TEMPLATES
 from shieldgate.scoring.local import PackedEngine, load_checkpoint, load_engine
@@ -51,10 +51,11 @@ def growing(answer: str, cut: int) -> Exchange:
 
 
 @pytest.mark.parametrize("name", TEMPLATES)
-def test_what_begins_every_prompt_is_computed_once(hot_checkpoint: Path, name: str) -> None:
+def test_what_begins_every_prompt_is_computed_once(
+    hot_checkpoint: Path, expected: Expecting, name: str
+) -> None:
     """Whatever text follows, also one whose first characters join the last of the preamble's."""
     engine = load_engine(str(hot_checkpoint), device="cpu", template=name)
-    plain = expecting(hot_checkpoint)
     texts = ["", " ", "\n\nYes", ": no", "é", words(100, seed=9)]
     exchanges = [*map(Exchange, texts)]
     if name != "blog":
@@ -66,7 +67,7 @@ def test_what_begins_every_prompt_is_computed_once(hot_checkpoint: Path, name: s
         with counted(engine) as computed:
             (margins,) = engine.forward([work])
         assert computed == [work.tokens - known]
-        assert_same(margins, [plain(exchange, p, name) for p in POLICIES[:2]])
+        assert_same(margins, [expected(exchange, p, name) for p in POLICIES[:2]])
 
 
 def test_a_template_may_begin_with_the_text(hot_checkpoint: Path, tmp_path: Path) -> None:
@@ -77,16 +78,15 @@ def test_a_template_may_begin_with_the_text(hot_checkpoint: Path, tmp_path: Path
     engine.check()
 
 
-def test_callers_share_the_preamble_in_one_pass(hot_checkpoint: Path) -> None:
+def test_callers_share_the_preamble_in_one_pass(hot_checkpoint: Path, expected: Expecting) -> None:
     engine = load_engine(str(hot_checkpoint), device="cpu")
-    plain = expecting(hot_checkpoint)
     exchanges = [Exchange(words(n, seed=n)) for n in (3, 90)] + [Exchange("Why?", words(5, seed=5))]
     work = [engine.prepare(e, POLICIES[: 1 + i]).work[0] for i, e in enumerate(exchanges)]
     with counted(engine) as computed:
         found = engine.forward(work)
     assert computed == [sum(w.tokens - preamble(engine, w.trunk) for w in work)]
     for i, (exchange, margins) in enumerate(zip(exchanges, found, strict=True)):
-        assert_same(margins, [plain(exchange, p, "chat") for p in POLICIES[: 1 + i]])
+        assert_same(margins, [expected(exchange, p, "chat") for p in POLICIES[: 1 + i]])
 
 
 def test_what_is_trained_remembers_nothing_of_its_old_weights(hot_checkpoint: Path) -> None:
@@ -98,18 +98,17 @@ def test_what_is_trained_remembers_nothing_of_its_old_weights(hot_checkpoint: Pa
 
 @pytest.mark.parametrize("prefix_bytes", [2**30, 300_000, 0], ids=["roomy", "tight", "none"])
 def test_a_growing_answer_scores_as_if_each_check_stood_alone(
-    hot_checkpoint: Path, prefix_bytes: int
+    hot_checkpoint: Path, expected: Expecting, prefix_bytes: int
 ) -> None:
     engine = PackedEngine(
         load_checkpoint(str(hot_checkpoint), device="cpu"),
         TEMPLATES["chat"],
         prefix_bytes=prefix_bytes,
     )
-    plain = expecting(hot_checkpoint)
     for cut in CUTS:
         found = score(engine, growing(ANSWER, cut))
-        expected = [plain(Exchange(PROMPT, ANSWER[:cut]), p, "chat") for p in POLICIES[:3]]
-        assert_same(found, expected)
+        alone = Exchange(PROMPT, ANSWER[:cut])
+        assert_same(found, [expected(alone, p, "chat") for p in POLICIES[:3]])
         assert engine._prefixes.bytes <= prefix_bytes
 
 
@@ -127,18 +126,19 @@ def test_each_check_computes_only_what_is_new(hot_checkpoint: Path) -> None:
         assert count <= new + questions + after_the_answer
 
 
-def test_the_last_check_uses_what_the_growing_ones_left(hot_checkpoint: Path) -> None:
+def test_the_last_check_uses_what_the_growing_ones_left(
+    hot_checkpoint: Path, expected: Expecting
+) -> None:
     engine = load_engine(str(hot_checkpoint), device="cpu")
-    plain = expecting(hot_checkpoint)
     score(engine, growing(ANSWER, 700))
     whole = Exchange(PROMPT, ANSWER)
     (last,) = engine.prepare(whole, POLICIES[:3]).work
     with counted(engine) as computed:
         [margins] = engine.forward([last])
     assert computed[0] < last.tokens / 2
-    assert_same(margins, [plain(whole, p, "chat") for p in POLICIES[:3]])
+    assert_same(margins, [expected(whole, p, "chat") for p in POLICIES[:3]])
     other = Exchange(words(80, seed=40))
-    assert_same(score(engine, other), [plain(other, p, "chat") for p in POLICIES[:3]])
+    assert_same(score(engine, other), [expected(other, p, "chat") for p in POLICIES[:3]])
 
 
 def test_an_exchange_that_does_not_grow_leaves_nothing_behind(hot_checkpoint: Path) -> None:
@@ -156,10 +156,11 @@ def test_without_a_budget_nothing_is_kept(hot_checkpoint: Path) -> None:
     assert computed == [w.tokens - preamble(engine, w.trunk) for w in work]
 
 
-def test_answers_that_grow_side_by_side_are_not_confused(hot_checkpoint: Path) -> None:
+def test_answers_that_grow_side_by_side_are_not_confused(
+    hot_checkpoint: Path, expected: Expecting
+) -> None:
     """Several choices of one prompt, and other callers, in the same forward passes."""
     engine = load_engine(str(hot_checkpoint), device="cpu")
-    plain = expecting(hot_checkpoint)
     answers = [words(120, seed=n) for n in (5, 6)]
     alone = Exchange(words(40, seed=7))
     for cut in (5, 120, 400):
@@ -171,7 +172,7 @@ def test_answers_that_grow_side_by_side_are_not_confused(hot_checkpoint: Path) -
             assert computed[0] < sum(w.tokens for w in work) - 2 * 50
         for exchange, found in zip(exchanges, margins, strict=True):
             judged = replace(exchange, growing=False)
-            assert_same(found, [plain(judged, p, "chat") for p in POLICIES[:2]])
+            assert_same(found, [expected(judged, p, "chat") for p in POLICIES[:2]])
 
 
 def test_a_growing_answer_beyond_the_context_is_judged_in_windows(tmp_path: Path) -> None:

@@ -135,7 +135,7 @@ def test_what_is_learnt_is_in_the_adapter(
     target = np.array([0, 255, 0] * 4, np.uint8)
     questions = replace(questions, target=target)
     stream = iter(Stream(questions, seed=0, rows=1, length=900))
-    train(machine, stream, tmp_path, steps=60, seconds=0, peak=1e-2)
+    train(machine, stream, tmp_path, steps=25, seconds=0, peak=2e-2)
     margins = measure(machine, questions, rows=1, length=900)
     assert ((margins > 0) == (target > 0)).all()
     network = machine.network
