@@ -25,7 +25,7 @@ from shieldgate.gateway import (
     operations,
     screen,
 )
-from shieldgate.gateway.errors import UPSTREAM_ID, declared, install
+from shieldgate.gateway.errors import UPSTREAM_ID, components, declared, install
 from shieldgate.gateway.middleware.admission import LIMIT_HEADERS, OPEN, AdmissionMiddleware
 from shieldgate.gateway.middleware.body_limit import BodyLimitMiddleware
 from shieldgate.gateway.middleware.drain import DrainMiddleware
@@ -62,6 +62,9 @@ class _App(FastAPI):
                     operation["security"] = [{name: []} for name, _ in found]
         if schemes:
             described["components"]["securitySchemes"] = schemes
+        errors = components({w.error_model for w in (*DIALECTS, *wordings.values())})
+        schemas = errors | described["components"]["schemas"]
+        described["components"]["schemas"] = dict(sorted(schemas.items()))
         for assumed in ("HTTPValidationError", "ValidationError"):
             described["components"]["schemas"].pop(assumed, None)
         return described

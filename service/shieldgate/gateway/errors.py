@@ -2,7 +2,7 @@
 
 import difflib
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import structlog
@@ -10,6 +10,7 @@ from fastapi import FastAPI, Request
 from fastapi.exceptions import RequestValidationError
 from fastapi.responses import JSONResponse, Response
 from pydantic import BaseModel
+from pydantic.json_schema import models_json_schema
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect
 
@@ -88,6 +89,7 @@ _MEANINGS = {
     503: "Nothing was judged: the scorer is not loaded, or it failed; or a database did.",
 }
 WITH_A_BODY = (400, 408, 413, 415, 503)
+_COMPONENT = "#/components/schemas/{model}"
 
 
 _WORDS = {
@@ -113,8 +115,21 @@ _MEANT = {
 def declared(
     *statuses: int, model: type[BaseModel] = ErrorEnvelope
 ) -> dict[int | str, dict[str, Any]]:
-    """Describe errors for OpenAPI."""
-    return {s: {"model": model, "description": _MEANINGS[s]} for s in statuses}
+    """Describe errors for OpenAPI, whose components are to hold `model`.
+
+    By its name, because of a model FastAPI makes a validator for each status of each route.
+    """
+    content = {"application/json": {"schema": {"$ref": _COMPONENT.format(model=model.__name__)}}}
+    return {s: {"description": _MEANINGS[s], "content": content} for s in statuses}
+
+
+def components(models: Iterable[type[BaseModel]]) -> dict[str, Any]:
+    """Give the schemas of models, and of those within them, by their names."""
+    _, schemas = models_json_schema(
+        [(model, "serialization") for model in models], ref_template=_COMPONENT
+    )
+    found: dict[str, Any] = schemas["$defs"]
+    return found
 
 
 class RequestError(Exception):
