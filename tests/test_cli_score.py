@@ -131,7 +131,9 @@ def test_nothing_is_no_text_to_be_allowed(given: list[str], tmp_path: Path) -> N
     assert "There is no text to judge" in str(result.exception)
 
 
-@pytest.mark.parametrize("text", ["Stop.", "3.14", "Wait...", "e.g. this", "threat " * 720, "a\n/b"])
+@pytest.mark.parametrize(
+    "text", ["Stop.", "3.14", "Wait...", "e.g. this", "threat " * 720, "a\n/b"]
+)
 def test_what_looks_like_no_file_is_a_text(hot_checkpoint: Path, text: str) -> None:
     assert verdict(hot_checkpoint, text) == verdict(hot_checkpoint, "--text", text)
 
