@@ -1,6 +1,8 @@
 """What `/openapi.json` says is what comes, whatever is sent."""
 
 import asyncio
+import json
+import re
 from typing import Any
 
 import pytest
@@ -15,7 +17,7 @@ from schemathesis.specs.openapi.checks import (
     negative_data_rejection,
     positive_data_acceptance,
 )
-from serving import gateway
+from serving import Gateway, gateway
 from upstream import Script, serving, streamed, whole
 
 from shieldgate.upstream import Upstream
@@ -67,6 +69,14 @@ async def test_every_reply_is_declared_and_none_is_a_500(
         ),
         *(f"/admin/review/{what}" for what in ("next", "label", "leave", "labels")),
     }
+
+
+async def test_what_the_description_refers_to_is_in_it(served: Gateway) -> None:
+    """Schemathesis takes what a reference to nothing describes for anything."""
+    text = (await served.client.get("/openapi.json")).text
+    named = {*re.findall(r'"#/components/schemas/(\w+)"', text)}
+    assert named >= {"ErrorEnvelope", "MessagesError", "DetectorError", "AzureError"}
+    assert named == json.loads(text)["components"]["schemas"].keys()
 
 
 def ask_anything(url: str, mode: GenerationMode) -> set[str]:
