@@ -104,7 +104,7 @@ def cluster() -> Iterator[Cluster]:
 @pytest.fixture
 def command(cluster: Cluster, hot_checkpoint: Path) -> list[str]:
     """The command with all that is the same for every run."""
-    ours = [sys.executable, "-m", "shieldgate.cli", "batch"]
+    ours = [sys.executable, "-m", "shieldgate", "batch"]
     return [*ours, "--address", cluster.address, "--model", str(hot_checkpoint), *POLICIES]
 
 
