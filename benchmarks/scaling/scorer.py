@@ -21,7 +21,7 @@ class Limits:
 
     max_waiting: int = 256
     max_batch_tokens: int = 16_384
-    pass_seconds: float = 0.25
+    pass_seconds: float = 0.25  # of the runs in docs/simulation.md; `serve` has 0.1 now
     guard_seconds: float = 30.0
     model_texts: int = 32
     cache_texts: int = 25_000
