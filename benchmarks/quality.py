@@ -60,7 +60,7 @@ class Run:
         kind = options[-1] if options else "held-out" if model else "official"
         out = self.out / f"{name}-{kind}"
         command = [
-            *(sys.executable, "-m", "shieldgate.cli", "evaluate", str(folder / f"{name}.jsonl.gz")),
+            *(sys.executable, "-m", "shieldgate", "evaluate", str(folder / f"{name}.jsonl.gz")),
             *("--model", model or self.model, "--out", str(out), "--no-examples", *options),
         ]
         done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)

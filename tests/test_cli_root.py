@@ -120,3 +120,19 @@ def test_a_full_disk_behind_standard_output_is_one_sentence() -> None:
         result = subprocess.run(command, check=False, stdout=full, stderr=subprocess.PIPE)
     why = b"Error: the output can't be written: No space left on device.\n"
     assert (result.returncode, result.stderr) == (2, why)
+
+
+def test_the_package_itself_is_the_command_line() -> None:
+    command = [sys.executable, "-m", "shieldgate", "--version"]
+    result = subprocess.run(command, check=False, capture_output=True, text=True)
+    assert (result.returncode, result.stdout) == (0, f"shieldgate {__version__}\n"), result.stderr
+
+
+def test_what_the_locale_has_no_letter_for_is_shown_by_its_number() -> None:
+    result = subprocess.run(
+        [sys.executable, "-m", "shieldgate", "serve", "--help"],
+        check=False,
+        capture_output=True,
+        env={**os.environ, "PYTHONUTF8": "0", "PYTHONIOENCODING": "ascii"},
+    )
+    assert b"\\u2022 shieldgate serve" in result.stdout, result.stderr

@@ -1,6 +1,7 @@
 """The book in force, while its files change."""
 
 import asyncio
+import errno
 import os
 import shutil
 import signal
@@ -199,15 +200,51 @@ async def test_a_directory_that_vanished_keeps_the_book(watched: ToldBook, direc
     assert watched.current is before
 
 
-async def test_where_nothing_can_be_watched_that_is_said_and_reload_still_works(
-    live: ToldBook, directory: Path
+def copied_anew(directory: Path, draft: Path) -> None:
+    shutil.rmtree(directory)
+    shutil.copytree(draft, directory)
+
+
+def renamed(directory: Path, draft: Path) -> None:
+    directory.rename(directory.with_name("before"))
+    draft.rename(directory)
+
+
+def linked(directory: Path, draft: Path) -> None:
+    link = directory.with_name("link")
+    link.symlink_to(draft.name)
+    link.rename(directory)
+
+
+@pytest.mark.parametrize("swap", [copied_anew, renamed, linked])
+async def test_a_directory_in_the_place_of_the_first_is_followed(
+    swap: Callable[[Path, Path], None], directory: Path, tmp_path: Path
 ):
-    shutil.rmtree(directory.parent)
+    draft = shutil.copytree(directory, tmp_path / "draft")
+    if swap is linked:
+        directory = tmp_path / "current"
+        directory.symlink_to("policies")
+    async with followed(directory) as live:
+        edit(draft / "profiles.yaml", "hate: 0.3", "hate: 0.2")
+        swap(directory, draft)
+        await live.until(lambda: strict(live) == 0.2)
+        await live.until(lambda: live.last_error is None)
+        edit(directory / "profiles.yaml", "hate: 0.2", "hate: 0.1")
+        await live.until(lambda: strict(live) == 0.1)
+
+
+async def test_where_nothing_can_be_watched_that_is_said_and_reload_still_works(
+    live: ToldBook, directory: Path, monkeypatch: pytest.MonkeyPatch
+):
+    async def exhausted(*_: object, **__: object) -> AsyncIterator[None]:
+        raise OSError(errno.ENOSPC, "OS file watch limit reached.")
+        yield
+
+    monkeypatch.setattr("shieldgate.policy.watch.awatch", exhausted)
     with capture_logs() as logs:
         async with asyncio.timeout(30):
             await live.watch()
     assert [log["event"] for log in logs] == ["files_not_watched"]
-    shutil.copytree(shipped_policies(), directory)
     edit(directory / "profiles.yaml", "shieldgemma/hate: 0.3", "shieldgemma/hate: 0.2")
     await live.reload()
     assert strict(live) == 0.2

@@ -300,6 +300,8 @@ def test_what_cannot_be_reviewed_is_said_in_a_sentence(
     given = (*scored_rows(tmp_path, book, ["zebra"]), "--out", out)
     assert "this is no terminal" in refusal(*given)
     assert "There is nothing to review" in refusal()
+    gone = Path("gone.jsonl")
+    assert "gone.jsonl: there is no such file or folder" in refusal(given[0], "--scores", gone)
     assert "--scores is missing" in refusal(given[0])
     assert "are of a DATASET" in refusal("--scores", given[2], "--keep-texts", file)
     assert "no such file" in refusal("--keep-texts", file, SHIELDGATE_KEEP_TEXTS_KEY=KEY)

@@ -114,7 +114,7 @@ async def test_a_worker_that_gives_up_before_it_is_ready_is_not_restarted(
         await supervisor.run()
 
 
-COMMAND = [sys.executable, "-m", "shieldgate.cli", "worker"]
+COMMAND = [sys.executable, "-m", "shieldgate", "worker"]
 
 
 async def test_the_real_worker_answers_under_supervision(

@@ -47,7 +47,7 @@ def shieldgate(upstream: str, *flags: str) -> Iterator[tuple[str, int]]:
     """Serve before an upstream; gives the URL and the process."""
     port = free_port()
     command = [
-        *(sys.executable, "-m", "shieldgate.cli", "serve", "--port", str(port)),
+        *(sys.executable, "-m", "shieldgate", "serve", "--port", str(port)),
         *("--upstream", f"{upstream}/v1", "--log-level", "error", *flags),
     ]
     with server(command, f"http://127.0.0.1:{port}/readyz") as process:

@@ -27,7 +27,7 @@ from shieldgate.telemetry import configure_logging
 from shieldgate.types import Exchange
 
 MODEL = "guard"
-PASS_SECONDS = 0.25  # as serve has it
+PASS_SECONDS = 0.25  # as serve had it in the runs of docs/simulation.md; now it is 0.1
 
 
 class TokenIds:

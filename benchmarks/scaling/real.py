@@ -57,7 +57,7 @@ def running(gateways: int, scorers: int, limits: Limits) -> Iterator[Running]:
         for _ in range(gateways):
             url = f"http://127.0.0.1:{(port := free_port())}"
             addresses.append(url)
-            command = ["shieldgate.cli", "serve", "--port", str(port), "--log-level", "error"]
+            command = ["shieldgate", "serve", "--port", str(port), "--log-level", "error"]
             command += ["--model", ",".join(urls), "--tokenizer", str(STARTER)]
             command += ["--max-waiting", str(limits.max_waiting), "--max-inputs", "1"]
             command += ["--model-texts", str(limits.model_texts)]

@@ -9,6 +9,7 @@ from simpy import Environment, Event
 from benchmarks.scaling.machines import Meter, Processors, Steps, Thread
 from benchmarks.scaling.times import Times
 from shieldgate.scoring.fair_queue import FairQueue
+from shieldgate.scoring.pace import Pace
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,7 @@ class Limits:
 
     max_waiting: int = 256
     max_batch_tokens: int = 16_384
-    pass_seconds: float = 0.25
+    pass_seconds: float = 0.25  # of the runs in docs/simulation.md; `serve` has 0.1 now
     guard_seconds: float = 30.0
     model_texts: int = 32
     cache_texts: int = 25_000
@@ -47,8 +48,8 @@ class Piece:
 class Scorer:
     """One process: an event loop, and a thread that runs forward passes.
 
-    The queue is the service's own; what surrounds it follows `Batched`: places and who loses
-    one, the size of a pass, and the refusal of what could not be done in time.
+    The queue and the pace are the service's own; what surrounds them follows `Batched`: places
+    and who loses one, the size of a pass, and the refusal of what could not be done in time.
     """
 
     def __init__(
@@ -70,8 +71,7 @@ class Scorer:
         self._processors = processors
         self._queue: FairQueue[Piece] = FairQueue()
         self._arrived = env.event()
-        self._seconds_per_token = 0.0
-        self._ends = 0.0  # when the pass under way is expected to
+        self._pace = Pace(lambda: float(env.now))
         env.process(self._run())
 
     def score(self, caller: str, tokens: int, until: float) -> Steps:
@@ -81,7 +81,7 @@ class Scorer:
         self._take_place(piece)
         try:
             ahead = self._ahead(caller, tokens)
-            mine = tokens * self._seconds_per_token
+            mine = tokens * self._pace.per_token
             if ahead and ahead + mine > until - self._env.now:
                 raise Full(ahead)
             self._queue.put(piece)
@@ -109,8 +109,7 @@ class Scorer:
         self.calls[piece] = None
 
     def _ahead(self, caller: str, tokens: int = 0) -> float:
-        waiting = self._queue.ahead(caller, tokens) * self._seconds_per_token
-        return waiting + max(0.0, self._ends - self._env.now)
+        return self._queue.ahead(caller, tokens) * self._pace.per_token + self._pace.left()
 
     def _run(self) -> Steps:
         while True:
@@ -124,18 +123,16 @@ class Scorer:
             tokens = sum(sizes)
             for piece in batch:
                 piece.began = True
-            began = self._env.now
-            self._ends = began + tokens * self._seconds_per_token
+            began = self._pace.begin(tokens)
             yield self._processors.work(self._times.forward(sizes))
+            self._pace.end(tokens, telling=True)
             self.meter.add(began, self._env.now)
-            recent = (self._env.now - began) / tokens
-            self._seconds_per_token = 0.8 * (self._seconds_per_token or recent) + 0.2 * recent
             for piece in batch:
                 if not piece.done.triggered:
                     piece.done.succeed()
 
     def _budget(self) -> float:
-        rate = self._seconds_per_token
+        rate = self._pace.per_token
         return min(
             self._limits.max_batch_tokens, self._limits.pass_seconds / rate if rate else math.inf
         )

@@ -5,6 +5,7 @@ import os
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any
 
 import structlog
@@ -33,8 +34,11 @@ def connected(address: str | None) -> Iterator[None]:
     """
     # A Ray that is started here tells nobody of it, unless its own variable says so.
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    # Its core warns of how Ray Data makes actors, which is nothing that users can mend.
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")
     try:
-        ray.init(address=address, logging_level=logging.WARNING, log_to_driver=False)
+        with _standard_error_closed():
+            ray.init(address=address, logging_level=logging.ERROR, log_to_driver=False)
     except (ConnectionError, RuntimeError, ValueError) as refused:
         reason = first_line(refused)
         raise ConfigurationError(
@@ -45,6 +49,19 @@ def connected(address: str | None) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+@contextmanager
+def _standard_error_closed() -> Iterator[None]:
+    """Take nothing on standard error, where Ray's core says at which level it logs."""
+    ours = os.dup(2)
+    with Path(os.devnull).open("wb") as nowhere:
+        os.dup2(nowhere.fileno(), 2)
+    try:
+        yield
+    finally:
+        os.dup2(ours, 2)
+        os.close(ours)
 
 
 def _nodes() -> list[dict[str, Any]]:

@@ -1,6 +1,7 @@
 """The commands, and the only place where objects are built and wired."""
 
 import errno
+import io
 import os
 import sys
 from pathlib import Path
@@ -45,6 +46,9 @@ app.add_typer(shadow.app, name="shadow")
 
 def main() -> None:
     """Run the command line; a wrong setting or file is one sentence and exit code 2."""
+    # As standard error does: what a locale has no letter for is shown by its number.
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
     try:
         app()
     except ConfigurationError as error:

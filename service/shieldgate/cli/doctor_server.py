@@ -8,8 +8,8 @@ import typer
 from rich.console import Console
 from rich.text import Text
 
+from shieldgate.cli.options import asking
 from shieldgate.errors import ModelError, ScorerUnavailable
-from shieldgate.given_settings import load
 from shieldgate.scoring.factory import open_scorer
 from shieldgate.settings import ScoringSettings
 from shieldgate.telemetry import configure_logging
@@ -22,10 +22,10 @@ def examine(url: str, settings: ScoringSettings, *, as_json: bool) -> int:
     isn't there.
     """
     configure_logging("warning", as_json=False)
-    given = {name: getattr(settings, name) for name in settings.model_fields_set}
+    asked = asking(settings, url).model_copy(update={"cascade": None})
     wrong = name = None
     try:
-        name = asyncio.run(_name(load(ScoringSettings, {**given, "model": url, "cascade": None})))
+        name = asyncio.run(_name(asked))
     except ModelError as fault:
         wrong = str(fault)
     except ScorerUnavailable as failure:

@@ -121,7 +121,8 @@ def evaluate(
         typer.Option(
             metavar="A B",
             help="Evaluate two, on the same rows, and compare them in pairs: models, URLs (an "
-            "engine's ends with /v1, others are gateways'), or policy files with two wordings.",
+            "engine's ends with /v1, others are gateways'), or policy files with two wordings. Of "
+            "two servers one may have a key: the one that --model or --url names, too.",
             rich_help_panel=_RUN,
         ),
     ] = None,

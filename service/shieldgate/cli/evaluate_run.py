@@ -25,7 +25,7 @@ from rich.progress import Task as ProgressTask
 from rich.text import Text
 
 from shieldgate.batch.recorded import Recorded
-from shieldgate.cli.options import chosen_profile
+from shieldgate.cli.options import asking, chosen_profile
 from shieldgate.cli.report_tables import show, show_comparison
 from shieldgate.errors import ConfigurationError, ScoringError
 from shieldgate.evaluation.compare import compare
@@ -37,12 +37,13 @@ from shieldgate.evaluation.score_columns import read_columns
 from shieldgate.evaluation.session import Evaluation, EvaluationOptions, EvaluationRun
 from shieldgate.evaluation.sources import open_source
 from shieldgate.explanations.explain import explain_whole
+from shieldgate.given_settings import load, variable
 from shieldgate.policy import load_book
 from shieldgate.scoring import Scorer
 from shieldgate.scoring.factory import open_scorer
-from shieldgate.scoring.gateway_client import open_gateway
+from shieldgate.scoring.gateway_client import GatewayScorer, open_gateway
 from shieldgate.scoring.hub import locate
-from shieldgate.settings import ScoringSettings
+from shieldgate.settings import GatewaySettings, ScoringSettings
 from shieldgate.telemetry import configure_logging
 from shieldgate.types import Exchange, Explanation
 
@@ -69,6 +70,7 @@ class EvaluateCommand:
     """What to measure, and with what.
 
     That is an engine as the settings say, the gateway at `url`, or what the folder `scores` holds.
+    With `keyless` the gateway is not shown the key of the settings, which is another one's.
     """
 
     options: EvaluationOptions
@@ -79,6 +81,7 @@ class EvaluateCommand:
     examples: bool
     explain: bool
     command: str
+    keyless: bool = False
 
     def run(self, data: str, out: Path | None, sides: tuple[str, str] | None) -> None:
         """Score, report and print; with `sides`, both of them, and then compare.
@@ -87,9 +90,11 @@ class EvaluateCommand:
         interrupted.
         """
         configure_logging("warning", as_json=False)
-        if self.scores is not None and (self.url is not None or sides is not None):
+        whose = self.url in sides if sides else self.scores is None
+        if (self.url and not whose) or (self.scores is not None and sides):
             raise ConfigurationError(
-                "Give one of --scores, --url and --compare: each says what scores."
+                "Give one of --scores, --url and --compare: each says what scores. Beside "
+                f"--compare, --url may say which of its gateways has {variable('gateway_key')}."
             )
         if self.explain and (self.scores is not None or not self.examples):
             raise ConfigurationError(
@@ -145,7 +150,8 @@ class EvaluateCommand:
     ) -> AsyncIterator[tuple[EvaluationRun, Scorer | Recorded]]:
         """Open the scorer, after its policies were found to be there."""
         if self.url is not None:
-            async with open_gateway(self.url) as gateway:
+            opened = GatewayScorer(self.url) if self.keyless else open_gateway(self.url)
+            async with opened as gateway:
                 book = await gateway.book()
                 run = evaluation.under(book, chosen_profile(book, self.settings))
                 yield run, gateway
@@ -179,6 +185,7 @@ class EvaluateCommand:
         """Measure two sides, then compare them on the rows that both scored."""
         out = out or run_folder(evaluation, a, "vs", b)
         sides = {"a": self._side(a), "b": self._side(b)}
+        self._check_keys(*sides.values())
         for side in sides.values():
             side._check(evaluation)  # now, and not when the first one was scored for hours
         scored = [side._measure(evaluation, out / name) for name, side in sides.items()]
@@ -212,11 +219,29 @@ class EvaluateCommand:
         """Tell what one side of a comparison is: a gateway, policy files, or a model."""
         is_url = given.startswith(("http://", "https://"))
         if is_url and not given.rstrip("/").endswith("/v1"):
-            return replace(self, url=given)
+            return replace(self, url=given, keyless=self.url not in (None, given))
         path = Path(given).expanduser()
-        is_model = is_url or not path.exists() or (path / "config.json").is_file()
-        field, value = ("model", given) if is_model else ("policies", path)
-        return replace(self, settings=self.settings.model_copy(update={field: value}))
+        if is_url or not path.exists() or (path / "config.json").is_file():
+            settings = asking(self.settings, given)
+        else:
+            settings = self.settings.model_copy(update={"policies": path})
+        return replace(self, url=None, settings=settings)
+
+    def _check_keys(self, a: "EvaluateCommand", b: "EvaluateCommand") -> None:
+        """Refuse a key that could be either server's; raise ConfigurationError."""
+        if a.url and b.url and self.url is None:
+            key, field, naming = load(GatewaySettings, {}).gateway_key, "gateway_key", "--url"
+            servers = {a.url, b.url}
+        elif a.settings.servers and b.settings.servers and not self.settings.servers:
+            key, field, naming = self.settings.model_key, "model_key", "--model"
+            servers = {a.settings.model, b.settings.model}
+        else:
+            return
+        if key and len(servers) > 1:
+            raise ConfigurationError(
+                f"{variable(field)} is the key of one server, and --compare names two. Say by "
+                f"{naming} URL whose it is; the other one is then asked without a key."
+            )
 
 
 async def _explained(

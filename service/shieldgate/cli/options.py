@@ -147,6 +147,19 @@ def _option(model: type[Settings], name: str, field: FieldInfo) -> Any:
     return Annotated[bool | None if boolean else str | None, option]
 
 
+def asking(settings: ScoringSettings, model: str) -> ScoringSettings:
+    """Give the settings for another model, which servers may be; raise ConfigurationError.
+
+    A key goes only to the servers that it was given for: those of the settings' own model, or,
+    where that is none, the one that is asked.
+    """
+    given = {name: getattr(settings, name) for name in settings.model_fields_set}
+    other = load(ScoringSettings, {**given, "model": model})
+    if not settings.servers or {*other.servers} <= {*settings.servers}:
+        return other
+    return other.model_copy(update={"model_key": None})
+
+
 def chosen_profile(book: PolicyBook, settings: ScoringSettings) -> Profile:
     """Find the profile for callers who name none; raise ConfigurationError."""
     try:

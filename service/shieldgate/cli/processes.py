@@ -64,7 +64,7 @@ def run_processes(settings: ServeSettings, listener: socket.socket) -> None:
         if settings.audit_secret is None:
             # So that the digests of all of them are of one kind.
             environment[variable("audit_secret")] = secrets.token_hex(32)
-        program = [sys.executable, "-m", "shieldgate.cli"]
+        program = [sys.executable, "-m", "shieldgate"]
         there = [*sys.argv[2:], "--scorer", str(Path(folder, "scorer"))]
         scorer = Supervisor(
             [*program, "scorer-of-gateways", *there], None, name="scorer", environment=environment

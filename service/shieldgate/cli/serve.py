@@ -257,7 +257,7 @@ def _answering(settings: ServeSettings) -> tuple[Upstream | None, Supervisor | N
     }
     given = (word for k, v in flags.items() if v is not None for word in (flag(k), str(v)))
     listener = socket.create_server(("127.0.0.1", 0))
-    worker = Supervisor([sys.executable, "-m", "shieldgate.cli", "worker", *given], listener)
+    worker = Supervisor([sys.executable, "-m", "shieldgate", "worker", *given], listener)
     upstream = Upstream(f"{url(listener)}/v1", passes_account=False, silence_seconds=silence)
     return upstream, worker
 

@@ -14,6 +14,9 @@ from shieldgate.policy.model import Policy
 
 _log = structlog.get_logger(__name__)
 
+# How often it is looked whether the directory is still the one that is watched.
+_LOOK_SECONDS = 1.0
+
 
 class LiveBook:
     """Holds the book in force; whoever keeps `current` for a request keeps one snapshot.
@@ -117,16 +120,50 @@ class LiveBook:
 async def changes(directory: Path, concerns: Callable[[str], bool]) -> AsyncIterator[None]:
     """Yield whenever a file changes in a directory whose name `concerns`, until cancelled.
 
-    Where the system can't watch, that is logged, and it ends.
+    Another directory that takes its place is a change, and is followed from then on. Where the
+    system can't watch, that is logged, and it ends.
     """
+    whole = str(directory.absolute())  # noqa: ASYNC240 - it asks the disk for nothing
 
     def matters(_: Change, path: str) -> bool:
         name = Path(path).name
         # "..data" is the link that Kubernetes swaps.
-        return name == "..data" or concerns(name)
+        return name == "..data" or concerns(name) or path == whole
 
+    anew = False
+    while True:
+        watched = _identity(directory)
+        if watched is None:
+            await asyncio.sleep(_LOOK_SECONDS)
+            anew = True
+            continue
+        following = awatch(
+            whole,
+            watch_filter=matters,
+            recursive=False,
+            rust_timeout=int(1000 * _LOOK_SECONDS),
+            yield_on_timeout=True,
+        )
+        try:
+            async for found in following:  # which is empty where nothing came
+                # What was removed may come back with the same number.
+                gone = _identity(directory) != watched or any(path == whole for _, path in found)
+                if found or gone or anew:
+                    yield
+                anew = False
+                if gone:
+                    break
+        except OSError as refused:
+            if _identity(directory) is not None:
+                _log.error("files_not_watched", path=str(directory), why=str(refused))
+                return
+        anew = True
+
+
+def _identity(directory: Path) -> tuple[int, int] | None:
+    """Tell which directory bears a name now; None where none does."""
     try:
-        async for _ in awatch(directory, watch_filter=matters, recursive=False):
-            yield
-    except OSError as refused:
-        _log.error("files_not_watched", path=str(directory), why=str(refused))
+        found = directory.stat()
+    except OSError:
+        return None
+    return found.st_dev, found.st_ino

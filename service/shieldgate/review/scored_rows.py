@@ -16,7 +16,7 @@ from shieldgate.evaluation.protocols import PROTOCOLS
 from shieldgate.evaluation.row_scoring import Batch
 from shieldgate.evaluation.score_file import read_scores
 from shieldgate.evaluation.sources import Source
-from shieldgate.evaluation.storage import Folder
+from shieldgate.evaluation.storage import Folder, is_uri
 from shieldgate.policy import Policy, PolicyBook, Profile, decide
 from shieldgate.review.candidates import Candidate, JudgedText, Key
 from shieldgate.review.rows import writable
@@ -60,6 +60,11 @@ class ScoredRows:
         `adapter` and `columns` say otherwise how it is read.
         """
         path = Path(place)
+        if not (is_uri(place) or path.exists()):
+            raise ConfigurationError(
+                f"{place}: there is no such file or folder. Give the scores.jsonl that 'shieldgate "
+                "evaluate' wrote, or the folder of 'shieldgate batch'."
+            )
         rows = ScoreFileRows.of(path) if path.is_file() else BatchRows.of(place)
         known = [id for id in rows.policies if id in book.policies]
         if not known:

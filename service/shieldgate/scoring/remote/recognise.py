@@ -142,8 +142,9 @@ def _refusal(connection: Connection, refused: RequestRefused) -> ConfigurationEr
     if refused.status in (401, 403):
         return ConfigurationError(
             f"{connection.name} wants a key, or another one (status {refused.status}): give it as "
-            f"{variable('model_key')}, or as {variable('cascade_model_key')} where it is a "
-            f"cascade's first scorer, {variable('shadow_model_key')} where it is a candidate."
+            f"{variable('model_key')}, which goes to the servers of {flag('model')} alone, or as "
+            f"{variable('cascade_model_key')} where it is a cascade's first scorer, "
+            f"{variable('shadow_model_key')} where it is a candidate."
         )
     return ConfigurationError(
         f"{connection.name}/v1/models can't be read (status {refused.status}). Give the URL of an "

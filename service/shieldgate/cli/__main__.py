@@ -1,5 +1,0 @@
-"""`python -m shieldgate.cli`: the command line of this interpreter, wherever its script is."""
-
-from shieldgate.cli import main
-
-main()
