@@ -52,7 +52,7 @@ async def judge(
     profile, name = rules.profile, scorer.identity.name
     known = scorer.identity.languages
     guess = partial(unsupported_language, exchange, known)
-    unsupported = await _read(guess, len(exchange.judged), threads) if known is not None else None
+    unsupported = await in_turn(guess, len(exchange.judged), threads) if known is not None else None
     if unsupported and profile.refuses_unsupported_language:
         return Verdict(
             exchange.direction, Action.FAILED_CLOSED, (), unsupported_language=unsupported
@@ -79,7 +79,7 @@ async def score_ways(
     profile, name = rules.profile, scorer.identity.name
     policies = (*rules.policies, *rules.beside)
     characters = sum(map(len, (exchange.judged, *exchange.parts)))
-    spread = await _read(partial(_spread, exchange), characters, threads)
+    spread = await in_turn(partial(_spread, exchange), characters, threads)
     parts = tuple(dict.fromkeys((*exchange.parts, *spread)))
     wholes = replace(exchange, parts=parts).apart()
     known: dict[Exchange, list[Score]] = {}
@@ -87,7 +87,7 @@ async def score_ways(
     if characters > _LONG:
         # First as it came: who can't be judged in time, or not now, should cost no reading.
         known = await score_all(scorer, wholes, policies)
-    ways = await _read(partial(_ways, wholes, profile, name), characters, threads)
+    ways = await in_turn(partial(_ways, wholes, profile, name), characters, threads)
     known |= await score_all(scorer, [way for way in ways if way not in known], policies)
     return {
         way: [replace(score, margin=score.margin - handicap) for score in known[way]]
@@ -108,8 +108,11 @@ def unsupported_language(exchange: Exchange, known: Sequence[str] | None) -> str
     return next(filter(None, guesses), None)
 
 
-async def _read(work: Callable[[], T], characters: int, threads: FairThreads | None) -> T:
-    """Do the reading of so many characters in its caller's turn, and before the deadline."""
+async def in_turn(work: Callable[[], T], characters: int, threads: FairThreads | None) -> T:
+    """Do the reading of so many characters in its caller's turn, and before the deadline.
+
+    Few are read at once, in the event loop. Raises ScorerUnavailable where they were not in time.
+    """
     if characters <= (_LONG if threads is None else _SHORT):
         return work()
     if threads is None:
