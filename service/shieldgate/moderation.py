@@ -142,7 +142,9 @@ def _spread(exchange: Exchange) -> tuple[list[str], str]:
     # Beside what isn't joined, because the words that pieces make may hide those that they are.
     joined = in_pieces(strings_in(plain), partial(rejoined, between=" "))
     texts = dict.fromkeys((*parts, *map(rejoined, lines), joined))
-    return [text for text in texts if text not in ("", said)], "\n".join(columns(plain))
+    # Of parts, too: what strings of JSON say once they are decoded, and voices by turns.
+    rows = dict.fromkeys(column for text in (plain, *exchange.parts) for column in columns(text))
+    return [text for text in texts if text not in ("", said)], "\n".join(rows)
 
 
 def _ways(wholes: Mapping[Exchange, float], profile: Profile, scorer: str) -> dict[Exchange, float]:
