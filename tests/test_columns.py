@@ -171,7 +171,7 @@ async def test_rows_are_read_in_what_is_judged_beside_the_whole(
     ("margin", "action"), [(0.5, Action.ALLOWED), (1.0, Action.BLOCKED)], ids=["below", "above"]
 )
 async def test_rows_have_the_handicap_of_passages(margin: float, action: Action) -> None:
-    """Of 3,699 harmless texts with signs 9 were newly blocked without it, 2 with it."""
+    """Of 3,699 harmless texts with signs 9 were newly blocked without it, 3 with it."""
     scorer = FakeScorer({("find you and break your legs", "test/threat"): margin})
     needed = small_book(passages=Passages(handicap=0.75, scorers=("fake@*",)))
     for book, expected in ((needed, action), (small_book(), Action.BLOCKED)):
