@@ -36,16 +36,18 @@ from shieldgate.upstream import Upstream
 AUDIT_SECRET = b"the key of the audit's digests"
 
 
-def read_where(monkeypatch: pytest.MonkeyPatch, how: str = "readings") -> list[str]:
+def read_where(
+    monkeypatch: pytest.MonkeyPatch, how: str = "readings", owner: Any = moderation
+) -> list[str]:
     """Collect the names of the threads in which texts are read from now on."""
     threads: list[str] = []
-    read = getattr(moderation, how)
+    read = getattr(owner, how)
 
     def seen(*given: Any) -> Any:
         threads.append(threading.current_thread().name)
         return read(*given)
 
-    monkeypatch.setattr(moderation, how, seen)
+    monkeypatch.setattr(owner, how, seen)
     return threads
 
 

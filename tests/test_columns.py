@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 
 from shieldgate import moderation
 from shieldgate.columns import columns
-from shieldgate.strands import decoded
+from shieldgate.policy import Passages
+from shieldgate.strands import decoded, whole_and_parts
 from shieldgate.types import Action, Exchange
 
 HARM = "I will find you and break your legs, you worthless idiot."
@@ -63,6 +64,8 @@ ROWS: dict[str, Callable[[Pieces], str]] = {
     "a query": lambda pieces: "https://a.b/?" + each("k#=%", "&")(pieces),
     "a log": each("2026-11-01 10:00:0# INFO %"),
     "a log of a program": each("2026-11-01T10:00:0#Z [INFO] app.main: %"),
+    "a log with tabs": each("10:0# INFO\t%"),
+    "TSV with other texts": each("#\t@\t%"),
     "times": each("[00:0#] %"),
     "times and names": each("10:0# Ann: %"),
     "subtitles": each("#\n00:00:0#,000 --> 00:00:0#,000\n%\n"),
@@ -139,3 +142,39 @@ async def test_it_is_judged_in_prompts_and_answers(name: str) -> None:
     text = ROWS[name](dealt(3))
     for exchange in (Exchange(text), Exchange("Why?", text)):
         assert (await moderation.judge(scorer, exchange, rules)).action is Action.BLOCKED
+
+
+@pytest.mark.parametrize(
+    "strands",
+    [
+        [("content/", "Here."), ("tools/", json.dumps({"log": each("10:0# INFO\t%")(dealt(3))}))],
+        [
+            ("content/", each("- %")(dealt(2)[::2])),
+            ("reasoning/", each("- %")(dealt(2)[1::2])),
+            ("arrived/", each("- %")(dealt(2))),
+        ],
+    ],
+    ids=["a log in the arguments of a call", "voices by turns"],
+)
+async def test_rows_are_read_in_what_is_judged_beside_the_whole(
+    strands: list[tuple[str, str]],
+) -> None:
+    scorer, book = FakeScorer({("find you and break your legs", "test/threat"): 3.0}), small_book()
+    said, parts = whole_and_parts(strands)
+    verdict = await moderation.judge(
+        scorer, Exchange("Why?", said, parts=parts), book.rules(book.profiles["default"])
+    )
+    assert verdict.action is Action.BLOCKED
+
+
+@pytest.mark.parametrize(
+    ("margin", "action"), [(0.5, Action.ALLOWED), (1.0, Action.BLOCKED)], ids=["below", "above"]
+)
+async def test_rows_have_the_handicap_of_passages(margin: float, action: Action) -> None:
+    """Of 3,699 harmless texts with signs 9 were newly blocked without it, 3 with it."""
+    scorer = FakeScorer({("find you and break your legs", "test/threat"): margin})
+    needed = small_book(passages=Passages(handicap=0.75, scorers=("fake@*",)))
+    for book, expected in ((needed, action), (small_book(), Action.BLOCKED)):
+        rules = book.rules(book.profiles["default"])
+        exchange = Exchange(ROWS["comments behind code"](dealt(3)))
+        assert (await moderation.judge(scorer, exchange, rules)).action is expected

@@ -12,11 +12,13 @@ import pytest
 from fakes import FakeScorer
 from fastapi import HTTPException
 from front import Front, Open
-from serving import Gateway, gateway
+from serving import Gateway, gateway, read_where
 from starlette.types import Message, Receive, Scope, Send
 from test_gateway_errors import check_envelope
 from upstream import Script, serving, whole
 
+from shieldgate.dialects.openai_chat import OpenAIChat
+from shieldgate.gateway import chat
 from shieldgate.gateway.middleware.body_limit import BodyLimitMiddleware
 from shieldgate.upstream import Upstream
 
@@ -101,6 +103,25 @@ async def test_what_is_nested_ten_thousand_deep_is_a_400(
         assert reply.status_code == 400, body[:40]
         check_envelope(reply)
     assert not hosted.script.requests
+
+
+@pytest.mark.parametrize("words", [1, 10_000])
+async def test_a_long_body_and_a_long_answer_are_read_where_others_need_not_wait(
+    monkeypatch: pytest.MonkeyPatch, words: int
+) -> None:
+    """There are 120,000 documents in a megabyte, which take more than a second."""
+    asked = read_where(monkeypatch, "plan", OpenAIChat)
+    said = read_where(monkeypatch, "whole_and_parts", chat)
+    text = "loaf " * words
+    async with (
+        serving(Script(whole(text))) as url,
+        gateway(FakeScorer(), upstream=Upstream(url)) as served,
+    ):
+        body = {"messages": [{"role": "user", "content": text}]}
+        reply = await served.client.post("/v1/chat/completions", json=body)
+        assert reply.status_code == 200
+    assert len(asked) == len(said) == 1
+    assert all(name.startswith("read") == (words > 1) for name in (*asked, *said))
 
 
 async def test_more_messages_than_any_chat_has_are_a_400(hosted: Front) -> None:

@@ -1,7 +1,8 @@
 """What the model reads and what leaves is judged alone and joined, whatever stands beside it."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from itertools import cycle
 from time import process_time
 from typing import Any
 
@@ -665,6 +666,36 @@ async def test_words_that_are_cut_between_texts_are_read_both_ways(
         answer, others = whole_and_parts(strands)
         verdict = await judge(scorer, Exchange("Why?", answer, parts=others), rules)
         assert verdict.action is Action.BLOCKED
+
+
+CUT = ("I wil", "l find you an", "d br", "eak your le", "gs")
+
+
+@pytest.mark.parametrize("roles", ["assistant tool", "system", "tool user"])
+def test_words_that_are_cut_between_messages_are_whole(roles: str) -> None:
+    each = cycle(roles.split())
+    messages = [{"role": role, "content": piece} for role, piece in zip(each, CUT, strict=False)]
+    texts = asked(user(), *messages)
+    for said in (HARM, " ".join(CUT)):
+        assert any(said in text for text in texts)
+
+
+@pytest.mark.parametrize("pieces", [CUT, WORDS], ids=["cut", "whole"])
+def test_what_others_say_in_between_hides_nothing(pieces: Sequence[str]) -> None:
+    said = [
+        {"role": role, "content": text}
+        for piece in pieces
+        for role, text in (("assistant", piece), ("tool", "fine"))
+    ]
+    assert HARM in asked(user(), *said)
+
+
+@pytest.mark.parametrize("pieces", [CUT, WORDS], ids=["cut", "whole"])
+def test_what_stands_in_places_that_look_alike_is_judged_joined(pieces: Sequence[str]) -> None:
+    documents = [{"title": f"page {n}", "text": piece} for n, piece in enumerate(pieces)]
+    fields = {f"note_{n}": {"to": "a baker", "say": piece} for n, piece in enumerate(pieces)}
+    assert HARM in asked(user(), documents=documents)
+    assert HARM in asked(user(), **fields)
 
 
 async def test_words_that_are_cut_between_strings_of_json_are_whole() -> None:

@@ -45,8 +45,11 @@ def columns(text: str) -> list[str]:
 
 
 def _last(signs: str) -> str:
-    """Give the last of the signs, a quote with the one before it; numbers in a line are none."""
-    *others, last = signs.split() or [""]
+    """Give the last of the signs, a quote with the one before it; numbers in a line are none.
+
+    A tab is one between words, and none that indents a line.
+    """
+    *others, last = signs.split() or ["\t" if "\t" in signs and "\n" not in signs else ""]
     if last.isdecimal() and "\n" not in signs:
         return ""
     if others and last in ('"', "'", "`"):

@@ -2,7 +2,7 @@
 
 import asyncio
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from typing import TypeVar
@@ -52,7 +52,7 @@ async def judge(
     profile, name = rules.profile, scorer.identity.name
     known = scorer.identity.languages
     guess = partial(unsupported_language, exchange, known)
-    unsupported = await _read(guess, len(exchange.judged), threads) if known is not None else None
+    unsupported = await in_turn(guess, len(exchange.judged), threads) if known is not None else None
     if unsupported and profile.refuses_unsupported_language:
         return Verdict(
             exchange.direction, Action.FAILED_CLOSED, (), unsupported_language=unsupported
@@ -79,15 +79,20 @@ async def score_ways(
     profile, name = rules.profile, scorer.identity.name
     policies = (*rules.policies, *rules.beside)
     characters = sum(map(len, (exchange.judged, *exchange.parts)))
-    spread = await _read(partial(_spread, exchange), characters, threads)
+    spread, rows = await in_turn(partial(_spread, exchange), characters, threads)
     parts = tuple(dict.fromkeys((*exchange.parts, *spread)))
-    wholes = replace(exchange, parts=parts).apart()
+    wholes = dict.fromkeys(replace(exchange, parts=parts).apart(), 0.0)
+    if rows:
+        rule = profile.passages
+        # Out of its place, as a passage is.
+        handicap = rule.handicap if rule and rule.serve(name) else 0.0
+        wholes.setdefault(replace(exchange, parts=()).judging(rows), handicap)
     known: dict[Exchange, list[Score]] = {}
     characters = sum(whole.characters for whole in wholes)
     if characters > _LONG:
         # First as it came: who can't be judged in time, or not now, should cost no reading.
-        known = await score_all(scorer, wholes, policies)
-    ways = await _read(partial(_ways, wholes, profile, name), characters, threads)
+        known = await score_all(scorer, [*wholes], policies)
+    ways = await in_turn(partial(_ways, wholes, profile, name), characters, threads)
     known |= await score_all(scorer, [way for way in ways if way not in known], policies)
     return {
         way: [replace(score, margin=score.margin - handicap) for score in known[way]]
@@ -108,8 +113,11 @@ def unsupported_language(exchange: Exchange, known: Sequence[str] | None) -> str
     return next(filter(None, guesses), None)
 
 
-async def _read(work: Callable[[], T], characters: int, threads: FairThreads | None) -> T:
-    """Do the reading of so many characters in its caller's turn, and before the deadline."""
+async def in_turn(work: Callable[[], T], characters: int, threads: FairThreads | None) -> T:
+    """Do the reading of so many characters in its caller's turn, and before the deadline.
+
+    Few are read at once, in the event loop. Raises ScorerUnavailable where they were not in time.
+    """
     if characters <= (_LONG if threads is None else _SHORT):
         return work()
     if threads is None:
@@ -125,24 +133,27 @@ async def _read(work: Callable[[], T], characters: int, threads: FairThreads | N
         threads.withdraw(job)
 
 
-def _spread(exchange: Exchange) -> list[str]:
-    """List what it says once it is decoded, and what it deals out to strings, rows and lines."""
+def _spread(exchange: Exchange) -> tuple[list[str], str]:
+    """List what it says once it is decoded or deals out to strings and lines; and give its rows."""
     said = exchange.judged
     _, parts = whole_and_parts([("content/", said)])
     lines = (text.split("\n") for text in (said, *exchange.parts, *parts))
     plain = decoded(said)
     # Beside what isn't joined, because the words that pieces make may hide those that they are.
     joined = in_pieces(strings_in(plain), partial(rejoined, between=" "))
-    texts = dict.fromkeys((*parts, *map(rejoined, lines), joined, "\n".join(columns(plain))))
-    return [text for text in texts if text not in ("", said)]
+    texts = dict.fromkeys((*parts, *map(rejoined, lines), joined))
+    # Of parts, too: what strings of JSON say once they are decoded, and voices by turns.
+    rows = dict.fromkeys(column for text in (plain, *exchange.parts) for column in columns(text))
+    return [text for text in texts if text not in ("", said)], "\n".join(rows)
 
 
-def _ways(ways: list[Exchange], profile: Profile, scorer: str) -> dict[Exchange, float]:
+def _ways(wholes: Mapping[Exchange, float], profile: Profile, scorer: str) -> dict[Exchange, float]:
     """List what is to be scored, each once, with its handicap; first is the exchange as it came."""
-    if profile.normalise:
+    found: dict[Exchange, float] = {}
+    for way, handicap in wholes.items():
         # The words as they came count too: nobody knows how their reader takes them.
-        ways = [reading for way in ways for reading in way.rewritten(readings)]
-    found = dict.fromkeys(ways, 0.0)
+        for reading in way.rewritten(readings) if profile.normalise else [way]:
+            found.setdefault(reading, handicap)
     if (rule := profile.passages) and rule.serve(scorer):
         # Of what was read, because a disguise may be as long as it likes.
         cut = [passage for way in found for passage in _passages(way, rule.size)]

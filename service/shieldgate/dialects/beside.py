@@ -3,15 +3,19 @@
 Each dialect says of its fields what they are; one that nobody knows is treated alike in all.
 """
 
+import re
+from collections import defaultdict
 from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from shieldgate.dialects.fields import Anything
 from shieldgate.dialects.looks import are_numbers, is_unreadable, many_words
-from shieldgate.dialects.plan import Subject
+from shieldgate.dialects.plan import Subject, dealt_out
 from shieldgate.dialects.text import OTHER, Field, Found, read
-from shieldgate.strands import in_pieces, spaced
-from shieldgate.types import Exchange
+from shieldgate.strands import spaced
+
+# What tells apart places that look alike: items of lists, fields with a number.
+_NUMBERS = re.compile("[0-9]+")
 
 
 def material_beside(
@@ -19,12 +23,14 @@ def material_beside(
 ) -> tuple[list[Subject], list[str]]:
     """Give the texts beside what is read `elsewhere`, and name the fields that can't be screened.
 
-    Documents are taken one by one. A field that is not known is named `body`, because its name
-    may be any text; one whose name differs from a known one in case only is refused.
+    Documents are taken one by one, and short texts in places that look alike as one. A field that
+    is not known is named `body`, because its name may be any text; one whose name differs from a
+    known one in case only is refused.
     """
     subjects: list[Subject] = []
     unreadable: list[str] = []
     unknown: list[str] = []
+    alike: dict[str, list[str]] = defaultdict(list)
     elsewhere = set(elsewhere)
     folded = {name.casefold() for name in (*fields, *elsewhere)}
     for name, value in body.items():
@@ -47,12 +53,14 @@ def material_beside(
         for where, item in items:
             found = read(field or Anything(), item, where)
             subjects.append(Subject.of(where, found.strands))
+            for place, text in found.strands:
+                if not place.endswith(":"):
+                    alike[_NUMBERS.sub("", place)].append(text)
             unreadable += [each or where for each in found.unscreenable]
     if many_words(unknown):
         subjects.append(Subject.of("body", [("other/", spaced(unknown))]))
-    pieces = in_pieces(subject.exchange.prompt for subject in subjects)
-    if many_words([pieces]):
-        subjects.append(Subject("body", Exchange(pieces)))
+    for texts in ([subject.exchange.prompt for subject in subjects], *alike.values()):
+        subjects += dealt_out("body", texts)
     return subjects, unreadable
 
 

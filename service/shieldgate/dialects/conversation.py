@@ -9,14 +9,13 @@ from typing import Any
 import orjson
 
 from shieldgate.dialects.looks import many_words
-from shieldgate.dialects.plan import Subject
+from shieldgate.dialects.plan import Subject, dealt_out
 from shieldgate.dialects.text import Contents
 from shieldgate.policy import Profile
 from shieldgate.strands import (
     NAMES,
     Strands,
     decoded,
-    in_pieces,
     spaced,
     strings_in,
     strings_of,
@@ -71,9 +70,10 @@ def converse(
     subjects = [turn.subject(asked) for turn, asked in judged if turn.role not in INSTRUCTING]
     subjects += [window, _names(messages, tools)]
     subjects += [turn.subject() for turn, _ in judged if turn.role in INSTRUCTING]
-    pieces = in_pieces(piece for turn, _ in judged for piece in turn.pieces)
-    if many_words([pieces]):
-        subjects.append(Subject("messages", Exchange(pieces)))
+    spoken = [(turn.role, piece) for turn, _ in judged for piece in turn.pieces]
+    for role in (None, *dict.fromkeys(role for role, _ in spoken)):
+        # What others say in between makes no speaker look harmless.
+        subjects += dealt_out("messages", (said for by, said in spoken if role in (None, by)))
     unscreenable = [
         f"{message.field}.{field}".rstrip(".")
         for message in messages

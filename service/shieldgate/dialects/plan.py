@@ -2,8 +2,11 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass, replace
+from functools import partial
 
-from shieldgate.strands import Strands, whole_and_parts
+from shieldgate.dialects.looks import many_words
+from shieldgate.english import rejoined
+from shieldgate.strands import Strands, in_pieces, whole_and_parts
 from shieldgate.types import Exchange
 
 
@@ -51,6 +54,16 @@ class Plan:
     def joined(self, other: "Plan") -> "Plan":
         """Judge what another plan for the same request judges, too."""
         return replace(self, prompts=distinct((*self.prompts, *other.prompts)))
+
+
+def dealt_out(field: str, texts: Iterable[str]) -> list[Subject]:
+    """Judge texts of up to four words each as one, where all could say something.
+
+    As they stand, and with the words whole that are cut between them.
+    """
+    texts = list(texts)
+    joins = in_pieces(texts), in_pieces(texts, partial(rejoined, between=" "))
+    return [Subject(field, Exchange(said)) for said in dict.fromkeys(joins) if many_words([said])]
 
 
 def distinct(subjects: Iterable[Subject]) -> tuple[Subject, ...]:

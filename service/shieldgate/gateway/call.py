@@ -63,6 +63,12 @@ class Call:
         found = screening_rules(base, read.screening, book, services.screener.name)
         state.profile = found.name
         body = await _as_read(read, state, found.plans, services)
+
+        def planned() -> Plan:
+            return reduce(Plan.joined, (dialect.plan(body, profile) for profile in found.plans))
+
+        # What is known of earlier requests may be longer than this one.
+        length = request.headers.get("content-length") if body is read.body else None
         call = cls(
             services=services,
             upstream=upstream,
@@ -71,7 +77,9 @@ class Call:
             body=body,
             headers={**request.headers, **services.telemetry.traces.headers()},
             state=state,
-            plan=reduce(Plan.joined, (dialect.plan(body, profile) for profile in found.plans)),
+            plan=await services.screener.read(
+                planned, int(length or services.settings.max_body_bytes)
+            ),
             rules=found.rules,
         )
         call._check_size()

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import replace
+from functools import partial
 from inspect import cleandoc
 from time import perf_counter
 from typing import Any
@@ -112,7 +113,8 @@ async def _screened(call: Call, inputs: Sequence[Judged], reply: Reply) -> Respo
 
 async def _judge(call: Call, answer: Answer) -> Judged:
     screener, rules = call.services.screener, call.rules["response"]
-    text, parts = whole_and_parts(answer.texts, call.plan.prefill)
+    said = partial(whole_and_parts, answer.texts, call.plan.prefill)
+    text, parts = await screener.read(said, sum(len(text) for _, text in answer.texts))
     exchange = Exchange(call.plan.context(answer.choice), text, parts=parts)
     unscreenable = call.unscreenable() if answer.unscreenable else None
     if unscreenable and unscreenable.verdict.action.stops:

@@ -1,16 +1,16 @@
 """Judges exchanges by the rules of a request, and puts the verdicts on record."""
 
 import asyncio
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from time import perf_counter
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 from shieldgate.errors import ScorerUnavailable, ScoringError, TooLong, UnsupportedLanguage
 from shieldgate.explanations.explain import explain
 from shieldgate.gateway.concurrency import together
-from shieldgate.moderation import judge
+from shieldgate.moderation import in_turn, judge
 from shieldgate.policy import Rules, fail
 from shieldgate.scoring import turn
 from shieldgate.scoring.fair_threads import FairThreads
@@ -22,6 +22,11 @@ from shieldgate.types import Action, Exchange, Explanation, Judged
 if TYPE_CHECKING:
     # With its database an extra.
     from shieldgate.kept_texts.keeper import Keeper
+
+T = TypeVar("T")
+
+# Characters of a body up to which reading it takes less than handing it on.
+_SHORT = 10_000
 
 # How many exchanges of one request are judged at a time; a long history has hundreds.
 _AT_ONCE = 8
@@ -53,6 +58,13 @@ class Screener:
     def deadline(self) -> AbstractContextManager[object]:
         """Give all that is judged in here one deadline."""
         return turn.within(self.seconds)
+
+    async def read(self, work: Callable[[], T], characters: int) -> T:
+        """Do the reading of a body in its caller's turn; a long one would hold up all others."""
+        if characters <= _SHORT:
+            return work()
+        with self.deadline():
+            return await in_turn(work, characters, self.threads)
 
     async def judge(self, exchange: Exchange, rules: Rules) -> Judged:
         """Judge one exchange, by `on_failure` where the guard fails; nothing is recorded yet.
