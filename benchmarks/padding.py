@@ -40,7 +40,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=Passages.size)
     parser.add_argument("--handicap", type=float, default=Passages.handicap)
     arguments = parser.parse_args()
-    rule = Passages(arguments.size, arguments.handicap)
+    rule = Passages(arguments.size, arguments.handicap, scorers=("*",))
     adapter, count = arguments.adapter, arguments.texts
     subject = Subject(load_engine(arguments.model), rule)
     known = [row.example.exchange.prompt for row in _rows(arguments.harmful, adapter, True)]
