@@ -124,6 +124,25 @@ async def test_a_long_body_and_a_long_answer_are_read_where_others_need_not_wait
     assert all(name.startswith("read") == (words > 1) for name in (*asked, *said))
 
 
+async def test_a_short_body_in_chunks_waits_for_no_long_ones(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Its head says no length."""
+    asked = read_where(monkeypatch, "plan", OpenAIChat)
+
+    async def chunks() -> AsyncIterator[bytes]:
+        yield b'{"messages": [{"role": "user", '
+        yield b'"content": "Why?"}]}'
+
+    async with (
+        serving(Script(whole("Because."))) as url,
+        gateway(FakeScorer(), upstream=Upstream(url)) as served,
+    ):
+        reply = await served.client.post("/v1/chat/completions", content=chunks(), headers=JSON)
+        assert reply.status_code == 200
+    assert not asked[0].startswith("read")
+
+
 async def test_more_messages_than_any_chat_has_are_a_400(hosted: Front) -> None:
     body = b'{"messages": [%s]}' % b",".join([b"{}"] * 10_001)
     reply = await hosted.gateway.client.post("/v1/chat/completions", content=body, headers=JSON)

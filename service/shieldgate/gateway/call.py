@@ -68,7 +68,8 @@ class Call:
             return reduce(Plan.joined, (dialect.plan(body, profile) for profile in found.plans))
 
         # What is known of earlier requests may be longer than this one.
-        length = request.headers.get("content-length") if body is read.body else None
+        most = services.settings.max_body_bytes
+        length = len(await request.body()) if body is read.body else most
         call = cls(
             services=services,
             upstream=upstream,
@@ -77,9 +78,7 @@ class Call:
             body=body,
             headers={**request.headers, **services.telemetry.traces.headers()},
             state=state,
-            plan=await services.screener.read(
-                planned, int(length or services.settings.max_body_bytes)
-            ),
+            plan=await services.screener.read(planned, length),
             rules=found.rules,
         )
         call._check_size()
