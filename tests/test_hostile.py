@@ -4,8 +4,9 @@ import asyncio
 import gzip
 import json
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
+from typing import Any
 from urllib.parse import urlsplit
 
 import pytest
@@ -122,6 +123,37 @@ async def test_a_long_body_and_a_long_answer_are_read_where_others_need_not_wait
         assert reply.status_code == 200
     assert len(asked) == len(said) == 1
     assert all(name.startswith("read") == (words > 1) for name in (*asked, *said))
+
+
+@pytest.mark.parametrize("fails", ["open", "closed"])
+async def test_what_is_read_too_slowly_stops_nothing_that_fails_open(
+    monkeypatch: pytest.MonkeyPatch, fails: str
+) -> None:
+    plan, whole_and_parts = OpenAIChat.plan, chat.whole_and_parts
+
+    def slowly(read: Callable[..., Any]) -> Callable[..., Any]:
+        def late(*given: Any) -> Any:
+            time.sleep(0.6)
+            return read(*given)
+
+        return late
+
+    text = "loaf " * 10_000
+    profile = {"on_failure": {"prompt": fails, "response": fails}}
+    async with (
+        serving(Script(whole(text))) as url,
+        gateway(FakeScorer(), upstream=Upstream(url), profile=profile, guard_seconds=0.3) as served,
+    ):
+
+        async def status(text: str) -> int:
+            body = {"messages": [{"role": "user", "content": text}]}
+            return (await served.client.post("/v1/chat/completions", json=body)).status_code
+
+        with monkeypatch.context() as patched:
+            patched.setattr(OpenAIChat, "plan", slowly(plan))
+            assert await status(text) == (200 if fails == "open" else 503)
+        monkeypatch.setattr(chat, "whole_and_parts", slowly(whole_and_parts))
+        assert await status("Why?") == 200
 
 
 async def test_a_short_body_in_chunks_waits_for_no_long_ones(

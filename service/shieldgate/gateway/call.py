@@ -1,7 +1,7 @@
 """One request for an answer of the model, and the judging of its prompts."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass
 from functools import reduce
 from typing import Any
@@ -28,7 +28,7 @@ from shieldgate.errors import (
 from shieldgate.gateway.errors import UPSTREAM_ID, RequestError
 from shieldgate.gateway.services import Services
 from shieldgate.gateway.state import RequestState, state_of
-from shieldgate.policy import Profile, Rules, screening_rules
+from shieldgate.policy import Profile, Rules, fail, screening_rules
 from shieldgate.strands import NAMES, whole_and_parts
 from shieldgate.types import Action, Direction, Exchange, Judged, Verdict
 from shieldgate.upstream import Upstream
@@ -70,6 +70,10 @@ class Call:
         # What is known of earlier requests may be longer than this one.
         most = services.settings.max_body_bytes
         length = len(await request.body()) if body is read.body else most
+        # Without its plan no request passes, so one that fails open waits for it.
+        opens = not fail(found.rules["prompt"].profile, "prompt").action.stops
+        with nullcontext() if opens else services.screener.deadline():
+            plan = await services.screener.read(planned, length)
         call = cls(
             services=services,
             upstream=upstream,
@@ -78,7 +82,7 @@ class Call:
             body=body,
             headers={**request.headers, **services.telemetry.traces.headers()},
             state=state,
-            plan=await services.screener.read(planned, length),
+            plan=plan,
             rules=found.rules,
         )
         call._check_size()

@@ -91,9 +91,14 @@ async def _screened(call: Call, inputs: Sequence[Judged], reply: Reply) -> Respo
             code="upstream_invalid",
             request_id=reply.request_id,
         )
+    # Before the deadline: what was not read could not be judged by `on_failure`, nor recorded.
+    exchanges = [await _exchange(call, answer) for answer in answers]
     with call.services.screener.deadline():
         async with together() as group:
-            tasks = [group.create_task(_judge(call, answer)) for answer in answers]
+            tasks = [
+                group.create_task(_judge(call, answer, exchange))
+                for answer, exchange in zip(answers, exchanges, strict=True)
+            ]
     outputs = [task.result() for task in tasks]
     call.state.name_outcome(outputs)
     if not any(judged.verdict.action.stops for judged in outputs):
@@ -111,11 +116,15 @@ async def _screened(call: Call, inputs: Sequence[Judged], reply: Reply) -> Respo
     )
 
 
-async def _judge(call: Call, answer: Answer) -> Judged:
-    screener, rules = call.services.screener, call.rules["response"]
+async def _exchange(call: Call, answer: Answer) -> Exchange:
     said = partial(whole_and_parts, answer.texts, call.plan.prefill)
-    text, parts = await screener.read(said, sum(len(text) for _, text in answer.texts))
-    exchange = Exchange(call.plan.context(answer.choice), text, parts=parts)
+    length = sum(len(text) for _, text in answer.texts)
+    text, parts = await call.services.screener.read(said, length)
+    return Exchange(call.plan.context(answer.choice), text, parts=parts)
+
+
+async def _judge(call: Call, answer: Answer, exchange: Exchange) -> Judged:
+    screener, rules = call.services.screener, call.rules["response"]
     unscreenable = call.unscreenable() if answer.unscreenable else None
     if unscreenable and unscreenable.verdict.action.stops:
         screener.record(exchange, unscreenable, rules)

@@ -61,10 +61,7 @@ class Screener:
 
     async def read(self, work: Callable[[], T], characters: int) -> T:
         """Do the reading of a body in its caller's turn; a long one would hold up all others."""
-        if characters <= _SHORT:
-            return work()
-        with self.deadline():
-            return await in_turn(work, characters, self.threads)
+        return work() if characters <= _SHORT else await in_turn(work, characters, self.threads)
 
     async def judge(self, exchange: Exchange, rules: Rules) -> Judged:
         """Judge one exchange, by `on_failure` where the guard fails; nothing is recorded yet.
