@@ -13,6 +13,7 @@ from typing import Any
 
 import pytest
 from structlog.testing import capture_logs
+from watchfiles._rust_notify import WatchfilesRustInternalError
 
 from shieldgate.errors import PolicyError
 from shieldgate.policy import LiveBook, PolicyBook, load_book, shipped_policies, watch
@@ -233,11 +234,19 @@ async def test_a_directory_in_the_place_of_the_first_is_followed(
         await live.until(lambda: strict(live) == 0.1)
 
 
+@pytest.mark.parametrize(
+    "refused",
+    [
+        OSError(errno.ENOSPC, "OS file watch limit reached."),
+        # Of no more instances of inotify, which all containers of a user share.
+        WatchfilesRustInternalError("Error creating recommended watcher: Too many open files"),
+    ],
+)
 async def test_where_nothing_can_be_watched_that_is_said_and_reload_still_works(
-    live: ToldBook, directory: Path, monkeypatch: pytest.MonkeyPatch
+    refused: Exception, live: ToldBook, directory: Path, monkeypatch: pytest.MonkeyPatch
 ):
     async def exhausted(*_: object, **__: object) -> AsyncIterator[None]:
-        raise OSError(errno.ENOSPC, "OS file watch limit reached.")
+        raise refused
         yield
 
     monkeypatch.setattr("shieldgate.policy.watch.awatch", exhausted)

@@ -153,7 +153,7 @@ async def changes(directory: Path, concerns: Callable[[str], bool]) -> AsyncIter
                 anew = False
                 if gone:
                     break
-        except OSError as refused:
+        except (OSError, RuntimeError) as refused:  # as which the watcher reports its own failures
             if _identity(directory) is not None:
                 _log.error("files_not_watched", path=str(directory), why=str(refused))
                 return
