@@ -1,7 +1,9 @@
 """The command line as a whole: help, settings, and what it leaves unimported."""
 
+import json
 import os
 import re
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -12,6 +14,7 @@ from typer.testing import CliRunner
 from shieldgate import __version__
 from shieldgate.cli import app
 from shieldgate.given_settings import flag
+from shieldgate.policy import shipped_policies
 from shieldgate.settings import ScoringSettings, ServeSettings, Settings, WorkerSettings
 
 
@@ -136,3 +139,20 @@ def test_what_the_locale_has_no_letter_for_is_shown_by_its_number() -> None:
         env={**os.environ, "PYTHONUTF8": "0", "PYTHONIOENCODING": "ascii"},
     )
     assert b"\\u2022 shieldgate serve" in result.stdout, result.stderr
+
+
+def test_json_is_json_where_the_locale_has_no_letter_for_what_it_says(tmp_path: Path) -> None:
+    shutil.copytree(shipped_policies(), folder := tmp_path / "policies")
+    title = "Gefährlich \N{FIRE}"
+    path = folder / "openai.yaml"
+    path.write_text(
+        path.read_text("utf-8").replace("title: Sexual\n", f"title: {title}\n"), "utf-8"
+    )
+    result = subprocess.run(
+        [sys.executable, "-m", "shieldgate", "policies", "list", "--json", "--policies", folder],
+        check=False,
+        capture_output=True,
+        env={**os.environ, "PYTHONUTF8": "0", "PYTHONIOENCODING": "latin-1"},
+    )
+    found = json.loads(result.stdout.decode("latin-1"))
+    assert title in {policy["title"] for policy in found["policies"]}

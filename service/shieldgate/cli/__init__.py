@@ -1,7 +1,9 @@
 """The commands, and the only place where objects are built and wired."""
 
+import codecs
 import errno
 import io
+import json
 import os
 import sys
 from pathlib import Path
@@ -46,9 +48,10 @@ app.add_typer(shadow.app, name="shadow")
 
 def main() -> None:
     """Run the command line; a wrong setting or file is one sentence and exit code 2."""
-    # As standard error does: what a locale has no letter for is shown by its number.
+    # What a locale has no letter for is shown by its number.
     if isinstance(sys.stdout, io.TextIOWrapper):
-        sys.stdout.reconfigure(errors="backslashreplace")
+        codecs.register_error("by_number", _by_number)
+        sys.stdout.reconfigure(errors="by_number")
     try:
         app()
     except ConfigurationError as error:
@@ -59,6 +62,13 @@ def main() -> None:
         # What is still in the buffer can't be written either, when Python ends.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(_refuse(ConfigurationError(f"the output can't be written: {error.strerror}.")))
+
+
+def _by_number(failure: UnicodeError) -> tuple[str, int]:
+    """Write letters as JSON does, because what is written may be JSON."""
+    if not isinstance(failure, UnicodeEncodeError):
+        raise failure
+    return json.dumps(failure.object[failure.start : failure.end])[1:-1], failure.end
 
 
 def _refuse(error: ConfigurationError) -> int:
