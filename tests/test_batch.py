@@ -138,7 +138,8 @@ def test_it_scores_as_one_machine_does_and_a_report_can_be_made_of_it(
     assert "Wrote the scores of 40 rows" in run.stdout
     bar, note = run.stderr.splitlines()
     assert bar.startswith("scoring")
-    assert note == "Note: 1 bad rows were left out: rows-2.jsonl:14 is not JSON"
+    why = "is not JSON: Expecting value at character 1"
+    assert note == f"Note: 1 bad row was left out: rows-2.jsonl:14 {why}"
 
     one = ("--model", hot_checkpoint, *POLICIES)
     done(data, *one, "--out", tmp_path / "one")

@@ -163,8 +163,7 @@ async def test_what_was_written_for_one_file_stays_while_another_is_looked_at(
         await file.select_option("profiles.yaml")
         assert await text.input_value() == "mine"
         await page.get_by_role("button", name="Start again").click()
-        await page.wait_for_function("document.activeElement.value !== 'mine'")
-        await page.wait_for_function("document.activeElement.tagName === 'TEXTAREA'")
+        await page.locator("textarea:focus").wait_for()
         assert await text.input_value() == PROFILES
 
 

@@ -79,7 +79,8 @@ def run(
     if done.bad_count:
         more = ", …" if done.bad_count > len(done.bad) else ""
         typer.echo(
-            f"Note: {done.bad_count:,} bad rows were left out: {', '.join(done.bad)}{more}",
+            f"Note: {counted(done.bad_count, 'bad row was', 'bad rows were')} left out: "
+            f"{', '.join(done.bad)}{more}",
             err=True,
         )
     typer.echo(
