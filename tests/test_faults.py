@@ -37,7 +37,6 @@ from shieldgate.evaluation.score_file import read_scores
 from shieldgate.policy import LiveBook, shipped_policies
 from shieldgate.scoring import Batched, Cached, Resilient, Scorer
 from shieldgate.scoring.loading import LoadingScorer
-from shieldgate.scoring.pace import Pace
 from shieldgate.telemetry.recent_decisions import RecentDecisions
 
 
@@ -194,7 +193,7 @@ async def test_callers_who_leave_while_they_wait() -> None:
 
 
 LONG = 100_000
-MANY = 3
+MANY = 10
 
 
 async def assert_memory_returns(
@@ -243,7 +242,6 @@ async def test_memory_returns_to_the_base_line_after_a_failing_scorer(fault: str
             engine.failure = RuntimeError("on fire") if fault == "raises" else None
 
             async def fail(round_: int) -> None:
-                running.batched.pace = Pace()  # by that of what was stuck the next are refused
                 texts = [f"{round_}{n}".ljust(LONG, "a") for n in range(MANY)]
                 with engine.held() if fault != "raises" else nullcontext():
                     asked = [running.ask(text) for text in texts]
