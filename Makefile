@@ -20,7 +20,7 @@ serve-small: $(SMALL)
 
 # Without bytecode, where a variable forbids it, each process compiles all tests: 7 s of each.
 test: $(INSTALLED)
-	PYTHONDONTWRITEBYTECODE= $(BIN)/pytest --numprocesses 3 --dist worksteal
+	PYTHONDONTWRITEBYTECODE= $(BIN)/pytest --numprocesses 4 --dist worksteal
 
 check: $(INSTALLED)
 	$(BIN)/ruff check .
