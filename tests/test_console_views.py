@@ -103,6 +103,7 @@ async def test_a_draft_is_refused_by_lines_that_lead_there(
         await check(page, PROFILES.replace("[test/threat]", "[test/treat]"))
         await page.get_by_text("did you mean 'test/threat'?").wait_for()
         await page.get_by_role("button", name="profiles.yaml, line 4").click()
+        await page.locator("textarea:focus").wait_for()
         at = "document.activeElement"
         assert await page.evaluate(f"{at}.labels[0].innerText") == "Draft"
         selected = await page.evaluate(f"{at}.value.slice({at}.selectionStart, {at}.selectionEnd)")
